@@ -1,0 +1,1 @@
+//! Integration tests live in `it/` and `sim/`; this crate exports nothing.
