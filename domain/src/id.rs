@@ -1,0 +1,74 @@
+//! Every id of the product: one newtype a noun over a UUID, so that a workflow's id cannot stand where an execution's belongs.
+//!
+//! To add one, add a line to the `ids!` list below. New ids are UUIDv7 and made at the edges, never here: `domain` has no randomness.
+//! Ids that follow from a cause are UUIDv5 ([`derived`]), so that what must be once for ever is taken once for ever.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+macro_rules! ids {
+    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
+        $(
+            $(#[$doc])*
+            #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+            #[serde(transparent)]
+            pub struct $name(pub Uuid);
+
+            impl fmt::Display for $name {
+                fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                    self.0.fmt(f)
+                }
+            }
+
+            impl FromStr for $name {
+                type Err = uuid::Error;
+
+                fn from_str(text: &str) -> Result<Self, Self::Err> {
+                    Uuid::parse_str(text).map(Self)
+                }
+            }
+
+            impl From<$name> for Uuid {
+                fn from(id: $name) -> Self {
+                    id.0
+                }
+            }
+        )*
+    };
+}
+
+ids! {
+    /// A workspace: the boundary of membership and of everything that is shared.
+    WorkspaceId,
+    /// A person, known to events by this id only.
+    UserId,
+    /// A workflow, over all its versions.
+    WorkflowId,
+    /// One run of a workflow.
+    ExecutionId,
+    /// One event.
+    EventId,
+    /// What ties everything together that one request or trigger caused.
+    CorrelationId,
+}
+
+/// The namespace of ids that follow from a cause.
+const NAMESPACE: Uuid = Uuid::from_u128(0x6c65_6467_6572_4c69_6e65_0000_0000_0001);
+
+/// The id that a cause leads to: the same parts give the same id for ever (UUIDv5, RFC 9562).
+///
+/// Parts are joined with a separator that no id or type name holds, so that two lists of parts cannot meet in one text.
+#[must_use]
+pub fn derived(parts: &[&str]) -> Uuid {
+    Uuid::new_v5(&NAMESPACE, parts.join("\u{1f}").as_bytes())
+}
+
+impl WorkspaceId {
+    /// The personal workspace of a user: one for ever, however often its creation is tried.
+    #[must_use]
+    pub fn personal(user: UserId) -> Self {
+        Self(derived(&["personal_workspace", &user.to_string()]))
+    }
+}
