@@ -25,6 +25,7 @@ events! {
         "timer_set" 1 => TimerSet,
         "timer_fired" 1 => TimerFired,
         "variable_set" 1 => VariableSet,
+        "execution_waiting" 1 => ExecutionWaiting,
         "execution_paused" 1 => ExecutionPaused,
         "execution_unpaused" 1 => ExecutionUnpaused,
         "cancel_requested" 1 => CancelRequested,
@@ -341,6 +342,13 @@ pub struct VariableSet {
     pub name: String,
     /// Its value.
     pub value: Json,
+}
+
+/// Nothing is running and it only waits for timers: the worker let go of it and its slot is free for others.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecutionWaiting {
+    /// The claim that ended with this.
+    pub claim: Claim,
 }
 
 /// The running steps finish, and no other starts.
