@@ -1,0 +1,89 @@
+// The first page: sign in, see workflows and executions live, start, cancel, and read a run's whole history.
+
+import { accessToken, onSignedOut, signIn, signOut, user } from "./client.js";
+import { h } from "./dom.js";
+import { connect, disconnect, onState } from "./live.js";
+import { overview } from "./overview.js";
+import { run } from "./run.js";
+
+const main = document.getElementById("main");
+let leave = () => {};
+
+export function say(problem) {
+  const notice = document.getElementById("notice");
+  notice.hidden = !problem;
+  notice.textContent = problem ? `${problem.message}${problem.correlation ? ` (reference ${problem.correlation})` : ""}` : "";
+}
+
+/** Runs what a button does: disabled while it runs, and a failure is told in words. */
+export const act = (work) => async (event) => {
+  const button = event.currentTarget;
+  button.disabled = true;
+  try {
+    say(null);
+    await work();
+  } catch (problem) {
+    say(problem);
+  } finally {
+    button.disabled = false;
+  }
+};
+
+function signInView() {
+  let registering = false;
+  const errors = h("ul.errors", { role: "alert" });
+  const title = h("h1", {}, "Sign in");
+  const name = h("label", { hidden: true }, "Full name", h("input", { name: "full_name", autocomplete: "name", maxlength: 255 }));
+  const submit = h("button.primary", { type: "submit" }, "Sign in");
+  const other = h("button.quiet", { type: "button", onclick: () => {
+    registering = !registering;
+    name.hidden = !registering;
+    title.textContent = submit.textContent = registering ? "Create an account" : "Sign in";
+    other.textContent = registering ? "I have an account" : "Create an account";
+  } }, "Create an account");
+  const form = h("form.card", { onsubmit: async (event) => {
+    event.preventDefault();
+    errors.replaceChildren();
+    submit.disabled = true;
+    const fields = Object.fromEntries(new FormData(form));
+    if (!registering) delete fields.full_name;
+    try {
+      await signIn(registering ? "register" : "login", fields);
+      show();
+    } catch (problem) {
+      const lines = problem.errors?.length ? problem.errors.map((error) => `${error.pointer.slice(1)}: ${error.detail}`) : [problem.message];
+      errors.replaceChildren(...lines.map((line) => h("li", {}, line)));
+    } finally {
+      submit.disabled = false;
+    }
+  } }, title, name,
+  h("label", {}, "Email", h("input", { name: "email", type: "email", autocomplete: "username", required: true })),
+  h("label", {}, "Password", h("input", { name: "password", type: "password", autocomplete: "current-password", required: true, minlength: 12 })),
+  errors, submit, other);
+  main.replaceChildren(form);
+  form.elements.email.focus();
+}
+
+function show() {
+  leave();
+  leave = () => {};
+  say(null);
+  const signedIn = Boolean(accessToken());
+  for (const id of ["nav", "who", "sign-out", "live"]) document.getElementById(id).hidden = !signedIn;
+  if (!signedIn) return signInView();
+  document.getElementById("who").textContent = user()?.full_name || user()?.email || "";
+  connect();
+  const [, noun, id] = location.hash.slice(1).split("/");
+  leave = noun === "executions" && id ? run(main, id) : overview(main);
+  return undefined;
+}
+
+onState((open) => {
+  const live = document.getElementById("live");
+  live.classList.toggle("on", open);
+  live.lastElementChild.textContent = open ? "live" : "reconnecting…";
+});
+onSignedOut(() => { disconnect(); show(); });
+document.getElementById("sign-out").addEventListener("click", () => signOut());
+addEventListener("hashchange", show);
+show();

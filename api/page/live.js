@@ -1,0 +1,57 @@
+// One socket for the page. It resumes every channel after the last position it saw, so a gap on the line is no gap in the data.
+
+import { accessToken, refresh } from "./client.js";
+
+const channels = new Map(); // channel -> { after, handle }
+let socket = null;
+let delay = 250;
+let state = () => {};
+
+export const onState = (callback) => { state = callback; };
+
+/** Calls `handle(frame)` for every event after `after`; returns the function that ends it. */
+export function subscribe(channel, after, handle) {
+  channels.set(channel, { after, handle });
+  if (socket?.readyState === WebSocket.OPEN) ask(channel);
+  return () => {
+    channels.delete(channel);
+    if (socket?.readyState === WebSocket.OPEN) socket.send(JSON.stringify({ action: "unsubscribe", channel }));
+  };
+}
+
+function ask(channel) {
+  const { after } = channels.get(channel);
+  socket.send(JSON.stringify(after == null ? { action: "subscribe", channel } : { action: "subscribe", channel, after }));
+}
+
+export function connect() {
+  if (socket || !accessToken()) return;
+  const scheme = location.protocol === "https:" ? "wss" : "ws";
+  socket = new WebSocket(`${scheme}://${location.host}/api/v1/ws`, ["ledgerline.v1", `bearer.${accessToken()}`]);
+  socket.onopen = () => {
+    delay = 250;
+    state(true);
+    for (const channel of channels.keys()) ask(channel);
+  };
+  socket.onmessage = (message) => {
+    const frame = JSON.parse(message.data);
+    const channel = channels.get(frame.channel);
+    if (!channel) return;
+    if (frame.position != null) channel.after = frame.position;
+    if (frame.type === "event" || frame.type === "log") channel.handle(frame);
+  };
+  socket.onclose = async () => {
+    socket = null;
+    state(false);
+    if (!accessToken()) return;
+    await new Promise((wake) => setTimeout(wake, delay * (0.5 + Math.random())));
+    delay = Math.min(delay * 2, 10_000);
+    if (delay > 1_000) await refresh();
+    connect();
+  };
+}
+
+export function disconnect() {
+  channels.clear();
+  socket?.close(1000);
+}
