@@ -1,1 +1,6 @@
-//! .
+//! Every way in: HTTP, WebSocket, SSE, OpenAPI, authentication, and the composition root.
+//!
+//! Reading order: [`config`], [`app`] (state and layers), [`router`] (all routes on one screen), [`extract`] (what handlers take),
+//! [`problem`] (how they fail), then [`routes`] and [`identity`].
+
+pub mod problem;
