@@ -1,0 +1,114 @@
+//! What an execution's events mean for the due times: written by the append that causes them, in the same transaction.
+
+use std::any::Any;
+
+use chrono::{DateTime, Utc};
+use ledgerline_domain::{
+    event::DomainEvent,
+    execution::{Attempt, ExecutionEvent, NodePath, TimerKind},
+};
+use ledgerline_store::{DueKey, DueTime, StreamId};
+
+/// What must be kept of one event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DueChange {
+    /// A time is waited for from now on.
+    Set(DueTime),
+    /// It is not any more.
+    Done(DueKey),
+}
+
+/// The name that a kind of timer has in the due times.
+#[must_use]
+pub const fn due_kind(kind: TimerKind) -> &'static str {
+    match kind {
+        TimerKind::Wait => "wait",
+        TimerKind::Retry => "retry",
+        TimerKind::ExecutionTimeout => "execution_timeout",
+    }
+}
+
+/// The due time of a timer. Its key starts with the attempt, because a path may hold any text.
+#[must_use]
+pub fn due_key(stream: StreamId, kind: TimerKind, path: &NodePath, attempt: Attempt) -> DueKey {
+    DueKey { stream, kind: due_kind(kind).to_owned(), key: format!("{}:{}", attempt.0, path.0) }
+}
+
+/// The timer of a due time; `None` when it isn't one of an execution.
+#[must_use]
+pub fn timer_of(due: &DueKey) -> Option<(TimerKind, NodePath, Attempt)> {
+    let kind = match due.kind.as_str() {
+        "wait" => TimerKind::Wait,
+        "retry" => TimerKind::Retry,
+        "execution_timeout" => TimerKind::ExecutionTimeout,
+        _ => return None,
+    };
+    let (attempt, path) = due.key.split_once(':')?;
+    Some((kind, NodePath(path.to_owned()), Attempt(attempt.parse().ok()?)))
+}
+
+/// The timeout of a whole run belongs to no node and no attempt.
+fn timeout_key(stream: StreamId) -> DueKey {
+    due_key(stream, TimerKind::ExecutionTimeout, &NodePath(String::new()), Attempt(0))
+}
+
+/// What an event of an execution means for its due times.
+///
+/// Timers that are left when a run ends are not looked for here: a due time whose command has nothing to do is removed when it comes.
+/// The timeout of the run goes at once, because it may be days away and every run may have one.
+#[must_use]
+pub fn due_of(stream: StreamId, event: &ExecutionEvent) -> Option<DueChange> {
+    match event {
+        ExecutionEvent::ExecutionRequested(event) => event
+            .timeout_at
+            .map(|due_at| DueChange::Set(DueTime { due_at, due: timeout_key(stream) })),
+        ExecutionEvent::TimerSet(event) => Some(set(stream, event.due_at, event.kind, || {
+            due_key(stream, event.kind, &event.path, event.attempt)
+        })),
+        ExecutionEvent::TimerFired(event) => Some(DueChange::Done(match event.kind {
+            TimerKind::ExecutionTimeout => timeout_key(stream),
+            TimerKind::Wait | TimerKind::Retry => {
+                due_key(stream, event.kind, &event.path, event.attempt)
+            }
+        })),
+        ExecutionEvent::ExecutionCompleted(_)
+        | ExecutionEvent::ExecutionFailed(_)
+        | ExecutionEvent::ExecutionCancelled(_) => Some(DueChange::Done(timeout_key(stream))),
+        _ => None,
+    }
+}
+
+fn set(
+    stream: StreamId,
+    due_at: DateTime<Utc>,
+    kind: TimerKind,
+    of_node: impl FnOnce() -> DueKey,
+) -> DueChange {
+    let due = match kind {
+        TimerKind::ExecutionTimeout => timeout_key(stream),
+        TimerKind::Wait | TimerKind::Retry => of_node(),
+    };
+    DueChange::Set(DueTime { due_at, due })
+}
+
+/// What the events of one command on one stream leave to set and to remove. Only executions wait for times.
+pub(crate) fn due_changes<E: DomainEvent>(
+    stream: StreamId,
+    events: &[E],
+) -> (Vec<DueTime>, Vec<DueKey>) {
+    let (mut due, mut done) = (Vec::new(), Vec::new());
+    let events = events.iter().filter_map(|event| (event as &dyn Any).downcast_ref());
+    for change in events.filter_map(|event| due_of(stream, event)) {
+        match change {
+            DueChange::Set(time) => {
+                done.retain(|key| *key != time.due);
+                due.push(time);
+            }
+            DueChange::Done(key) => {
+                due.retain(|time: &DueTime| time.due != key);
+                done.push(key);
+            }
+        }
+    }
+    (due, done)
+}

@@ -1,0 +1,383 @@
+//! The one command loop: load, decide, append at the expected version, and try again on fresh states when others were first.
+//!
+//! Nothing else in the product appends events. Three rules make its answers sound:
+//!
+//! - **What is appended rests on what was read.** Every stream written is expected at the version it was decided at, and every
+//!   stream read goes with the append, so a stale cache can cost a try but never an event.
+//! - **A refusal is never stale either.** No append checks it, so when a try that used cached states ends in a rejection, a 412 or
+//!   nothing to do, it is made again on what the log holds before it is answered.
+//! - **A repeat is answered like the first one.** Before such an answer the idempotency key is looked up, because what was applied
+//!   the first time may be refused now.
+
+use std::{future::Future, sync::Arc};
+
+use ledgerline_domain::{Aggregate, event::Metadata, id::CorrelationId};
+use ledgerline_store::{
+    AppendError, EventLog, Intent, NewEvent, Position, Receipt, StreamId, StreamRead,
+    StreamVersion, StreamWrite,
+};
+use tokio::time::Instant;
+
+use crate::{
+    AsOf, Clock, CommandError, Context, Decided, Scope, Snapshots, Target,
+    cache::Cache,
+    load::Loader,
+    preview,
+    scope::{Draft, Mode, Notes},
+    turns::Turns,
+};
+
+/// How often a command is tried before it is answered with a conflict. Commands of one process don't meet on their first stream,
+/// so this many lost races mean that other processes write it without a pause.
+const MAX_TRIES: usize = 16;
+
+/// What a process decides about its commands.
+pub struct Settings {
+    /// How many bytes of folded aggregates are kept.
+    pub cache_bytes: u64,
+    /// Whose long streams are snapshotted.
+    pub snapshots: Snapshots,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { cache_bytes: 256 * 1024 * 1024, snapshots: Snapshots::default() }
+    }
+}
+
+/// The way in for every change. Cheap to clone; all clones share one cache.
+#[derive(Clone)]
+pub struct Commands(Arc<Shared>);
+
+struct Shared {
+    loader: Loader,
+    turns: Turns,
+    clock: Clock,
+}
+
+/// A command that was applied, had nothing to do, or repeats one that was applied.
+#[derive(Debug)]
+pub struct Executed<A: Aggregate> {
+    /// The stream: for a repeat, that of the first one.
+    pub stream: StreamId,
+    /// The state after it: for a repeat, as it was after the first one.
+    pub state: Arc<A>,
+    /// The version after it.
+    pub version: StreamVersion,
+    /// The position of the last event that it appended, or of the stream's last event when there was nothing to do.
+    pub position: Position,
+    /// What it appended to the stream; nothing for a repeat.
+    pub events: Vec<A::Event>,
+    /// Proof that it is in the log; `None` when there was nothing to do.
+    pub receipt: Option<Receipt>,
+    /// Whether an earlier command with the same key was applied instead.
+    pub repeated: bool,
+}
+
+/// How a plan ended.
+#[derive(Debug)]
+pub enum Transacted<T> {
+    /// Its events are in the log.
+    Applied {
+        /// What the plan gave.
+        value: T,
+        /// The proof.
+        receipt: Receipt,
+    },
+    /// It decided nothing: all of it was already true.
+    Unchanged {
+        /// What the plan gave.
+        value: T,
+    },
+    /// An earlier one with the same key was applied.
+    Repeated {
+        /// Its proof, with the answer it was given.
+        receipt: Receipt,
+    },
+}
+
+impl Commands {
+    /// Commands over a log.
+    #[must_use]
+    pub fn new(log: Arc<dyn EventLog>, clock: Clock, settings: Settings) -> Self {
+        let Settings { cache_bytes, snapshots } = settings;
+        let loader = Loader { log, cache: Cache::new(cache_bytes), snapshots };
+        Self(Arc::new(Shared { loader, turns: Turns::new(), clock }))
+    }
+
+    /// The log behind the commands.
+    #[must_use]
+    pub fn log(&self) -> &Arc<dyn EventLog> {
+        &self.0.loader.log
+    }
+
+    /// The process's time and ids.
+    #[must_use]
+    pub fn clock(&self) -> &Clock {
+        &self.0.clock
+    }
+
+    pub(crate) fn loader(&self) -> &Loader {
+        &self.0.loader
+    }
+
+    pub(crate) fn turns(&self) -> &Turns {
+        &self.0.turns
+    }
+
+    /// Applies a command to one aggregate.
+    ///
+    /// # Errors
+    /// [`CommandError`]. In every case but [`CommandError::Unavailable`] it is certain that nothing was appended.
+    pub async fn execute<A: Aggregate>(
+        &self,
+        target: Target,
+        command: &A::Command,
+        context: &Context,
+    ) -> Result<Executed<A>, CommandError<A::Rejection>> {
+        let plan = |scope: Scope| async move { scope.decide::<A>(target, command).await };
+        let transacted = self.transact(context, plan).await?;
+        self.executed(transacted).await
+    }
+
+    /// Applies the command that a plan comes to: the plan authorises and looks at other streams through the [`Scope`], which guards
+    /// the append with what it read, and is run again when any of it has moved. It may run several times, so it must change nothing.
+    ///
+    /// # Errors
+    /// [`CommandError`], where `E` is the plan's own kind of refusal.
+    pub async fn execute_with<A, E, F, Fut>(
+        &self,
+        context: &Context,
+        plan: F,
+    ) -> Result<Executed<A>, CommandError<E>>
+    where
+        A: Aggregate,
+        E: From<A::Rejection>,
+        F: Fn(Scope) -> Fut,
+        Fut: Future<Output = Result<(Target, A::Command), CommandError<E>>>,
+    {
+        let plan = &plan;
+        let plan = |scope: Scope| async move {
+            let (target, command) = plan(scope.clone()).await?;
+            scope.decide::<A>(target, &command).await.map_err(CommandError::widen)
+        };
+        let transacted = self.transact(context, plan).await?;
+        self.executed(transacted).await
+    }
+
+    /// Appends all that a plan decides, over any number of streams, or none of it.
+    ///
+    /// # Errors
+    /// [`CommandError`], where `E` is the plan's own kind of refusal.
+    pub async fn transact<T, E, F, Fut>(
+        &self,
+        context: &Context,
+        plan: F,
+    ) -> Result<Transacted<T>, CommandError<E>>
+    where
+        F: Fn(Scope) -> Fut,
+        Fut: Future<Output = Result<T, CommandError<E>>>,
+    {
+        let started = Instant::now();
+        let (outcome, category) = self.tries(context, plan).await;
+        let word = match &outcome {
+            Ok(Transacted::Applied { .. }) => "applied",
+            Ok(Transacted::Unchanged { .. }) => "unchanged",
+            Ok(Transacted::Repeated { .. }) => "repeated",
+            Err(error) => error.outcome(),
+        };
+        let labels = [("category", category.unwrap_or("none")), ("outcome", word)];
+        metrics::counter!("ledgerline_commands_total", &labels).increment(1);
+        metrics::histogram!("ledgerline_command_duration_seconds", "category" => labels[0].1)
+            .record(started.elapsed());
+        outcome
+    }
+
+    /// The loop itself.
+    async fn tries<T, E, F, Fut>(
+        &self,
+        context: &Context,
+        plan: F,
+    ) -> (Result<Transacted<T>, CommandError<E>>, Option<&'static str>)
+    where
+        F: Fn(Scope) -> Fut,
+        Fut: Future<Output = Result<T, CommandError<E>>>,
+    {
+        let mut mode = Mode { fresh: false, preview: false, if_match: context.if_match };
+        let (mut turn, mut category) = (None, None);
+        for _ in 0..MAX_TRIES {
+            let scope = Scope::new(self.clone(), mode, turn.take());
+            let planned = plan(scope.clone()).await;
+            let mut notes = scope.finish();
+            category = category.or(notes.category);
+            let cached = notes.cached;
+            let planned = planned.and_then(|value| {
+                preview::check_plan(context, &notes)?;
+                Ok(value)
+            });
+            let settled = match planned {
+                Ok(value) if !notes.drafts.is_empty() => {
+                    match self.append(context, &mut notes).await {
+                        Ok(receipt) if receipt.repeated => {
+                            return (Ok(Transacted::Repeated { receipt }), category);
+                        }
+                        Ok(receipt) => {
+                            return (Ok(Transacted::Applied { value, receipt }), category);
+                        }
+                        Err(AppendError::Conflict { stream, .. }) => {
+                            if context.reads.iter().any(|read| read.stream == stream) {
+                                return (Err(CommandError::ReadMoved { stream }), category);
+                            }
+                            metrics::counter!("ledgerline_command_conflicts_total").increment(1);
+                            None
+                        }
+                        Err(error) => return (Err(error.into()), category),
+                    }
+                }
+                Ok(value) => (!cached).then(|| Ok(Transacted::Unchanged { value })),
+                Err(error) if error.rests_on_state() => (!cached).then_some(Err(error)),
+                Err(error) => return (Err(error), category),
+            };
+            if let Some(settled) = settled {
+                return (self.or_repeat(context, settled).await, category);
+            }
+            mode.fresh = true;
+            turn = notes.turn;
+        }
+        (Err(CommandError::Conflict), category)
+    }
+
+    /// What a caller is answered when nothing is to be appended: the first answer when its key is known.
+    async fn or_repeat<T, E>(
+        &self,
+        context: &Context,
+        settled: Result<Transacted<T>, CommandError<E>>,
+    ) -> Result<Transacted<T>, CommandError<E>> {
+        let Some(key) = &context.key else { return settled };
+        if matches!(settled, Err(CommandError::Denied(_))) {
+            return settled;
+        }
+        match self.log().find_receipt(key).await {
+            Ok(Some(receipt)) => {
+                Ok(Transacted::Repeated { receipt: Receipt { repeated: true, ..receipt } })
+            }
+            Ok(None) => settled,
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Appends what a try decided, and keeps its states.
+    async fn append(&self, context: &Context, notes: &mut Notes) -> Result<Receipt, AppendError> {
+        let drafts = std::mem::take(&mut notes.drafts);
+        let reads = guards(context, &notes.reads, &drafts)?;
+        let first = drafts.first().and_then(|draft| draft.correlation_id);
+        let correlation_id = context.correlation_id.or(first);
+        let correlation_id = correlation_id.unwrap_or_else(|| CorrelationId(self.clock().new_id()));
+        let metadata = Metadata {
+            actor: context.actor.clone(),
+            correlation_id,
+            causation_id: context.causation_id,
+            trace: context.trace.clone(),
+        };
+        let metadata = serde_json::to_string(&metadata).map_err(|error| AppendError::Invalid {
+            reason: format!("the metadata cannot be written: {error}"),
+        })?;
+        let intent = Intent {
+            writes: drafts.iter().map(|draft| self.write(context, draft, &metadata)).collect(),
+            reads,
+            key: context.key.clone(),
+            answer: context.answer.clone(),
+            fence: context.fence.clone(),
+            due: drafts.iter().flat_map(|draft| draft.due.iter().cloned()).collect(),
+            due_done: drafts.iter().flat_map(|draft| draft.due_done.iter().cloned()).collect(),
+        };
+        let receipt = self.log().append(intent).await?;
+        if receipt.repeated {
+            return Ok(receipt);
+        }
+        let mut last = Position(receipt.first_position.0 - 1);
+        for draft in &drafts {
+            last = Position(last.0 + draft.version().0 - draft.expected.0);
+            let Some(entry) = draft.entry(last, correlation_id) else { continue };
+            let stream = draft.target.stream;
+            let (expected, fingerprint) = (draft.expected, draft.fingerprint);
+            self.loader().keep_entry(stream, expected, entry, draft.r#type, fingerprint).await;
+        }
+        Ok(receipt)
+    }
+
+    fn write(&self, context: &Context, draft: &Draft, metadata: &str) -> StreamWrite {
+        let events = draft.events.iter().enumerate().map(|(index, event)| NewEvent {
+            event_id: context.ids.id(self.clock(), draft.target.stream, index),
+            r#type: event.r#type,
+            schema_version: event.schema_version,
+            payload: event.payload.clone(),
+            metadata: metadata.to_owned(),
+        });
+        StreamWrite {
+            workspace: draft.target.workspace,
+            stream: draft.target.stream,
+            category: draft.category,
+            expected: draft.expected,
+            events: events.collect(),
+        }
+    }
+
+    async fn executed<A: Aggregate, E>(
+        &self,
+        transacted: Transacted<Decided<A>>,
+    ) -> Result<Executed<A>, CommandError<E>> {
+        let (decided, receipt) = match transacted {
+            Transacted::Applied { value, receipt } => (value, Some(receipt)),
+            Transacted::Unchanged { value } => (value, None),
+            Transacted::Repeated { receipt } => return self.repeated(receipt).await,
+        };
+        let position = receipt.as_ref().map_or(decided.position, |receipt| receipt.position);
+        let Decided { stream, state, version, events, .. } = decided;
+        Ok(Executed { stream, state, version, position, events, receipt, repeated: false })
+    }
+
+    /// The answer of the first command with the same key: the state as it was then.
+    async fn repeated<A: Aggregate, E>(
+        &self,
+        receipt: Receipt,
+    ) -> Result<Executed<A>, CommandError<E>> {
+        let Some(&(stream, version)) = receipt.versions.first() else {
+            return Err(CommandError::Invalid { reason: "the first receipt is empty".to_owned() });
+        };
+        let loaded = self.load_at::<A>(stream.0, AsOf::Version(version)).await?;
+        Ok(Executed {
+            stream,
+            state: loaded.state,
+            version,
+            position: receipt.position,
+            events: Vec::new(),
+            receipt: Some(receipt),
+            repeated: true,
+        })
+    }
+}
+
+/// The streams that the append rests on without writing them. A stream that was looked at in one version and decided on in another
+/// moved in the middle of the try: that is a conflict before anything is sent.
+fn guards(
+    context: &Context,
+    reads: &[StreamRead],
+    drafts: &[Draft],
+) -> Result<Vec<StreamRead>, AppendError> {
+    let mut guards: Vec<StreamRead> = Vec::with_capacity(reads.len() + context.reads.len());
+    for read in context.reads.iter().chain(reads) {
+        let written = drafts.iter().find(|draft| draft.target.stream == read.stream);
+        let known = guards.iter().find(|guard| guard.stream == read.stream);
+        let decided = written.map(|draft| draft.expected).or(known.map(|guard| guard.version));
+        match decided {
+            Some(version) if version != read.version => {
+                let (stream, expected) = (read.stream, read.version);
+                return Err(AppendError::Conflict { stream, expected });
+            }
+            Some(_) => {}
+            None => guards.push(*read),
+        }
+    }
+    Ok(guards)
+}

@@ -1,0 +1,275 @@
+//! What one try of a command looked at, what it decided, and so what its append rests on.
+//!
+//! A plan (a closure given to [`crate::Commands::transact`]) reads and decides through a [`Scope`] alone. Each state it reads is
+//! noted with its version, so that the append is refused when any of them has moved, and the plan is then run again on fresh
+//! states: authorising, checking other streams and deciding are one attempt, and none of them can be out of date when it counts.
+
+use std::{
+    any::{Any, TypeId},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use chrono::{DateTime, Utc};
+use ledgerline_domain::{Aggregate, event::DomainEvent, id::CorrelationId};
+use ledgerline_store::{DueKey, DueTime, Position, StreamId, StreamRead, StreamVersion};
+use uuid::Uuid;
+
+use crate::{
+    CommandError, Commands, LoadError, Loaded, Target, cache::Entry, due::due_changes,
+    turns::HeldTurn,
+};
+
+/// What a decision came to: the events and the state after them.
+#[derive(Debug)]
+pub struct Decided<A: Aggregate> {
+    /// The stream it was decided on.
+    pub stream: StreamId,
+    /// The state after the events.
+    pub state: Arc<A>,
+    /// The version after the events.
+    pub version: StreamVersion,
+    /// The position of the last event before them.
+    pub position: Position,
+    /// The events; none when the command was already true.
+    pub events: Vec<A::Event>,
+}
+
+/// One event of a decision, ready but for its id.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct DraftEvent {
+    pub(crate) r#type: &'static str,
+    pub(crate) schema_version: i16,
+    pub(crate) payload: String,
+}
+
+/// What will be written to one stream, and what to keep in the cache when it was.
+pub(crate) struct Draft {
+    pub(crate) target: Target,
+    pub(crate) category: &'static str,
+    pub(crate) expected: StreamVersion,
+    pub(crate) correlation_id: Option<CorrelationId>,
+    pub(crate) events: Vec<DraftEvent>,
+    pub(crate) due: Vec<DueTime>,
+    pub(crate) due_done: Vec<DueKey>,
+    pub(crate) r#type: TypeId,
+    pub(crate) fingerprint: &'static str,
+    pub(crate) state: Arc<dyn Any + Send + Sync>,
+    entry: fn(&Draft, Position, Option<CorrelationId>) -> Option<Entry>,
+}
+
+impl Draft {
+    /// The version after the events.
+    pub(crate) fn version(&self) -> StreamVersion {
+        let written = i64::try_from(self.events.len()).unwrap_or(i64::MAX);
+        StreamVersion(self.expected.0.saturating_add(written))
+    }
+
+    /// The cache entry of the state after the events.
+    pub(crate) fn entry(&self, last: Position, correlation_id: CorrelationId) -> Option<Entry> {
+        (self.entry)(self, last, self.correlation_id.or(Some(correlation_id)))
+    }
+}
+
+/// The notes of one try.
+#[derive(Default)]
+pub(crate) struct Notes {
+    pub(crate) reads: Vec<StreamRead>,
+    pub(crate) drafts: Vec<Draft>,
+    pub(crate) turn: Option<(StreamId, HeldTurn)>,
+    /// Whether any state came from the cache without a look at the log.
+    pub(crate) cached: bool,
+    /// The noun of the first stream that was decided on.
+    pub(crate) category: Option<&'static str>,
+}
+
+/// How a try reads.
+#[derive(Clone, Copy)]
+pub(crate) struct Mode {
+    /// Ask the log even where the cache has a state.
+    pub(crate) fresh: bool,
+    /// Nothing will be appended, so nobody needs to wait.
+    pub(crate) preview: bool,
+    /// What the first stream that is decided on must be at.
+    pub(crate) if_match: Option<StreamVersion>,
+}
+
+/// One try of a command. Cheap to clone; all clones are the same try.
+#[derive(Clone)]
+pub struct Scope {
+    commands: Commands,
+    mode: Mode,
+    now: DateTime<Utc>,
+    notes: Arc<Mutex<Notes>>,
+}
+
+impl Scope {
+    pub(crate) fn new(commands: Commands, mode: Mode, turn: Option<(StreamId, HeldTurn)>) -> Self {
+        let now = commands.clock().now();
+        let notes = Arc::new(Mutex::new(Notes { turn, ..Notes::default() }));
+        Self { commands, mode, now, notes }
+    }
+
+    /// The time of this try: the same for everything in it.
+    #[must_use]
+    pub const fn now(&self) -> DateTime<Utc> {
+        self.now
+    }
+
+    /// A new id. Made in the plan and not before it, it would change with every try: make ids that the caller hears of outside.
+    #[must_use]
+    pub fn new_id(&self) -> Uuid {
+        self.commands.clock().new_id()
+    }
+
+    /// An aggregate that the decision rests on: the append is refused when it has moved by then.
+    ///
+    /// # Errors
+    /// [`LoadError`]; a stream that does not exist is not one of them, and the decision then rests on its not existing.
+    pub async fn read<A: Aggregate>(&self, id: impl Into<Uuid>) -> Result<Loaded<A>, LoadError> {
+        let stream = StreamId(id.into());
+        let loaded = self.look(stream).await?;
+        self.rest_on(stream, loaded.version);
+        Ok(loaded)
+    }
+
+    /// An aggregate that the decision may look at without resting on it (to find where something belongs, say).
+    ///
+    /// # Errors
+    /// [`LoadError`]; a stream that does not exist is not one of them.
+    pub async fn peek<A: Aggregate>(&self, id: impl Into<Uuid>) -> Result<Loaded<A>, LoadError> {
+        self.look(StreamId(id.into())).await
+    }
+
+    /// Decides a command and notes its events for the append. Several decisions of one plan are appended all or none; a second
+    /// one on the same stream sees the first one's events.
+    ///
+    /// # Errors
+    /// The rejection, [`CommandError::VersionMismatch`] on the first stream, or a failed read.
+    pub async fn decide<A: Aggregate>(
+        &self,
+        target: Target,
+        command: &A::Command,
+    ) -> Result<Decided<A>, CommandError<A::Rejection>> {
+        let stream = target.stream;
+        self.notes().category.get_or_insert(A::Event::CATEGORY);
+        self.take_turn(stream).await;
+        let (base, drafted) = match self.drafted::<A>(stream) {
+            Some(base) => (base, true),
+            None => (self.look(stream).await?, false),
+        };
+        let first = self.notes().drafts.is_empty();
+        if let Some(seen) = self.mode.if_match.filter(|seen| first && *seen != base.version) {
+            tracing::debug!(%stream, %seen, current = %base.version, "another version was expected");
+            return Err(CommandError::VersionMismatch { current: base.version });
+        }
+        let events = base.state.decide(command, self.now).map_err(CommandError::Rejected)?;
+        if events.is_empty() {
+            if !drafted {
+                self.rest_on(stream, base.version);
+            }
+            let Loaded { state, version, position, .. } = base;
+            return Ok(Decided { stream, state, version, position, events });
+        }
+        Ok(self.note(target, base, events))
+    }
+
+    /// Adds the events to the draft of their stream.
+    fn note<A: Aggregate>(
+        &self,
+        target: Target,
+        base: Loaded<A>,
+        events: Vec<A::Event>,
+    ) -> Decided<A> {
+        let stream = target.stream;
+        let written = i64::try_from(events.len()).unwrap_or(i64::MAX);
+        let version = StreamVersion(base.version.0.saturating_add(written));
+        let state = Arc::unwrap_or_clone(base.state);
+        let state = Arc::new(events.iter().fold(state, A::evolve));
+        let (due, due_done) = due_changes(stream, &events);
+        let drafts = events.iter().map(|event| DraftEvent {
+            r#type: event.type_name(),
+            schema_version: event.schema_version(),
+            payload: event.payload(),
+        });
+        let erased: Arc<dyn Any + Send + Sync> = Arc::<A>::clone(&state);
+        let mut notes = self.notes();
+        if let Some(draft) = notes.drafts.iter_mut().find(|draft| draft.target.stream == stream) {
+            draft.events.extend(drafts);
+            draft.due.retain(|time| !due_done.contains(&time.due));
+            draft.due_done.retain(|key| !due.iter().any(|time| time.due == *key));
+            draft.due.extend(due);
+            draft.due_done.extend(due_done);
+            draft.state = erased;
+        } else {
+            notes.drafts.push(Draft {
+                target,
+                category: A::Event::CATEGORY,
+                expected: base.version,
+                correlation_id: base.correlation_id,
+                events: drafts.collect(),
+                due,
+                due_done,
+                r#type: TypeId::of::<A>(),
+                fingerprint: A::SNAPSHOT,
+                state: erased,
+                entry: |draft, last, correlation_id| {
+                    let state = Arc::clone(&draft.state).downcast::<A>().ok()?;
+                    Some(Entry::new(state, draft.version(), last, correlation_id))
+                },
+            });
+        }
+        Decided { stream, state, version, position: base.position, events }
+    }
+
+    fn drafted<A: Aggregate>(&self, stream: StreamId) -> Option<Loaded<A>> {
+        let notes = self.notes();
+        let draft = notes.drafts.iter().find(|draft| draft.target.stream == stream)?;
+        let state = Arc::clone(&draft.state).downcast::<A>().ok()?;
+        let (version, correlation_id) = (draft.version(), draft.correlation_id);
+        Some(Loaded { state, version, position: Position::START, correlation_id })
+    }
+
+    async fn look<A: Aggregate>(&self, stream: StreamId) -> Result<Loaded<A>, LoadError> {
+        if self.mode.fresh {
+            return self.commands.loader().load_fresh(stream).await;
+        }
+        let (loaded, cached) = self.commands.loader().load(stream).await?;
+        self.notes().cached |= cached;
+        Ok(loaded)
+    }
+
+    fn rest_on(&self, stream: StreamId, version: StreamVersion) {
+        let read = StreamRead { stream, version };
+        let mut notes = self.notes();
+        if !notes.reads.contains(&read) {
+            notes.reads.push(read);
+        }
+    }
+
+    /// Waits for the turn on the first stream that is decided on. Only on that one: two plans that took theirs in another
+    /// order would wait for each other.
+    async fn take_turn(&self, stream: StreamId) {
+        let wanted = {
+            let mut notes = self.notes();
+            let other = notes.turn.as_ref().is_some_and(|(held, _)| *held != stream);
+            // A turn left from the try before is for a stream that this one may not write at all.
+            if other && notes.drafts.is_empty() {
+                notes.turn = None;
+            }
+            !self.mode.preview && notes.turn.is_none() && notes.drafts.is_empty()
+        };
+        if wanted {
+            let turn = self.commands.turns().take(stream).await;
+            self.notes().turn = Some((stream, turn));
+        }
+    }
+
+    /// Takes the notes at the end of the try.
+    pub(crate) fn finish(&self) -> Notes {
+        std::mem::take(&mut *self.notes())
+    }
+
+    fn notes(&self) -> MutexGuard<'_, Notes> {
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
