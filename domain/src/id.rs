@@ -52,6 +52,10 @@ ids! {
     EventId,
     /// What ties everything together that one request or trigger caused.
     CorrelationId,
+    /// One signed-in device of a person: the unit of revocation.
+    SessionId,
+    /// A key with which a program acts for a person.
+    ApiKeyId,
 }
 
 /// The namespace of ids that follow from a cause.
