@@ -10,10 +10,27 @@ pub mod intent;
 pub mod lease;
 pub mod log_lines;
 
+pub mod migrate;
+pub mod postgres;
+
+mod appender;
+mod batch;
+mod blob;
+pub mod checkpoint;
+mod due;
+mod fault;
+mod idempotency;
+mod intake;
+mod json_text;
+mod read;
+mod snapshot;
+mod validate;
+
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use tokio::sync::watch;
 
+pub use checkpoint::advance_in;
 pub use error::{AppendError, StoreError, StoreFault};
 pub use event::{
     Filter, Head, NewEvent, Position, RecordedEvent, StreamId, StreamVersion, Workspace,
@@ -23,9 +40,17 @@ pub use intent::{
 };
 pub use lease::{Lease, WorkerLease};
 pub use log_lines::{LogLevel, LogLine, LogQuery};
+pub use migrate::migrate;
+pub use postgres::{LogConfig, PostgresLog};
 
 /// The largest payload of one event. A JetStream message must fit in 1 MiB with its envelope; larger values are blobs.
 pub const MAX_PAYLOAD_BYTES: usize = 512 * 1024;
+
+/// The largest metadata of one event: actor, correlation and causation ids, trace.
+pub const MAX_METADATA_BYTES: usize = 64 * 1024;
+
+/// How deep JSON may nest: deeper text passes `json` and breaks recursive readers later.
+pub const MAX_NESTING: usize = 64;
 
 /// The most events that one intent may hold: one flush must stay short, because everybody waits for it.
 pub const MAX_EVENTS_PER_INTENT: usize = 1_000;
@@ -135,7 +160,7 @@ pub trait EventLog: Send + Sync + 'static {
     /// The value with this hash.
     async fn blob(&self, hash: &str) -> Result<Option<Vec<u8>>, StoreError>;
 
-    /// Writes step log lines in one batch (COPY). A line that is there already (same execution, claim, n) is left as it is.
+    /// Writes step log lines in one batch. A line that is there already (same execution, claim, n) is left as it is.
     async fn write_log_lines(&self, lines: &[LogLine]) -> Result<(), StoreError>;
 
     /// Log lines of an execution that pass the query, in order of (claim, n).
@@ -156,6 +181,7 @@ pub trait EventLog: Send + Sync + 'static {
     /// All worker leases, also expired ones.
     async fn worker_leases(&self) -> Result<Vec<WorkerLease>, StoreError>;
 
-    /// Removes idempotency keys and blob-less leftovers older than a time, in small batches. Returns how many keys went.
+    /// Removes idempotency keys that are older than a time, in small batches, and worker leases that expired before it.
+    /// Returns how many keys went.
     async fn prune_keys(&self, before: DateTime<Utc>) -> Result<u64, StoreError>;
 }
