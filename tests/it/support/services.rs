@@ -41,7 +41,8 @@ pub(crate) async fn database() -> TestDatabase {
     let mut connection = PgConnection::connect_with(server).await.expect("test postgres answers");
     let template = migrated_template(&mut connection).await;
     let name = format!("test_{}", Uuid::now_v7().simple());
-    run(&mut connection, format!("CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY")).await;
+    run(&mut connection, format!("CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY"))
+        .await;
     connection.close().await.expect("a healthy connection closes");
     TestDatabase { options: server.clone().database(&name), name }
 }
@@ -83,7 +84,8 @@ impl Drop for TestDatabase {
     fn drop(&mut self) {
         let statement = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name);
         let dropped = std::thread::spawn(move || {
-            let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
+            let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build()
+            else {
                 return;
             };
             runtime.block_on(async {
@@ -108,7 +110,8 @@ async fn migrated_template(connection: &mut PgConnection) -> String {
 
     run(connection, format!("SELECT pg_advisory_lock({TEMPLATE_LOCK})")).await;
     let ready = format!("SELECT 1 FROM pg_database WHERE datname = '{name}' AND datistemplate");
-    let ready = connection.fetch_optional(AssertSqlSafe(ready)).await.expect("the catalogue is readable");
+    let ready =
+        connection.fetch_optional(AssertSqlSafe(ready)).await.expect("the catalogue is readable");
     if ready.is_none() {
         // One that exists without being a template is what a killed test left half made.
         run(connection, format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")).await;
@@ -145,12 +148,16 @@ fn services() -> &'static Services {
     static SERVICES: OnceLock<Services> = OnceLock::new();
     SERVICES.get_or_init(|| {
         let (postgres, nats) = named_by_environment().unwrap_or_else(started_for_this_run);
-        let postgres: PgConnectOptions = postgres.parse().expect("the test Postgres has a valid URL");
+        let postgres: PgConnectOptions =
+            postgres.parse().expect("the test Postgres has a valid URL");
         Services { postgres: postgres.disable_statement_logging(), nats }
     })
 }
 
-#[expect(clippy::disallowed_methods, reason = "a test run is configured by its environment, there is no configuration file")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a test run is configured by its environment, there is no configuration file"
+)]
 fn named_by_environment() -> Option<(String, String)> {
     Some((std::env::var("LEDGERLINE_TEST_PG").ok()?, std::env::var("LEDGERLINE_TEST_NATS").ok()?))
 }
