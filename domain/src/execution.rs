@@ -1,403 +1,255 @@
-//! One run of a workflow: its state is the fold of its events.
+//! One run of a workflow: its state is the fold of its events, and [`next`] decides from it what happens now.
+//!
+//! A worker is a loop around pure functions: fold the stream, ask [`Planner::next`], do what it says, [`Report`] it, append. Nothing
+//! about a run lives only in a worker, so a worker may die between any two appends and another one comes to the same end.
+//!
+//! Invariants: an ended run never changes; at most one claim is live, and only its worker reports; an open run always waits for
+//! something that has a name ([`Execution::waits_for`]).
 
-use chrono::{DateTime, Utc};
-use serde::{Deserialize, Serialize};
+mod command;
+mod decide;
+mod events;
+mod evolve;
+mod gather;
+mod next;
+mod origin;
+mod path;
+mod plan;
+mod report;
+mod view;
 
-use crate::{
-    event::events,
-    id::{ExecutionId, WorkflowId, WorkspaceId},
-    json::Json,
-    workflow::WorkflowVersion,
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
 };
 
-events! {
-    /// What happened to an execution.
-    ExecutionEvent in "execution" {
-        "execution_requested" 1 => ExecutionRequested,
-        "execution_queued" 1 => ExecutionQueued,
-        "execution_dispatched" 1 => ExecutionDispatched,
-        "execution_started" 1 => ExecutionStarted,
-        "execution_resumed" 1 => ExecutionResumed,
-        "node_started" 1 => NodeStarted,
-        "node_completed" 1 => NodeCompleted,
-        "node_failed" 1 => NodeFailed,
-        "node_skipped" 1 => NodeSkipped,
-        "timer_set" 1 => TimerSet,
-        "timer_fired" 1 => TimerFired,
-        "variable_set" 1 => VariableSet,
-        "execution_waiting" 1 => ExecutionWaiting,
-        "execution_paused" 1 => ExecutionPaused,
-        "execution_unpaused" 1 => ExecutionUnpaused,
-        "cancel_requested" 1 => CancelRequested,
-        "execution_completed" 1 => ExecutionCompleted,
-        "execution_failed" 1 => ExecutionFailed,
-        "execution_cancelled" 1 => ExecutionCancelled,
-    }
-}
+use chrono::{DateTime, Utc};
+use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
 
-/// How often the right to run an execution was handed out, from 1. The newest claim wins; an older one stands down.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
-#[serde(transparent)]
-pub struct Claim(pub i32);
+pub use command::{
+    AfterFailure, ExecutionCommand, ExecutionRejection, Outcome, Report, RequestExecution, Step,
+    VariableValue,
+};
+pub use events::*;
+pub use gather::Gather;
+pub use next::{Action, Ending, Planner, next};
+pub use origin::{rerun_of, retry_of};
+pub use plan::{Backoff, Join, OnError, Plan, PlanConnection, PlanNode, Retry, Work};
+pub use view::{ScopeView, Status, WaitsFor};
 
-/// How often a node was tried, from 1. Rises only after a recorded failure.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
-#[serde(transparent)]
-pub struct Attempt(pub i32);
+use crate::{Aggregate, json::Json};
 
-/// One run of a node: `fetch`, or `each[3]/fetch` inside a loop.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct NodePath(pub String);
-
-/// What started an execution.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum TriggerType {
-    /// A person or a program asked for it.
-    Manual,
-    /// A schedule's fire time came.
-    Cron,
-    /// A webhook delivery arrived.
-    Webhook,
-    /// An event of the log matched.
-    Event,
-    /// A node of another execution started it.
-    Workflow,
-}
-
-/// Which line an execution waits in; drained by weight so that low is never starved.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
-#[serde(rename_all = "snake_case")]
-pub enum Queue {
-    /// First.
-    High,
-    /// The usual one.
+/// One run of a workflow.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub enum Execution {
+    /// Nobody asked for it yet.
     #[default]
-    Default,
-    /// Last.
-    Low,
-}
-
-/// A limit that concerns an execution, decided when it was requested.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct ConcurrencyLimit {
-    /// What is counted: the workflow, or the workflow and a key of the input.
-    pub key: String,
-    /// How many may run at once.
-    pub limit: u32,
-}
-
-/// Where an execution came from when it was made from another one.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Origin {
-    /// The execution it was made from.
-    pub execution_id: ExecutionId,
-    /// How.
-    pub kind: OriginKind,
-    /// Outputs of nodes that are taken over and do not run again, by path.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub carried: Vec<CarriedNode>,
-}
-
-/// How an execution was made from another one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum OriginKind {
-    /// From the failed node on, with what had succeeded carried over.
-    Retry,
-    /// Everything again.
-    Rerun,
-}
-
-/// The outcome of a node that was carried over from the origin.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CarriedNode {
-    /// The node.
-    pub path: NodePath,
-    /// Its output then; none where it was skipped.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub output: Option<NodeOutput>,
-    /// The port it left by, where its kind has ports.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub port: Option<String>,
-}
-
-/// The output of a node: inline up to the limit, else by reference.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum NodeOutput {
-    /// The value itself, at most [`crate::limits::MAX_INLINE_OUTPUT_BYTES`].
-    Inline(Json),
-    /// A blob: SHA-256 in lower-case hex, and its size.
-    Blob {
-        /// Hash of the content.
-        hash: String,
-        /// Size of the content.
-        size_bytes: u64,
+    New,
+    /// Requested and not ended.
+    Open(Box<Open>),
+    /// Ended well.
+    Completed {
+        /// What ran.
+        run: Box<Run>,
+        /// What came out.
+        output: NodeOutput,
+    },
+    /// Ended with a failure.
+    Failed {
+        /// What ran.
+        run: Box<Run>,
+        /// The node that failed, when one did.
+        node: Option<NodePath>,
+        /// Why.
+        error: NodeError,
+    },
+    /// Was stopped.
+    Cancelled {
+        /// What ran.
+        run: Box<Run>,
+        /// Why.
+        reason: CancelReason,
     },
 }
 
-/// Why a node or a run failed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NodeError {
-    /// Decides whether it is tried again.
-    pub kind: ErrorKind,
-    /// For a person; secrets are masked.
-    pub message: String,
-    /// What the kind of node has to say (status code, exit code, field errors), as a JSON object.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub details: Option<Json>,
-}
-
-/// What sort of failure it was.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ErrorKind {
-    /// May pass: tried again.
-    Transient,
-    /// Will not pass: fails at once.
-    Permanent,
-    /// The configuration or the input is wrong: fails with field details.
-    Validation,
-    /// Took too long: tried again.
-    Timeout,
-    /// Aborted by a cancel.
-    Cancelled,
-    /// The process died after the effect began and the node isn't idempotent: a person decides.
-    UnknownOutcome,
-}
-
-/// Somebody or something asked for a run.
+/// An execution that has not ended.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct ExecutionRequested {
-    /// The workspace it belongs to.
-    pub workspace_id: WorkspaceId,
-    /// The workflow.
-    pub workflow_id: WorkflowId,
-    /// The version it keeps to its end.
-    pub workflow_version: WorkflowVersion,
-    /// What started it.
-    pub trigger_type: TriggerType,
-    /// What the trigger gave: the run's `input`.
-    pub input: Json,
-    /// Which line it waits in.
-    pub queue: Queue,
-    /// The limit that concerns it, if one does.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub limit: Option<ConcurrencyLimit>,
-    /// When the whole run times out.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub timeout_at: Option<DateTime<Utc>>,
-    /// The execution it was made from.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub origin: Option<Origin>,
-    /// How many nodes the graph has at its top level, so that progress needs no definition.
-    pub planned_nodes: u32,
-    /// How many triggers and child runs lie between this and a person; refused above 16.
-    #[serde(default)]
-    pub depth: u16,
-}
-
-/// It waits for a slot.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ExecutionQueued {
-    /// The limit that it waits for.
-    pub limit: ConcurrencyLimit,
-}
-
-/// It has a slot, and a worker may claim it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ExecutionDispatched {
-    /// The claim that the worker runs it under.
+pub struct Open {
+    /// What ran so far.
+    pub run: Run,
+    /// Who moves it now.
+    pub phase: Phase,
+    /// The newest claim that was handed out; 0 before the first.
     pub claim: Claim,
+    /// How many claims in a row were lost with nothing to show for them.
+    pub lost_claims: u32,
+    /// The furthest it came, for the status that people see.
+    pub reached: Reached,
+    /// How many events others than its worker appended while it was open. A report names the count that it was planned on.
+    pub interventions: u32,
 }
 
-/// A worker began it.
+/// Who moves an open execution now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ExecutionStarted {
-    /// The worker process.
-    pub worker: String,
-    /// Under which claim.
-    pub claim: Claim,
+pub enum Phase {
+    /// No claim is live.
+    Idle(Rest),
+    /// A claim is handed out and no worker has taken it yet.
+    Dispatched,
+    /// A worker has it, under the newest claim.
+    Running {
+        /// The worker process.
+        worker: String,
+        /// What the worker was told meanwhile.
+        intent: Intent,
+    },
+    /// No claim is live, and nothing starts until it is resumed.
+    Paused {
+        /// What it goes back to.
+        rest: Rest,
+        /// What paused it.
+        reason: PauseReason,
+    },
 }
 
-/// A worker went on with it: after a crash of the one before, a wait, or a pause.
+/// What an execution without a live claim waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Rest {
+    /// The dispatch policy has not looked at it yet.
+    Pending,
+    /// A slot, in its line.
+    Queued,
+    /// Its timers.
+    Waiting,
+    /// A slot, at the head of its line: it ran before.
+    Ready,
+}
+
+/// What the worker of a running execution was told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Intent {
+    /// Nothing.
+    GoOn,
+    /// To finish the running steps and let go.
+    Pause(PauseReason),
+    /// To abort the running steps and end it.
+    Cancel(CancelReason),
+}
+
+/// The furthest an execution came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Reached {
+    /// Requested.
+    Pending,
+    /// Waited in a line.
+    Queued,
+    /// Was begun by a worker.
+    Started,
+}
+
+/// What an execution was asked to do and what its nodes did.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Run {
+    /// Its first event; the outputs that `origin` carried are in `nodes`.
+    pub request: ExecutionRequested,
+    /// Every node that was begun, skipped or carried over, in the order in which that happened.
+    pub nodes: IndexMap<NodePath, NodeRun>,
+    /// Its variables by name.
+    pub variables: BTreeMap<String, Variable>,
+    /// Indexes in `nodes` of what completed or was skipped, in that order.
+    settled: Vec<u32>,
+    /// Indexes in `nodes` of what was begun and did not end.
+    active: BTreeSet<u32>,
+    /// Indexes in `nodes` of what failed for good and nothing caught, in that order.
+    failures: Vec<u32>,
+    /// About how many bytes of values it holds.
+    bytes: usize,
+}
+
+/// A variable of a run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ExecutionResumed {
-    /// The worker process.
-    pub worker: String,
-    /// Under which claim.
-    pub claim: Claim,
-}
-
-/// The intent to run a node is durable; its effect begins after this.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NodeStarted {
-    /// The node.
-    pub path: NodePath,
-    /// Which try.
-    pub attempt: Attempt,
-    /// Its configuration with all expressions and templates resolved, secrets masked.
-    pub input: Json,
-}
-
-/// A node has its output.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NodeCompleted {
-    /// The node.
-    pub path: NodePath,
-    /// Which try.
-    pub attempt: Attempt,
-    /// What it gave.
-    pub output: NodeOutput,
-    /// The port it left by, where its kind has ports (`true`, `false`, a case, `error`).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub port: Option<String>,
-    /// How long the try took.
-    pub duration_ms: u64,
-}
-
-/// A try failed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NodeFailed {
-    /// The node.
-    pub path: NodePath,
-    /// Which try.
-    pub attempt: Attempt,
-    /// Why.
-    pub error: NodeError,
-    /// How long the try took.
-    pub duration_ms: u64,
-    /// When it is tried again; none when this was the last try.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub retry_at: Option<DateTime<Utc>>,
-}
-
-/// A node does not run.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NodeSkipped {
-    /// The node.
-    pub path: NodePath,
-    /// Why.
-    pub reason: SkipReason,
-}
-
-/// Why a node does not run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum SkipReason {
-    /// No branch that leads to it was taken.
-    BranchNotTaken,
-}
-
-/// The run waits for a time, or a node's next try does.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TimerSet {
-    /// The node.
-    pub path: NodePath,
-    /// Which try of the node it belongs to.
-    pub attempt: Attempt,
-    /// What for.
-    pub kind: TimerKind,
-    /// When it is due.
-    pub due_at: DateTime<Utc>,
-}
-
-/// What a timer is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum TimerKind {
-    /// A `logic.wait` ends.
-    Wait,
-    /// A failed node is tried again.
-    Retry,
-    /// The whole run times out.
-    ExecutionTimeout,
-}
-
-/// A time came.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TimerFired {
-    /// The node; empty for the whole run.
-    pub path: NodePath,
-    /// Which try of the node it belongs to.
-    pub attempt: Attempt,
-    /// What for.
-    pub kind: TimerKind,
-}
-
-/// A variable of the run has a value from now on.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct VariableSet {
-    /// The node that set it.
-    pub path: NodePath,
-    /// Its name.
-    pub name: String,
+pub struct Variable {
     /// Its value.
     pub value: Json,
+    /// The node that set it last.
+    pub set_by: NodePath,
 }
 
-/// Nothing is running and it only waits for timers: the worker let go of it and its slot is free for others.
+/// One run of a node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ExecutionWaiting {
-    /// The claim that ended with this.
-    pub claim: Claim,
+pub struct NodeRun {
+    /// The try that it is at.
+    pub attempt: Attempt,
+    /// How far that is.
+    pub state: NodeState,
 }
 
-/// The running steps finish, and no other starts.
+/// How far a node is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ExecutionPaused {}
-
-/// It may go on.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ExecutionUnpaused {}
-
-/// Why a run was cancelled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum CancelReason {
-    /// Somebody stopped this run.
-    StoppedByUser,
-    /// Its workflow was stopped.
-    WorkflowStopped,
-    /// Its workflow was deleted.
-    WorkflowDeleted,
+pub enum NodeState {
+    /// Its effect may be under way since this claim.
+    Running(Claim),
+    /// A `logic.wait` waits.
+    Waiting {
+        /// Since when.
+        set_at: DateTime<Utc>,
+        /// Until when.
+        due_at: DateTime<Utc>,
+    },
+    /// A try failed, and the next one comes.
+    Retrying {
+        /// When.
+        due_at: DateTime<Utc>,
+    },
+    /// The time of the next try came.
+    Ready,
+    /// A loop runs its body.
+    Looping(Box<Loop>),
+    /// It has its output.
+    Completed(Box<Completed>),
+    /// It does not run.
+    Skipped,
+    /// It failed for good.
+    Failed(Box<NodeError>),
 }
 
-/// No further step starts, and the running ones are aborted.
+/// A loop that runs its body.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CancelRequested {
-    /// Why.
-    pub reason: CancelReason,
+pub struct Loop {
+    /// Its items, in order.
+    pub items: Arc<[Json]>,
 }
 
-/// It ended well.
+/// The outcome of a node that completed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ExecutionCompleted {
-    /// The output of its only leaf, else an object by leaf.
+pub struct Completed {
+    /// What it gave.
     pub output: NodeOutput,
+    /// The port it left by, where its kind has ports.
+    pub port: Option<String>,
 }
 
-/// It ended with a failure.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ExecutionFailed {
-    /// The node that failed, when one did.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub node: Option<NodePath>,
-    /// Why.
-    pub error: NodeError,
-}
+impl Aggregate for Execution {
+    type Command = ExecutionCommand;
+    type Event = ExecutionEvent;
+    type Rejection = ExecutionRejection;
 
-/// It was stopped.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ExecutionCancelled {
-    /// Why.
-    pub reason: CancelReason,
+    const SNAPSHOT: &'static str = "execution-1";
+
+    fn decide(
+        &self,
+        command: &Self::Command,
+        now: DateTime<Utc>,
+    ) -> Result<Vec<Self::Event>, Self::Rejection> {
+        decide::decide(self, command, now)
+    }
+
+    fn evolve(self, event: &Self::Event) -> Self {
+        evolve::evolve(self, event)
+    }
+
+    fn weight(&self) -> usize {
+        self.run().map_or(size_of::<Self>(), Run::weight)
+    }
 }

@@ -1,4 +1,97 @@
 //! Every bound of the domain, with its reason.
+//!
+//! A bound that is missing here is a bug: whatever a person or a program may send has an end, so that one workflow cannot take the
+//! memory or the time of all others.
 
 /// The largest node output inside an event. Larger ones are blobs, so that the log, the relay and every subscriber stay fast.
 pub const MAX_INLINE_OUTPUT_BYTES: usize = 256 * 1024;
+
+/// Names of workspaces and workflows: what a list can show, and an index can hold.
+pub const MAX_NAME_CHARS: usize = 255;
+/// Descriptions: a page of text, carried in every draft.
+pub const MAX_DESCRIPTION_CHARS: usize = 10_000;
+/// Tags of one workflow: more are not a way to find it.
+pub const MAX_TAGS: usize = 32;
+/// One tag.
+pub const MAX_TAG_CHARS: usize = 64;
+/// Members of one workspace: its whole membership is one state that every command on it folds.
+pub const MAX_MEMBERS: usize = 10_000;
+/// Versions of one workflow that its state keeps: a run may be pinned to any of them.
+pub const MAX_VERSIONS: usize = 10_000;
+
+/// The text of a definition. A draft is one event, and an event must fit in 512 KiB with its metadata.
+pub const MAX_DEFINITION_BYTES: usize = 448 * 1024;
+/// Nodes of a definition, those of loop bodies included: what is validated within a request and drawn in the editor.
+pub const MAX_NODES: usize = 10_000;
+/// Connections of a definition.
+pub const MAX_CONNECTIONS: usize = 40_000;
+/// Characters of a node's id, since it is part of every node path and event.
+pub const MAX_NODE_ID_CHARS: usize = 64;
+/// Loops inside loops: each level multiplies the runs of the one below.
+pub const MAX_LOOP_DEPTH: usize = 3;
+/// Problems that one validation reports; nobody reads more, and an answer stays small.
+pub const MAX_PROBLEMS: usize = 200;
+/// Cases of a switch.
+pub const MAX_SWITCH_CASES: usize = 100;
+/// Header, query and environment entries of one node.
+pub const MAX_ENTRIES: usize = 100;
+/// Arguments of one command.
+pub const MAX_ARGUMENTS: usize = 256;
+
+/// The source of a CEL expression; parsing is superlinear in the worst case.
+pub const MAX_EXPRESSION_BYTES: usize = 4 * 1024;
+/// Macros (`map`, `filter`, `all`, …) inside macros: each level is one more power of the list's length.
+pub const MAX_MACRO_NESTING: usize = 2;
+/// Depth of an expression's syntax tree: evaluation recurses over it on a thread's stack.
+pub const MAX_EXPRESSION_DEPTH: usize = 64;
+/// Work of one evaluation: one per iteration of a macro, and one per byte that `+` or a list or map literal makes.
+pub const MAX_EXPRESSION_COST: u64 = 4 * 1024 * 1024;
+/// What one evaluation may read of its scope, as JSON text.
+pub const MAX_EVALUATION_INPUT_BYTES: usize = 4 * 1024 * 1024;
+/// The source of one template, i.e. of one string of a configuration.
+pub const MAX_TEMPLATE_BYTES: usize = 64 * 1024;
+/// `{{ … }}` parts of one template.
+pub const MAX_TEMPLATE_PARTS: usize = 256;
+/// What a template may produce.
+pub const MAX_TEMPLATE_OUTPUT_BYTES: usize = 1024 * 1024;
+/// Operators of one `{{ … }}` that can make a value larger than its parts (`~`, `+`, `*`).
+pub const MAX_TEMPLATE_GROWTH: usize = 32;
+/// Virtual-machine instructions of one `{{ … }}`.
+pub const TEMPLATE_FUEL: u64 = 50_000;
+/// Nesting inside one `{{ … }}`.
+pub const TEMPLATE_RECURSION: usize = 64;
+/// Nesting of a JSON value anywhere: deeper ones break readers later.
+pub const MAX_JSON_DEPTH: usize = 64;
+
+/// Retries of one node.
+pub const MAX_RETRIES: u32 = 100;
+/// The longest pause between two tries: a day.
+pub const MAX_BACKOFF_MS: u64 = 24 * 60 * 60 * 1000;
+/// Explicit pauses of one retry policy.
+pub const MAX_BACKOFF_STEPS: usize = 100;
+/// The longest a node may run: a day.
+pub const MAX_NODE_TIMEOUT_MS: u64 = 24 * 60 * 60 * 1000;
+/// The longest a run may take: a year, so that a run that waits for months is possible and one that waits for ever is not.
+pub const MAX_EXECUTION_TIMEOUT_MS: u64 = 365 * 24 * 60 * 60 * 1000;
+/// The longest `logic.wait`: a year.
+pub const MAX_WAIT_MS: u64 = 365 * 24 * 60 * 60 * 1000;
+/// Nodes of one run that run at once.
+pub const MAX_PARALLELISM: u32 = 100;
+/// Runs of one workflow at once.
+pub const MAX_CONCURRENCY: u32 = 10_000;
+/// Items of a `logic.for_each`: each is at least one event.
+pub const MAX_LOOP_ITEMS: usize = 10_000;
+/// The largest response of `action.http` that a node may ask for.
+pub const MAX_RESPONSE_BYTES: u64 = 16 * 1024 * 1024;
+/// The largest output of `action.command` that a node may ask for.
+pub const MAX_COMMAND_OUTPUT_BYTES: u64 = 16 * 1024 * 1024;
+
+const _: () = assert!(MAX_MACRO_NESTING < MAX_EXPRESSION_DEPTH);
+const _: () = assert!(MAX_EVALUATION_INPUT_BYTES >= MAX_INLINE_OUTPUT_BYTES);
+
+/// Triggers and child runs between a run and a person, so that workflows that start each other come to an end.
+pub const MAX_TRIGGER_DEPTH: u16 = 16;
+/// Claims in a row that may be lost without progress: a run that kills its workers must not kill them for ever.
+pub const MAX_LOST_CLAIMS: u32 = 5;
+/// Actions that a plan gives at once, so that one append stays small however wide the graph is.
+pub const MAX_PLANNED_ACTIONS: usize = 256;

@@ -1,0 +1,277 @@
+//! What an execution is told, and which rule refuses it.
+
+use chrono::{DateTime, Utc};
+
+use super::{
+    Attempt, CancelReason, Claim, ConcurrencyLimit, NodeError, NodeOutput, NodePath, Origin,
+    PauseReason, Queue, SkipReason, Status, TimerKind, TriggerType,
+};
+use crate::{
+    id::{WorkflowId, WorkspaceId},
+    json::Json,
+    workflow::WorkflowVersion,
+};
+
+/// What an execution is told to do.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ExecutionCommand {
+    /// Come to be. A repeat on an execution that exists gives no events.
+    Request(Box<RequestExecution>),
+    /// Wait for a slot (the dispatch policy).
+    Queue {
+        /// The limit that it waits for.
+        limit: ConcurrencyLimit,
+    },
+    /// Be offered to workers (the dispatch policy).
+    Dispatch {
+        /// The next claim.
+        claim: Claim,
+    },
+    /// Take note of what its worker did.
+    Report(Report),
+    /// Finish the running steps and start no other.
+    Pause {
+        /// What pauses it.
+        reason: PauseReason,
+    },
+    /// Go on. `WorkflowPaused` resumes only what that had paused; `User` resumes whatever paused it.
+    Unpause {
+        /// What resumes it.
+        reason: PauseReason,
+    },
+    /// End. At once where no worker has it, else its worker is told to abort.
+    Cancel {
+        /// Why.
+        reason: CancelReason,
+    },
+    /// A due time came: exactly the fields of the `TimerSet`. Without effect when it no longer waits for that.
+    FireTimer {
+        /// The node; empty for the whole run.
+        path: NodePath,
+        /// Which try of the node it belongs to.
+        attempt: Attempt,
+        /// What for.
+        kind: TimerKind,
+    },
+    /// The worker that held this claim is gone, or nobody took it: be offered again under the next claim.
+    Redispatch {
+        /// The claim that was lost. Without effect when a newer one is out or it has ended.
+        claim: Claim,
+    },
+}
+
+/// A run is asked for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RequestExecution {
+    /// The workspace it belongs to.
+    pub workspace_id: WorkspaceId,
+    /// The workflow.
+    pub workflow_id: WorkflowId,
+    /// The version it keeps to its end.
+    pub workflow_version: WorkflowVersion,
+    /// What starts it.
+    pub trigger_type: TriggerType,
+    /// What the trigger gives.
+    pub input: Json,
+    /// Which line it waits in.
+    pub queue: Queue,
+    /// The limit that concerns it; without one it is dispatched in the same append.
+    pub limit: Option<ConcurrencyLimit>,
+    /// How long the whole run may take.
+    pub timeout_ms: Option<u64>,
+    /// The execution it is made from.
+    pub origin: Option<Origin>,
+    /// How many nodes the graph has at its top level.
+    pub planned_nodes: u32,
+    /// How many triggers and child runs lie between this and a person.
+    pub depth: u16,
+}
+
+/// What a worker did, for one append: any outcomes together with the starts that follow from them.
+///
+/// The first report of a claim also takes the claim, so it may hold no steps at all. It is all or none: a report that was planned on
+/// an older state is refused as [`ExecutionRejection::Overtaken`], and the worker plans again with the outcomes it has.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Report {
+    /// The worker process.
+    pub worker: String,
+    /// The claim it works under.
+    pub claim: Claim,
+    /// [`super::Execution::interventions`] of the state that the steps were planned on.
+    pub interventions: u32,
+    /// In the order in which they happened.
+    pub steps: Vec<Step>,
+}
+
+/// One thing that a worker did or is about to do.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    /// A node's effect begins once this is appended. Again under a new claim: the same try after a crash.
+    Start {
+        /// The node.
+        path: NodePath,
+        /// Which try.
+        attempt: Attempt,
+        /// Its resolved configuration, masked.
+        input: Json,
+    },
+    /// A node waits for a time.
+    Wait {
+        /// The node.
+        path: NodePath,
+        /// Which try.
+        attempt: Attempt,
+        /// Its resolved configuration.
+        input: Json,
+        /// Until when.
+        due_at: DateTime<Utc>,
+    },
+    /// A loop has its items and runs its body for each.
+    OpenLoop {
+        /// The node.
+        path: NodePath,
+        /// Which try.
+        attempt: Attempt,
+        /// The items, in order: at most [`crate::limits::MAX_LOOP_ITEMS`].
+        items: Vec<Json>,
+    },
+    /// A node has its output. Of a node that was not started before: it was evaluated inline.
+    Complete {
+        /// The node.
+        path: NodePath,
+        /// Which try.
+        attempt: Attempt,
+        /// What it gave.
+        output: NodeOutput,
+        /// The port it left by, where its kind has ports.
+        port: Option<String>,
+        /// The variable that it set, where its kind does.
+        variable: Option<VariableValue>,
+        /// How long the try took.
+        duration_ms: u64,
+    },
+    /// A try failed.
+    Fail {
+        /// The node.
+        path: NodePath,
+        /// Which try.
+        attempt: Attempt,
+        /// Why.
+        error: NodeError,
+        /// How long the try took.
+        duration_ms: u64,
+        /// What follows: see [`super::Plan::after_failure`].
+        then: AfterFailure,
+    },
+    /// A node does not run.
+    Skip {
+        /// The node.
+        path: NodePath,
+        /// Why.
+        reason: SkipReason,
+    },
+    /// Nothing runs and nothing can start: the worker lets go of it, and its slot is free.
+    LetGo,
+    /// The run ends.
+    Finish(Outcome),
+}
+
+/// A variable and its value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VariableValue {
+    /// Its name.
+    pub name: String,
+    /// Its value.
+    pub value: Json,
+}
+
+/// What follows on a failed try.
+#[derive(Clone, Debug, PartialEq)]
+pub enum AfterFailure {
+    /// The node failed for good.
+    Stop,
+    /// It is tried again.
+    Retry {
+        /// When.
+        at: DateTime<Utc>,
+    },
+    /// The run goes on as if the node had completed.
+    Continue {
+        /// With this output.
+        output: NodeOutput,
+        /// By this port: `error` for the error branch.
+        port: Option<String>,
+    },
+}
+
+/// How a run ends.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    /// Well.
+    Completed {
+        /// What came out.
+        output: NodeOutput,
+    },
+    /// With a failure.
+    Failed {
+        /// The node that failed.
+        node: Option<NodePath>,
+        /// Why.
+        error: NodeError,
+    },
+    /// As it was told to; the reason is the one of the request.
+    Cancelled,
+}
+
+/// Which rule refuses a command.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ExecutionRejection {
+    /// The execution does not exist.
+    #[error("the execution was never requested")]
+    NotRequested,
+    /// An ended run never changes.
+    #[error("the execution has ended: {0}")]
+    Ended(Status),
+    /// Triggers and child runs are nested too deep.
+    #[error("triggers and child runs are nested {depth} deep, more than {max}")]
+    TooDeep {
+        /// How deep it would be.
+        depth: u16,
+        /// How deep it may be.
+        max: u16,
+    },
+    /// It already was told to end.
+    #[error("the execution is being cancelled")]
+    Cancelling,
+    /// Nothing starts while it is paused.
+    #[error("the execution is paused")]
+    Paused,
+    /// It waits for a time, so it needs no slot.
+    #[error("the execution waits for its timers")]
+    Waiting,
+    /// A newer claim is out, another worker has this one, or it was let go: stand down.
+    #[error("claim {reported} is not live, the newest one is {newest}")]
+    ClaimLost {
+        /// The claim that was named.
+        reported: i32,
+        /// The newest one.
+        newest: i32,
+    },
+    /// The state that the report was planned on is older than an intervention: plan again.
+    #[error("the report was planned before somebody else changed the execution")]
+    Overtaken,
+    /// A step contradicts what is recorded.
+    #[error("step {step} of the report contradicts what is recorded of node '{path}'")]
+    Contradiction {
+        /// Index in the report.
+        step: usize,
+        /// The node; empty for the whole run.
+        path: String,
+    },
+    /// Only what failed or was cancelled can be retried.
+    #[error("the execution has neither failed nor been cancelled")]
+    NothingToRetry,
+    /// No limit concerns it, or another one does.
+    #[error("the execution does not wait for this limit")]
+    OtherLimit,
+}

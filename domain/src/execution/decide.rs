@@ -1,0 +1,288 @@
+//! The decisions: one function a command. What a worker did is decided in [`super::report`].
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use super::{
+    Attempt, CancelReason, CancelRequested, Claim, ConcurrencyLimit, ErrorKind, Execution,
+    ExecutionCancelled, ExecutionCommand, ExecutionDispatched, ExecutionEvent, ExecutionFailed,
+    ExecutionPaused, ExecutionQueued, ExecutionRejection, ExecutionRequested, ExecutionUnpaused,
+    ExecutionWaiting, Intent, NodeCompleted, NodeError, NodeFailed, NodeOutput, NodePath,
+    NodeState, Open, PauseReason, Phase, RequestExecution, Rest, TimerFired, TimerKind, TimerSet,
+};
+use crate::{
+    json::Json,
+    limits::{MAX_LOST_CLAIMS, MAX_TRIGGER_DEPTH},
+};
+
+type Decision = Result<Vec<ExecutionEvent>, ExecutionRejection>;
+
+pub(super) fn decide(
+    execution: &Execution,
+    command: &ExecutionCommand,
+    now: DateTime<Utc>,
+) -> Decision {
+    match (execution, command) {
+        (Execution::New, ExecutionCommand::Request(request)) => requested(request, now),
+        // The id of a run follows from its cause, so a second request is the first one again.
+        (_, ExecutionCommand::Request(_)) => Ok(Vec::new()),
+        (Execution::New, _) => Err(ExecutionRejection::NotRequested),
+        (Execution::Open(open), command) => match command {
+            ExecutionCommand::Request(_) => Ok(Vec::new()),
+            ExecutionCommand::Queue { limit } => queued(open, limit),
+            ExecutionCommand::Dispatch { claim } => dispatched(open, *claim),
+            ExecutionCommand::Report(report) => super::report::decide(open, report, now),
+            ExecutionCommand::Pause { reason } => paused(open, *reason),
+            ExecutionCommand::Unpause { reason } => unpaused(open, *reason),
+            ExecutionCommand::Cancel { reason } => cancelled(open, *reason),
+            ExecutionCommand::FireTimer { path, attempt, kind } => {
+                Ok(fired(open, path, *attempt, *kind))
+            }
+            ExecutionCommand::Redispatch { claim } => Ok(redispatched(open, *claim)),
+        },
+        (
+            Execution::Completed { .. } | Execution::Failed { .. } | Execution::Cancelled { .. },
+            command,
+        ) => ended(execution, command),
+    }
+}
+
+/// What is late is a repeat; what somebody asks for by hand is refused.
+fn ended(execution: &Execution, command: &ExecutionCommand) -> Decision {
+    let refused = || Err(ExecutionRejection::Ended(execution.status().expect("it has ended")));
+    match command {
+        ExecutionCommand::Cancel { .. } if matches!(execution, Execution::Cancelled { .. }) => {
+            Ok(Vec::new())
+        }
+        ExecutionCommand::Request(_)
+        | ExecutionCommand::FireTimer { .. }
+        | ExecutionCommand::Redispatch { .. } => Ok(Vec::new()),
+        ExecutionCommand::Queue { .. }
+        | ExecutionCommand::Dispatch { .. }
+        | ExecutionCommand::Report(_)
+        | ExecutionCommand::Pause { .. }
+        | ExecutionCommand::Unpause { .. }
+        | ExecutionCommand::Cancel { .. } => refused(),
+    }
+}
+
+fn requested(request: &RequestExecution, now: DateTime<Utc>) -> Decision {
+    if request.depth > MAX_TRIGGER_DEPTH {
+        return Err(ExecutionRejection::TooDeep { depth: request.depth, max: MAX_TRIGGER_DEPTH });
+    }
+    let timeout_at = request.timeout_ms.and_then(|timeout| {
+        TimeDelta::try_milliseconds(i64::try_from(timeout).ok()?)
+            .and_then(|delta| now.checked_add_signed(delta))
+    });
+    let mut events = vec![
+        ExecutionRequested {
+            workspace_id: request.workspace_id,
+            workflow_id: request.workflow_id,
+            workflow_version: request.workflow_version,
+            trigger_type: request.trigger_type,
+            input: request.input.clone(),
+            queue: request.queue,
+            limit: request.limit.clone(),
+            timeout_at,
+            origin: request.origin.clone(),
+            planned_nodes: request.planned_nodes,
+            depth: request.depth,
+        }
+        .into(),
+    ];
+    if let Some(due_at) = timeout_at {
+        events.push(
+            TimerSet {
+                path: NodePath::run(),
+                attempt: Attempt(1),
+                kind: TimerKind::ExecutionTimeout,
+                set_at: now,
+                due_at,
+            }
+            .into(),
+        );
+    }
+    if request.limit.is_none() {
+        events.push(ExecutionDispatched { claim: Claim(1) }.into());
+    }
+    Ok(events)
+}
+
+fn queued(open: &Open, limit: &ConcurrencyLimit) -> Decision {
+    if open.run.request.limit.as_ref() != Some(limit) {
+        return Err(ExecutionRejection::OtherLimit);
+    }
+    Ok(match open.phase {
+        Phase::Idle(Rest::Pending) => vec![ExecutionQueued { limit: limit.clone() }.into()],
+        Phase::Idle(Rest::Queued | Rest::Waiting | Rest::Ready)
+        | Phase::Dispatched
+        | Phase::Running { .. }
+        | Phase::Paused { .. } => Vec::new(),
+    })
+}
+
+/// A repeat of a claim that was handed out gives no events.
+fn dispatched(open: &Open, claim: Claim) -> Decision {
+    if claim <= open.claim {
+        return Ok(Vec::new());
+    }
+    if claim != open.next_claim() {
+        return Err(open.claim_lost(claim));
+    }
+    match open.phase {
+        Phase::Idle(Rest::Pending | Rest::Queued | Rest::Ready) => {
+            Ok(vec![ExecutionDispatched { claim }.into()])
+        }
+        Phase::Idle(Rest::Waiting) => Err(ExecutionRejection::Waiting),
+        Phase::Paused { .. } => Err(ExecutionRejection::Paused),
+        Phase::Dispatched | Phase::Running { .. } => Err(open.claim_lost(claim)),
+    }
+}
+
+/// Pausing what is paused gives no events; the first reason stays.
+fn paused(open: &Open, reason: PauseReason) -> Decision {
+    match open.phase {
+        Phase::Idle(_) | Phase::Dispatched | Phase::Running { intent: Intent::GoOn, .. } => {
+            Ok(vec![ExecutionPaused { reason }.into()])
+        }
+        Phase::Paused { .. } | Phase::Running { intent: Intent::Pause(_), .. } => Ok(Vec::new()),
+        Phase::Running { intent: Intent::Cancel(_), .. } => Err(ExecutionRejection::Cancelling),
+    }
+}
+
+/// Resuming what is not paused, or a workflow's resume of what a person had paused, gives no events.
+fn unpaused(open: &Open, by: PauseReason) -> Decision {
+    let resumes = |paused_by: PauseReason| by == PauseReason::User || paused_by == by;
+    match open.phase {
+        Phase::Paused { rest, reason } if resumes(reason) => {
+            let mut events = vec![ExecutionUnpaused {}.into()];
+            if open.run.request.limit.is_none() && rest != Rest::Waiting {
+                events.push(ExecutionDispatched { claim: open.next_claim() }.into());
+            }
+            Ok(events)
+        }
+        // Its worker still finishes what ran when it was paused, and simply goes on.
+        Phase::Running { intent: Intent::Pause(reason), .. } if resumes(reason) => {
+            Ok(vec![ExecutionUnpaused {}.into()])
+        }
+        Phase::Running { intent: Intent::Cancel(_), .. } => Err(ExecutionRejection::Cancelling),
+        Phase::Idle(_) | Phase::Dispatched | Phase::Running { .. } | Phase::Paused { .. } => {
+            Ok(Vec::new())
+        }
+    }
+}
+
+/// Where no worker has it, it ends at once. Asking twice gives no events.
+fn cancelled(open: &Open, reason: CancelReason) -> Decision {
+    Ok(match open.phase {
+        Phase::Running { intent: Intent::Cancel(_), .. } => Vec::new(),
+        Phase::Running { intent: Intent::GoOn | Intent::Pause(_), .. } => {
+            vec![CancelRequested { reason }.into()]
+        }
+        Phase::Idle(_) | Phase::Dispatched | Phase::Paused { .. } => open.cancel_now(reason),
+    })
+}
+
+/// Without effect when it no longer waits for that timer.
+fn fired(open: &Open, path: &NodePath, attempt: Attempt, kind: TimerKind) -> Vec<ExecutionEvent> {
+    let mut events = vec![TimerFired { path: path.clone(), attempt, kind }.into()];
+    if kind == TimerKind::ExecutionTimeout {
+        if open.run.request.timeout_at.is_none() || open.is_cancelling() {
+            return Vec::new();
+        }
+        events.extend(open.fail_now(ErrorKind::Timeout, "the execution took too long"));
+        return events;
+    }
+    match (kind, open.run.waiting_state(path, attempt)) {
+        (TimerKind::Retry, Some(NodeState::Retrying { .. })) => {}
+        (TimerKind::Wait, Some(NodeState::Waiting { set_at, due_at })) => events.push(
+            NodeCompleted {
+                path: path.clone(),
+                attempt,
+                output: NodeOutput::Inline(Json::null()),
+                port: None,
+                duration_ms: u64::try_from((*due_at - *set_at).num_milliseconds()).unwrap_or(0),
+            }
+            .into(),
+        ),
+        _ => return Vec::new(),
+    }
+    if open.phase == Phase::Idle(Rest::Waiting) && open.run.request.limit.is_none() {
+        events.push(ExecutionDispatched { claim: open.next_claim() }.into());
+    }
+    events
+}
+
+/// Without effect when the claim is not live any more.
+fn redispatched(open: &Open, lost: Claim) -> Vec<ExecutionEvent> {
+    if lost != open.claim {
+        return Vec::new();
+    }
+    match open.phase {
+        Phase::Idle(_) | Phase::Paused { .. } => Vec::new(),
+        Phase::Running { intent: Intent::Cancel(reason), .. } => open.cancel_now(reason),
+        Phase::Running { intent: Intent::Pause(_), .. } => {
+            vec![ExecutionWaiting { claim: lost }.into()]
+        }
+        Phase::Running { intent: Intent::GoOn, .. } if open.lost_claims + 1 >= MAX_LOST_CLAIMS => {
+            open.fail_now(
+                ErrorKind::UnknownOutcome,
+                &format!("{MAX_LOST_CLAIMS} workers in a row were lost with it"),
+            )
+        }
+        Phase::Running { intent: Intent::GoOn, .. } | Phase::Dispatched => {
+            vec![ExecutionDispatched { claim: open.next_claim() }.into()]
+        }
+    }
+}
+
+impl Open {
+    pub(super) fn next_claim(&self) -> Claim {
+        Claim(self.claim.0 + 1)
+    }
+
+    pub(super) fn claim_lost(&self, reported: Claim) -> ExecutionRejection {
+        ExecutionRejection::ClaimLost { reported: reported.0, newest: self.claim.0 }
+    }
+
+    fn is_cancelling(&self) -> bool {
+        matches!(self.phase, Phase::Running { intent: Intent::Cancel(_), .. })
+    }
+
+    fn cancel_now(&self, reason: CancelReason) -> Vec<ExecutionEvent> {
+        let mut events = self.abandoned(ErrorKind::Cancelled, "the execution was cancelled");
+        events.push(ExecutionCancelled { reason }.into());
+        events
+    }
+
+    fn fail_now(&self, kind: ErrorKind, message: &str) -> Vec<ExecutionEvent> {
+        let mut events = self.abandoned(kind, message);
+        let error = NodeError { kind, message: message.to_owned(), details: None };
+        events.push(ExecutionFailed { node: None, error }.into());
+        events
+    }
+
+    fn abandoned(&self, kind: ErrorKind, message: &str) -> Vec<ExecutionEvent> {
+        self.abandon(kind, message).map(|(_, event)| event.into()).collect()
+    }
+
+    /// The end of every node whose effect may be under way: no node of an ended run is left running.
+    pub(super) fn abandon(
+        &self,
+        kind: ErrorKind,
+        message: &str,
+    ) -> impl Iterator<Item = (NodePath, NodeFailed)> {
+        self.run.active().filter(|(_, node)| matches!(node.state, NodeState::Running(_))).map(
+            move |(path, node)| {
+                let error = NodeError { kind, message: message.to_owned(), details: None };
+                let event = NodeFailed {
+                    path: path.clone(),
+                    attempt: node.attempt,
+                    error,
+                    duration_ms: 0,
+                    retry_at: None,
+                };
+                (path.clone(), event)
+            },
+        )
+    }
+}

@@ -1,0 +1,439 @@
+//! What happens to an execution: the facts that its state is folded from.
+//!
+//! To add one: a struct and a line in the `events!` list, a golden file, and an arm in [`super::evolve`].
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    event::events,
+    id::{ExecutionId, WorkflowId, WorkspaceId},
+    json::Json,
+    workflow::WorkflowVersion,
+};
+
+events! {
+    /// What happened to an execution.
+    ExecutionEvent in "execution" {
+        "execution_requested" 1 => ExecutionRequested,
+        "execution_queued" 1 => ExecutionQueued,
+        "execution_dispatched" 1 => ExecutionDispatched,
+        "execution_started" 1 => ExecutionStarted,
+        "execution_resumed" 1 => ExecutionResumed,
+        "node_started" 1 => NodeStarted,
+        "node_completed" 1 => NodeCompleted,
+        "node_failed" 1 => NodeFailed,
+        "node_skipped" 1 => NodeSkipped,
+        "timer_set" 1 => TimerSet,
+        "timer_fired" 1 => TimerFired,
+        "variable_set" 1 => VariableSet,
+        "execution_waiting" 1 => ExecutionWaiting,
+        "execution_paused" 1 => ExecutionPaused,
+        "execution_unpaused" 1 => ExecutionUnpaused,
+        "cancel_requested" 1 => CancelRequested,
+        "execution_completed" 1 => ExecutionCompleted,
+        "execution_failed" 1 => ExecutionFailed,
+        "execution_cancelled" 1 => ExecutionCancelled,
+    }
+}
+
+/// How often the right to run an execution was handed out, from 1. The newest claim wins; an older one stands down.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct Claim(pub i32);
+
+/// How often a node was tried, from 1. Rises only after a recorded failure.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct Attempt(pub i32);
+
+/// One run of a node: `fetch`, or `each[3]/fetch` inside a loop.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct NodePath(pub String);
+
+/// What started an execution.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TriggerType {
+    /// A person or a program asked for it.
+    Manual,
+    /// A schedule's fire time came.
+    Cron,
+    /// A webhook delivery arrived.
+    Webhook,
+    /// An event of the log matched.
+    Event,
+    /// A node of another execution started it.
+    Workflow,
+}
+
+/// Which line an execution waits in; drained by weight so that low is never starved.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Queue {
+    /// First.
+    High,
+    /// The usual one.
+    #[default]
+    Default,
+    /// Last.
+    Low,
+}
+
+/// A limit that concerns an execution, decided when it was requested.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ConcurrencyLimit {
+    /// What is counted: the workflow, or the workflow and a key of the input.
+    pub key: String,
+    /// How many may run at once.
+    pub limit: u32,
+}
+
+/// Where an execution came from when it was made from another one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// The execution it was made from.
+    pub execution_id: ExecutionId,
+    /// How.
+    pub kind: OriginKind,
+    /// Outputs of nodes that are taken over and do not run again, by path.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub carried: Vec<CarriedNode>,
+    /// Variables that nodes of `carried` had set.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub variables: Vec<CarriedVariable>,
+}
+
+/// A variable that was carried over from the origin with the node that set it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CarriedVariable {
+    /// The node that had set it.
+    pub path: NodePath,
+    /// Its name.
+    pub name: String,
+    /// Its value.
+    pub value: Json,
+}
+
+/// How an execution was made from another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OriginKind {
+    /// From the failed node on, with what had succeeded carried over.
+    Retry,
+    /// Everything again.
+    Rerun,
+}
+
+/// The outcome of a node that was carried over from the origin.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CarriedNode {
+    /// The node.
+    pub path: NodePath,
+    /// Its output then; none where it was skipped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output: Option<NodeOutput>,
+    /// The port it left by, where its kind has ports.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<String>,
+}
+
+/// The output of a node: inline up to the limit, else by reference.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NodeOutput {
+    /// The value itself, at most [`crate::limits::MAX_INLINE_OUTPUT_BYTES`].
+    Inline(Json),
+    /// A blob: SHA-256 in lower-case hex, and its size.
+    Blob {
+        /// Hash of the content.
+        hash: String,
+        /// Size of the content.
+        size_bytes: u64,
+    },
+}
+
+/// Why a node or a run failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeError {
+    /// Decides whether it is tried again.
+    pub kind: ErrorKind,
+    /// For a person; secrets are masked.
+    pub message: String,
+    /// What the kind of node has to say (status code, exit code, field errors), as a JSON object.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub details: Option<Json>,
+}
+
+/// What sort of failure it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorKind {
+    /// May pass: tried again.
+    Transient,
+    /// Will not pass: fails at once.
+    Permanent,
+    /// The configuration or the input is wrong: fails with field details.
+    Validation,
+    /// Took too long: tried again.
+    Timeout,
+    /// Aborted by a cancel.
+    Cancelled,
+    /// The process died after the effect began and the node isn't idempotent: a person decides.
+    UnknownOutcome,
+}
+
+/// Somebody or something asked for a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ExecutionRequested {
+    /// The workspace it belongs to.
+    pub workspace_id: WorkspaceId,
+    /// The workflow.
+    pub workflow_id: WorkflowId,
+    /// The version it keeps to its end.
+    pub workflow_version: WorkflowVersion,
+    /// What started it.
+    pub trigger_type: TriggerType,
+    /// What the trigger gave: the run's `input`.
+    pub input: Json,
+    /// Which line it waits in.
+    pub queue: Queue,
+    /// The limit that concerns it, if one does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<ConcurrencyLimit>,
+    /// When the whole run times out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_at: Option<DateTime<Utc>>,
+    /// The execution it was made from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
+    /// How many nodes the graph has at its top level, so that progress needs no definition.
+    pub planned_nodes: u32,
+    /// How many triggers and child runs lie between this and a person; refused above 16.
+    #[serde(default)]
+    pub depth: u16,
+}
+
+/// It waits for a slot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecutionQueued {
+    /// The limit that it waits for.
+    pub limit: ConcurrencyLimit,
+}
+
+/// It has a slot, and a worker may claim it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecutionDispatched {
+    /// The claim that the worker runs it under.
+    pub claim: Claim,
+}
+
+/// A worker began it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecutionStarted {
+    /// The worker process.
+    pub worker: String,
+    /// Under which claim.
+    pub claim: Claim,
+}
+
+/// A worker went on with it: after a crash of the one before, a wait, or a pause.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecutionResumed {
+    /// The worker process.
+    pub worker: String,
+    /// Under which claim.
+    pub claim: Claim,
+}
+
+/// The intent to run a node is durable; its effect begins after this.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeStarted {
+    /// The node.
+    pub path: NodePath,
+    /// Which try.
+    pub attempt: Attempt,
+    /// Its configuration with all expressions and templates resolved, secrets masked. Of a loop: `{"items": […]}`.
+    pub input: Json,
+    /// How many times a loop runs its body; none for every other kind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub items: Option<u32>,
+}
+
+/// A node has its output.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeCompleted {
+    /// The node.
+    pub path: NodePath,
+    /// Which try.
+    pub attempt: Attempt,
+    /// What it gave.
+    pub output: NodeOutput,
+    /// The port it left by, where its kind has ports (`true`, `false`, a case, `error`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<String>,
+    /// How long the try took.
+    pub duration_ms: u64,
+}
+
+/// A try failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeFailed {
+    /// The node.
+    pub path: NodePath,
+    /// Which try.
+    pub attempt: Attempt,
+    /// Why.
+    pub error: NodeError,
+    /// How long the try took.
+    pub duration_ms: u64,
+    /// When it is tried again; none when this was the last try.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_at: Option<DateTime<Utc>>,
+}
+
+/// A node does not run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeSkipped {
+    /// The node.
+    pub path: NodePath,
+    /// Why.
+    pub reason: SkipReason,
+}
+
+/// Why a node does not run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SkipReason {
+    /// No branch that leads to it was taken.
+    BranchNotTaken,
+}
+
+/// The run waits for a time, or a node's next try does.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TimerSet {
+    /// The node.
+    pub path: NodePath,
+    /// Which try of the node it belongs to.
+    pub attempt: Attempt,
+    /// What for.
+    pub kind: TimerKind,
+    /// When it was set, so that the length of a wait follows from the log.
+    pub set_at: DateTime<Utc>,
+    /// When it is due.
+    pub due_at: DateTime<Utc>,
+}
+
+/// What a timer is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TimerKind {
+    /// A `logic.wait` ends.
+    Wait,
+    /// A failed node is tried again.
+    Retry,
+    /// The whole run times out.
+    ExecutionTimeout,
+}
+
+/// A time came.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TimerFired {
+    /// The node; empty for the whole run.
+    pub path: NodePath,
+    /// Which try of the node it belongs to.
+    pub attempt: Attempt,
+    /// What for.
+    pub kind: TimerKind,
+}
+
+/// A variable of the run has a value from now on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VariableSet {
+    /// The node that set it.
+    pub path: NodePath,
+    /// Its name.
+    pub name: String,
+    /// Its value.
+    pub value: Json,
+}
+
+/// Nothing is running and it only waits for timers: the worker let go of it and its slot is free for others.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecutionWaiting {
+    /// The claim that ended with this.
+    pub claim: Claim,
+}
+
+/// Who holds a paused run: what it was paused by is what resumes it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PauseReason {
+    /// Somebody paused this run.
+    #[default]
+    User,
+    /// Its workflow was paused, and resuming that resumes this.
+    WorkflowPaused,
+}
+
+/// The running steps finish, and no other starts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecutionPaused {
+    /// What paused it.
+    #[serde(default)]
+    pub reason: PauseReason,
+}
+
+/// It may go on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecutionUnpaused {}
+
+/// Why a run was cancelled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CancelReason {
+    /// Somebody stopped this run.
+    StoppedByUser,
+    /// Its workflow was stopped.
+    WorkflowStopped,
+    /// Its workflow was deleted.
+    WorkflowDeleted,
+}
+
+/// No further step starts, and the running ones are aborted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CancelRequested {
+    /// Why.
+    pub reason: CancelReason,
+}
+
+/// It ended well.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecutionCompleted {
+    /// The output of its only leaf, else an object by leaf.
+    pub output: NodeOutput,
+}
+
+/// It ended with a failure.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecutionFailed {
+    /// The node that failed, when one did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<NodePath>,
+    /// Why.
+    pub error: NodeError,
+}
+
+/// It was stopped.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecutionCancelled {
+    /// Why.
+    pub reason: CancelReason,
+}

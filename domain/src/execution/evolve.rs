@@ -1,0 +1,331 @@
+//! The state after an event. Total, and does not judge: that was done when the event was decided.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use indexmap::{IndexMap, map::Entry};
+
+use super::{
+    Attempt, Claim, Completed, Execution, ExecutionEvent, ExecutionRequested, Intent, Loop,
+    NodeOutput, NodePath, NodeRun, NodeState, Open, Phase, Reached, Rest, Run, TimerKind, Variable,
+    path::is_in_loop,
+};
+use crate::json::Json;
+
+/// A history that no sequence of decisions can have written: stop rather than go on in a wrong state.
+macro_rules! corrupt {
+    ($event:expr, $state:expr) => {
+        panic!("the log is corrupt: {} on an execution that is {}", $event, $state)
+    };
+}
+
+pub(super) fn evolve(execution: Execution, event: &ExecutionEvent) -> Execution {
+    use crate::event::DomainEvent as _;
+    match (execution, event) {
+        (Execution::New, ExecutionEvent::ExecutionRequested(event)) => {
+            Execution::Open(Box::new(Open::new(event)))
+        }
+        (Execution::Open(open), ExecutionEvent::ExecutionCompleted(event)) => {
+            Execution::Completed { run: open.run.ended(), output: event.output.clone() }
+        }
+        (Execution::Open(open), ExecutionEvent::ExecutionFailed(event)) => Execution::Failed {
+            run: open.run.ended(),
+            node: event.node.clone(),
+            error: event.error.clone(),
+        },
+        (Execution::Open(open), ExecutionEvent::ExecutionCancelled(event)) => {
+            Execution::Cancelled { run: open.run.ended(), reason: event.reason }
+        }
+        (Execution::Open(mut open), event) => {
+            open.apply(event);
+            Execution::Open(open)
+        }
+        (
+            state @ (Execution::New
+            | Execution::Completed { .. }
+            | Execution::Failed { .. }
+            | Execution::Cancelled { .. }),
+            event,
+        ) => corrupt!(event.type_name(), state.status().map_or("new", |status| status.as_str())),
+    }
+}
+
+impl Open {
+    fn new(event: &ExecutionRequested) -> Self {
+        Self {
+            run: Run::new(event),
+            phase: Phase::Idle(Rest::Pending),
+            claim: Claim(0),
+            lost_claims: 0,
+            reached: Reached::Pending,
+            interventions: 0,
+        }
+    }
+
+    fn apply(&mut self, event: &ExecutionEvent) {
+        use crate::event::DomainEvent as _;
+        match event {
+            ExecutionEvent::ExecutionQueued(_) => self.queue(),
+            ExecutionEvent::ExecutionDispatched(event) => self.dispatch(event.claim),
+            ExecutionEvent::ExecutionStarted(event) => self.take(&event.worker),
+            ExecutionEvent::ExecutionResumed(event) => self.take(&event.worker),
+            ExecutionEvent::ExecutionWaiting(_) => self.let_go(),
+            ExecutionEvent::ExecutionPaused(event) => self.pause(event.reason),
+            ExecutionEvent::ExecutionUnpaused(_) => self.unpause(),
+            ExecutionEvent::CancelRequested(event) => self.cancel(event.reason),
+            ExecutionEvent::NodeStarted(event) => {
+                let state = match event.items {
+                    Some(_) => {
+                        self.run.bytes += event.input.as_str().len();
+                        NodeState::Looping(Box::new(Loop { items: items_of(&event.input) }))
+                    }
+                    None => NodeState::Running(self.claim),
+                };
+                self.run.set(&event.path, event.attempt, state);
+            }
+            ExecutionEvent::NodeCompleted(event) => {
+                self.lost_claims = 0;
+                self.run.complete(
+                    &event.path,
+                    event.attempt,
+                    Completed { output: event.output.clone(), port: event.port.clone() },
+                );
+            }
+            ExecutionEvent::NodeFailed(event) => {
+                self.lost_claims = 0;
+                let state = match event.retry_at {
+                    Some(due_at) => NodeState::Retrying { due_at },
+                    None => NodeState::Failed(Box::new(event.error.clone())),
+                };
+                self.run.set(&event.path, event.attempt, state);
+            }
+            ExecutionEvent::NodeSkipped(event) => {
+                self.run.set(&event.path, Attempt(1), NodeState::Skipped);
+            }
+            ExecutionEvent::TimerSet(event) => match event.kind {
+                TimerKind::Wait => {
+                    let state = NodeState::Waiting { set_at: event.set_at, due_at: event.due_at };
+                    self.run.set(&event.path, event.attempt, state);
+                }
+                // Known already: from the failure before it, and from the request.
+                TimerKind::Retry | TimerKind::ExecutionTimeout => {}
+            },
+            ExecutionEvent::TimerFired(event) => self.fire(&event.path, event.attempt, event.kind),
+            ExecutionEvent::VariableSet(event) => {
+                self.run.bytes += event.value.as_str().len();
+                let variable = Variable { value: event.value.clone(), set_by: event.path.clone() };
+                self.run.variables.insert(event.name.clone(), variable);
+            }
+            ExecutionEvent::ExecutionRequested(_)
+            | ExecutionEvent::ExecutionCompleted(_)
+            | ExecutionEvent::ExecutionFailed(_)
+            | ExecutionEvent::ExecutionCancelled(_) => corrupt!(event.type_name(), "open"),
+        }
+    }
+
+    fn queue(&mut self) {
+        match self.phase {
+            Phase::Idle(Rest::Pending) => {
+                self.phase = Phase::Idle(Rest::Queued);
+                self.reached = Reached::Queued;
+            }
+            Phase::Idle(Rest::Queued | Rest::Waiting | Rest::Ready)
+            | Phase::Dispatched
+            | Phase::Running { .. }
+            | Phase::Paused { .. } => corrupt!("execution_queued", "not pending"),
+        }
+    }
+
+    fn dispatch(&mut self, claim: Claim) {
+        match self.phase {
+            Phase::Running { .. } => self.lost_claims += 1,
+            Phase::Idle(_) | Phase::Dispatched => {}
+            Phase::Paused { .. } => corrupt!("execution_dispatched", "paused"),
+        }
+        self.claim = claim;
+        self.phase = Phase::Dispatched;
+    }
+
+    fn take(&mut self, worker: &str) {
+        match self.phase {
+            Phase::Dispatched => {
+                self.phase = Phase::Running { worker: worker.to_owned(), intent: Intent::GoOn };
+                self.reached = Reached::Started;
+            }
+            Phase::Idle(_) | Phase::Running { .. } | Phase::Paused { .. } => {
+                corrupt!("execution_started", "not dispatched")
+            }
+        }
+    }
+
+    fn let_go(&mut self) {
+        self.lost_claims = 0;
+        self.phase = match self.phase {
+            Phase::Running { intent: Intent::GoOn, .. } => Phase::Idle(Rest::Waiting),
+            Phase::Running { intent: Intent::Pause(reason), .. } => {
+                Phase::Paused { rest: Rest::Ready, reason }
+            }
+            Phase::Running { intent: Intent::Cancel(_), .. }
+            | Phase::Idle(_)
+            | Phase::Dispatched
+            | Phase::Paused { .. } => corrupt!("execution_waiting", "without a worker"),
+        };
+    }
+
+    fn pause(&mut self, reason: super::PauseReason) {
+        self.interventions += 1;
+        match &mut self.phase {
+            Phase::Idle(rest) => self.phase = Phase::Paused { rest: *rest, reason },
+            // The claim that nobody took is void with this.
+            Phase::Dispatched => self.phase = Phase::Paused { rest: Rest::Ready, reason },
+            Phase::Running { intent, .. } => *intent = Intent::Pause(reason),
+            Phase::Paused { .. } => corrupt!("execution_paused", "paused"),
+        }
+    }
+
+    fn unpause(&mut self) {
+        self.interventions += 1;
+        match &mut self.phase {
+            Phase::Paused { rest, .. } => self.phase = Phase::Idle(*rest),
+            Phase::Running { intent, .. } => *intent = Intent::GoOn,
+            Phase::Idle(_) | Phase::Dispatched => corrupt!("execution_unpaused", "not paused"),
+        }
+    }
+
+    fn cancel(&mut self, reason: super::CancelReason) {
+        self.interventions += 1;
+        match &mut self.phase {
+            Phase::Running { intent, .. } => *intent = Intent::Cancel(reason),
+            Phase::Idle(_) | Phase::Dispatched | Phase::Paused { .. } => {
+                corrupt!("cancel_requested", "without a worker")
+            }
+        }
+    }
+
+    fn fire(&mut self, path: &NodePath, attempt: Attempt, kind: TimerKind) {
+        self.interventions += 1;
+        match kind {
+            TimerKind::Retry => self.run.set(path, Attempt(attempt.0 + 1), NodeState::Ready),
+            // The outcome of the wait, or of the run, follows in the same append.
+            TimerKind::Wait | TimerKind::ExecutionTimeout => {}
+        }
+        match &mut self.phase {
+            Phase::Idle(rest @ Rest::Waiting)
+            | Phase::Paused { rest: rest @ Rest::Waiting, .. } => *rest = Rest::Ready,
+            Phase::Idle(Rest::Pending | Rest::Queued | Rest::Ready)
+            | Phase::Paused { rest: Rest::Pending | Rest::Queued | Rest::Ready, .. }
+            | Phase::Dispatched
+            | Phase::Running { .. } => {}
+        }
+    }
+}
+
+impl Run {
+    fn new(event: &ExecutionRequested) -> Self {
+        let mut request = event.clone();
+        let mut run = Self {
+            nodes: IndexMap::new(),
+            variables: BTreeMap::new(),
+            settled: Vec::new(),
+            active: BTreeSet::new(),
+            failures: Vec::new(),
+            bytes: event.input.as_str().len(),
+            request: event.clone(),
+        };
+        if let Some(origin) = &mut request.origin {
+            for node in std::mem::take(&mut origin.carried) {
+                match node.output {
+                    Some(output) => {
+                        run.complete(&node.path, Attempt(1), Completed { output, port: node.port });
+                    }
+                    None => run.set(&node.path, Attempt(1), NodeState::Skipped),
+                }
+            }
+            for carried in std::mem::take(&mut origin.variables) {
+                run.bytes += carried.value.as_str().len();
+                let variable = Variable { value: carried.value, set_by: carried.path };
+                run.variables.insert(carried.name, variable);
+            }
+        }
+        run.request = request;
+        run
+    }
+
+    fn complete(&mut self, path: &NodePath, attempt: Attempt, completed: Completed) {
+        self.bytes += match &completed.output {
+            NodeOutput::Inline(value) => value.as_str().len(),
+            NodeOutput::Blob { hash, .. } => hash.len(),
+        };
+        self.set(path, attempt, NodeState::Completed(Box::new(completed)));
+    }
+
+    /// Puts a node into a state and keeps the indexes in step: every change of a node goes through here.
+    fn set(&mut self, path: &NodePath, attempt: Attempt, state: NodeState) {
+        let settles = matches!(state, NodeState::Completed(_) | NodeState::Skipped);
+        let fails = matches!(state, NodeState::Failed(_));
+        let (index, was_loop, had_failed) = match self.nodes.entry(path.clone()) {
+            Entry::Occupied(mut entry) => {
+                let before = std::mem::replace(entry.get_mut(), NodeRun { attempt, state });
+                (
+                    entry.index(),
+                    matches!(before.state, NodeState::Looping(_)),
+                    matches!(before.state, NodeState::Failed(_)),
+                )
+            }
+            Entry::Vacant(entry) => {
+                let index = entry.index();
+                entry.insert(NodeRun { attempt, state });
+                (index, false, false)
+            }
+        };
+        let index = u32::try_from(index).expect("a run has far fewer nodes than 2^32");
+        if !settles && !fails {
+            self.active.insert(index);
+            return;
+        }
+        self.active.remove(&index);
+        if had_failed {
+            self.failures.retain(|failure| *failure != index);
+        }
+        if was_loop {
+            self.close_body(path);
+        }
+        if settles {
+            self.settled.push(index);
+        } else {
+            self.failures.push(index);
+        }
+    }
+
+    /// What is left in the body of a loop that ended counts no more.
+    fn close_body(&mut self, owner: &NodePath) {
+        let nodes = &self.nodes;
+        let outside = |index: &u32| {
+            nodes
+                .get_index(*index as usize)
+                .is_some_and(|(path, _)| !is_in_loop(path.as_str(), owner.as_str()))
+        };
+        self.active.retain(outside);
+        self.failures.retain(outside);
+    }
+
+    fn ended(mut self) -> Box<Self> {
+        self.active = BTreeSet::new();
+        self.settled = Vec::new();
+        self.failures = Vec::new();
+        Box::new(self)
+    }
+}
+
+fn items_of(input: &Json) -> Arc<[Json]> {
+    #[derive(serde::Deserialize)]
+    struct Items {
+        items: Arc<[Json]>,
+    }
+    match input.to::<Items>() {
+        Ok(items) => items.items,
+        Err(_) => corrupt!("node_started without its items", "running a loop"),
+    }
+}

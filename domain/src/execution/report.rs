@@ -1,0 +1,376 @@
+//! What a worker reports, and what of it becomes events.
+//!
+//! A report is all or none. A step that is recorded already gives no event, so a report may be repeated; a step that contradicts what
+//! is recorded refuses the whole.
+
+use std::collections::HashMap;
+
+use chrono::{DateTime, Utc};
+
+use super::{
+    AfterFailure, Attempt, Claim, ErrorKind, ExecutionCancelled, ExecutionCompleted,
+    ExecutionEvent, ExecutionFailed, ExecutionRejection, ExecutionResumed, ExecutionStarted,
+    ExecutionWaiting, Intent, NodeCompleted, NodeFailed, NodePath, NodeSkipped, NodeStarted,
+    NodeState, Open, Outcome, Phase, Reached, Report, Step, TimerKind, TimerSet, VariableSet,
+    path::is_in_loop,
+};
+use crate::json::Json;
+
+pub(super) fn decide(
+    open: &Open,
+    report: &Report,
+    now: DateTime<Utc>,
+) -> Result<Vec<ExecutionEvent>, ExecutionRejection> {
+    let mut events = Vec::with_capacity(report.steps.len() + 1);
+    let intent = take_claim(open, report, &mut events)?;
+    let mut deciding = Deciding {
+        open,
+        claim: report.claim,
+        intent,
+        now,
+        touched: HashMap::new(),
+        closed: Vec::new(),
+        events,
+    };
+    for (index, step) in report.steps.iter().enumerate() {
+        deciding.step(step).map_err(|Contradiction(path)| ExecutionRejection::Contradiction {
+            step: index,
+            path: path.as_str().to_owned(),
+        })?;
+    }
+    Ok(deciding.events)
+}
+
+/// The first report of a claim takes it; every other one must come from who has it.
+fn take_claim(
+    open: &Open,
+    report: &Report,
+    events: &mut Vec<ExecutionEvent>,
+) -> Result<Intent, ExecutionRejection> {
+    if report.claim != open.claim {
+        return Err(open.claim_lost(report.claim));
+    }
+    let intent = match &open.phase {
+        Phase::Dispatched => {
+            let (worker, claim) = (report.worker.clone(), report.claim);
+            events.push(match open.reached {
+                Reached::Pending | Reached::Queued => ExecutionStarted { worker, claim }.into(),
+                Reached::Started => ExecutionResumed { worker, claim }.into(),
+            });
+            Intent::GoOn
+        }
+        Phase::Running { worker, intent } if *worker == report.worker => *intent,
+        Phase::Running { .. } | Phase::Idle(_) | Phase::Paused { .. } => {
+            return Err(open.claim_lost(report.claim));
+        }
+    };
+    if report.interventions != open.interventions && !report.steps.is_empty() {
+        return Err(ExecutionRejection::Overtaken);
+    }
+    Ok(intent)
+}
+
+/// A step that contradicts what is recorded of this node.
+struct Contradiction(NodePath);
+
+/// A node as it is after the steps so far.
+#[derive(Clone, Copy)]
+enum Seen {
+    Absent,
+    Running {
+        attempt: Attempt,
+        here: bool,
+    },
+    Ready(Attempt),
+    Looping(Attempt),
+    /// Waits for a timer that belongs to this try.
+    Timed(Attempt),
+    Completed(Attempt),
+    Skipped,
+    Failed(Attempt),
+}
+
+/// A report half decided.
+struct Deciding<'a> {
+    open: &'a Open,
+    claim: Claim,
+    intent: Intent,
+    now: DateTime<Utc>,
+    /// What the steps so far changed, so that the state need not be copied.
+    touched: HashMap<&'a NodePath, Seen>,
+    /// Loops that the steps so far ended: what is left in their bodies counts no more.
+    closed: Vec<&'a NodePath>,
+    events: Vec<ExecutionEvent>,
+}
+
+impl<'a> Deciding<'a> {
+    fn step(&mut self, step: &'a Step) -> Result<(), Contradiction> {
+        match step {
+            Step::Start { path, attempt, input } => {
+                if self.begins(path, *attempt, Seen::Running { attempt: *attempt, here: true })? {
+                    self.push(started(path, *attempt, input.clone(), None));
+                }
+            }
+            Step::Wait { path, attempt, input, due_at } => {
+                if self.begins(path, *attempt, Seen::Timed(*attempt))? {
+                    self.push(started(path, *attempt, input.clone(), None));
+                    self.push(self.timer(path, *attempt, TimerKind::Wait, *due_at));
+                }
+            }
+            Step::OpenLoop { path, attempt, items } => {
+                if self.begins(path, *attempt, Seen::Looping(*attempt))? {
+                    let count = u32::try_from(items.len()).unwrap_or(u32::MAX);
+                    self.push(started(path, *attempt, items_object(items), Some(count)));
+                }
+            }
+            Step::Complete { path, attempt, output, port, variable, duration_ms } => {
+                if self.ends(path, *attempt, Seen::Completed(*attempt))? {
+                    if let Some(variable) = variable {
+                        let (name, value) = (variable.name.clone(), variable.value.clone());
+                        self.push(VariableSet { path: path.clone(), name, value });
+                    }
+                    self.push(NodeCompleted {
+                        path: path.clone(),
+                        attempt: *attempt,
+                        output: output.clone(),
+                        port: port.clone(),
+                        duration_ms: *duration_ms,
+                    });
+                }
+            }
+            Step::Fail { path, attempt, error, duration_ms, then } => {
+                self.fail(path, *attempt, error, *duration_ms, then)?;
+            }
+            Step::Skip { path, .. } if matches!(self.seen(path), Seen::Skipped) => {}
+            Step::Skip { path, reason } => {
+                if !matches!(self.seen(path), Seen::Absent) || self.intent != Intent::GoOn {
+                    return Err(Contradiction(path.clone()));
+                }
+                self.touched.insert(path, Seen::Skipped);
+                self.push(NodeSkipped { path: path.clone(), reason: *reason });
+            }
+            Step::LetGo => self.let_go()?,
+            Step::Finish(outcome) => self.finish(outcome)?,
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, event: impl Into<ExecutionEvent>) {
+        self.events.push(event.into());
+    }
+
+    fn seen(&self, path: &NodePath) -> Seen {
+        if let Some(seen) = self.touched.get(path) {
+            return *seen;
+        }
+        let Some(node) = self.open.run.nodes.get(path) else { return Seen::Absent };
+        match &node.state {
+            NodeState::Running(claim) => {
+                Seen::Running { attempt: node.attempt, here: *claim == self.claim }
+            }
+            NodeState::Waiting { .. } | NodeState::Retrying { .. } => Seen::Timed(node.attempt),
+            NodeState::Ready => Seen::Ready(node.attempt),
+            NodeState::Looping(_) => Seen::Looping(node.attempt),
+            NodeState::Completed(_) => Seen::Completed(node.attempt),
+            NodeState::Skipped => Seen::Skipped,
+            NodeState::Failed(_) => Seen::Failed(node.attempt),
+        }
+    }
+
+    /// Whether a start is new: again under a new claim it is, since the effect begins again.
+    fn begins(
+        &mut self,
+        path: &'a NodePath,
+        attempt: Attempt,
+        becomes: Seen,
+    ) -> Result<bool, Contradiction> {
+        let new = match self.seen(path) {
+            Seen::Absent => attempt == Attempt(1),
+            Seen::Ready(ready) => attempt == ready,
+            Seen::Running { attempt: running, here: false } => attempt == running,
+            Seen::Running { attempt: running, here: true }
+            | Seen::Looping(running)
+            | Seen::Timed(running)
+                if running == attempt =>
+            {
+                return Ok(false);
+            }
+            Seen::Running { .. }
+            | Seen::Looping(_)
+            | Seen::Timed(_)
+            | Seen::Completed(_)
+            | Seen::Skipped
+            | Seen::Failed(_) => false,
+        };
+        if !new || self.intent != Intent::GoOn {
+            return Err(Contradiction(path.clone()));
+        }
+        self.touched.insert(path, becomes);
+        Ok(true)
+    }
+
+    /// Whether an outcome is new. An outcome of what never started is that of a node that was evaluated inline.
+    fn ends(
+        &mut self,
+        path: &'a NodePath,
+        attempt: Attempt,
+        becomes: Seen,
+    ) -> Result<bool, Contradiction> {
+        let before = self.seen(path);
+        let new = match before {
+            Seen::Absent => attempt == Attempt(1) && self.intent == Intent::GoOn,
+            Seen::Ready(ready) => attempt == ready && self.intent == Intent::GoOn,
+            Seen::Running { attempt: running, .. } | Seen::Looping(running) => attempt == running,
+            Seen::Completed(done) | Seen::Failed(done) | Seen::Timed(done) if done == attempt => {
+                return Ok(false);
+            }
+            Seen::Timed(_) | Seen::Completed(_) | Seen::Skipped | Seen::Failed(_) => false,
+        };
+        if !new {
+            return Err(Contradiction(path.clone()));
+        }
+        if matches!(before, Seen::Looping(_)) {
+            self.closed.push(path);
+        }
+        self.touched.insert(path, becomes);
+        Ok(true)
+    }
+
+    fn fail(
+        &mut self,
+        path: &'a NodePath,
+        attempt: Attempt,
+        error: &super::NodeError,
+        duration_ms: u64,
+        then: &AfterFailure,
+    ) -> Result<(), Contradiction> {
+        let is_loop = matches!(self.seen(path), Seen::Looping(_));
+        let (becomes, retry_at) = match then {
+            // What a loop's body did is recorded for good, so the loop cannot begin again.
+            AfterFailure::Retry { .. } if is_loop => return Err(Contradiction(path.clone())),
+            AfterFailure::Retry { at } => (Seen::Timed(attempt), Some(*at)),
+            AfterFailure::Stop => (Seen::Failed(attempt), None),
+            AfterFailure::Continue { .. } => (Seen::Completed(attempt), None),
+        };
+        if !self.ends(path, attempt, becomes)? {
+            return Ok(());
+        }
+        let (path, error) = (path.clone(), error.clone());
+        self.push(NodeFailed { path: path.clone(), attempt, error, duration_ms, retry_at });
+        match then {
+            AfterFailure::Stop => {}
+            AfterFailure::Retry { at } => {
+                self.push(self.timer(&path, attempt, TimerKind::Retry, *at));
+            }
+            AfterFailure::Continue { output, port } => {
+                let (output, port) = (output.clone(), port.clone());
+                self.push(NodeCompleted { path, attempt, output, port, duration_ms });
+            }
+        }
+        Ok(())
+    }
+
+    fn timer(
+        &self,
+        path: &NodePath,
+        attempt: Attempt,
+        kind: TimerKind,
+        due_at: DateTime<Utc>,
+    ) -> TimerSet {
+        TimerSet { path: path.clone(), attempt, kind, set_at: self.now, due_at }
+    }
+
+    /// Every node that was begun and did not end, after the steps so far.
+    fn active(&self) -> impl Iterator<Item = Seen> {
+        let counts = |path: &NodePath| {
+            !self.closed.iter().any(|owner| is_in_loop(path.as_str(), owner.as_str()))
+        };
+        let untouched = self
+            .open
+            .run
+            .active()
+            .map(|(path, _)| path)
+            .filter(move |path| counts(path) && !self.touched.contains_key(path))
+            .map(|path| self.seen(path));
+        let touched = self.touched.iter().filter(move |(path, _)| counts(path));
+        touched.map(|(_, seen)| *seen).chain(untouched)
+    }
+
+    fn let_go(&mut self) -> Result<(), Contradiction> {
+        let runs = self.active().any(|seen| matches!(seen, Seen::Running { here: true, .. }));
+        let waits = match self.intent {
+            Intent::GoOn => {
+                self.active().any(|seen| matches!(seen, Seen::Timed(_)))
+                    && !self.active().any(|seen| matches!(seen, Seen::Ready(_)))
+            }
+            Intent::Pause(_) => true,
+            Intent::Cancel(_) => false,
+        };
+        if runs || !waits {
+            return Err(Contradiction(NodePath::run()));
+        }
+        self.push(ExecutionWaiting { claim: self.claim });
+        Ok(())
+    }
+
+    fn finish(&mut self, outcome: &Outcome) -> Result<(), Contradiction> {
+        let runs = self.active().any(|seen| matches!(seen, Seen::Running { here: true, .. }));
+        match (outcome, self.intent) {
+            (Outcome::Cancelled, Intent::Cancel(reason)) => {
+                self.abandon(ErrorKind::Cancelled, "the execution was cancelled");
+                self.push(ExecutionCancelled { reason });
+            }
+            (Outcome::Completed { output }, Intent::GoOn | Intent::Pause(_))
+                if self.is_all_settled() =>
+            {
+                self.push(ExecutionCompleted { output: output.clone() });
+            }
+            (Outcome::Failed { node, error }, Intent::GoOn | Intent::Pause(_)) if !runs => {
+                self.abandon(
+                    ErrorKind::UnknownOutcome,
+                    "its worker was lost, and another node failed before it ran again",
+                );
+                self.push(ExecutionFailed { node: node.clone(), error: error.clone() });
+            }
+            (Outcome::Cancelled | Outcome::Completed { .. } | Outcome::Failed { .. }, _) => {
+                return Err(Contradiction(NodePath::run()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends what the fold has as running and the steps so far did not end.
+    fn abandon(&mut self, kind: ErrorKind, message: &str) {
+        for (path, event) in self.open.abandon(kind, message) {
+            if !self.touched.contains_key(&path) {
+                self.push(event);
+            }
+        }
+    }
+
+    fn is_all_settled(&self) -> bool {
+        !self.active().any(|seen| match seen {
+            Seen::Running { .. } | Seen::Ready(_) | Seen::Looping(_) | Seen::Timed(_) => true,
+            Seen::Absent | Seen::Completed(_) | Seen::Skipped | Seen::Failed(_) => false,
+        })
+    }
+}
+
+fn started(path: &NodePath, attempt: Attempt, input: Json, items: Option<u32>) -> NodeStarted {
+    NodeStarted { path: path.clone(), attempt, input, items }
+}
+
+/// `{"items": […]}`, put together from text that is known to parse.
+fn items_object(items: &[Json]) -> Json {
+    let size = items.iter().map(|item| item.as_str().len() + 1).sum::<usize>();
+    let mut text = String::with_capacity(size + 16);
+    text.push_str("{\"items\":[");
+    for (index, item) in items.iter().enumerate() {
+        if index > 0 {
+            text.push(',');
+        }
+        text.push_str(item.as_str());
+    }
+    text.push_str("]}");
+    Json::parse(&text).expect("a list of JSON values is one")
+}

@@ -1,0 +1,344 @@
+//! What others see of an execution: its status, what it waits for, and the values that its nodes may use.
+
+use std::fmt;
+
+use chrono::{DateTime, Utc};
+
+use super::{
+    Claim, ConcurrencyLimit, Execution, Intent, NodeOutput, NodePath, NodeRun, NodeState, Open,
+    PauseReason, Phase, Reached, Rest, Run, path::scope_item,
+};
+use crate::json::Json;
+
+/// The word for where an execution is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Status {
+    /// Requested.
+    Pending,
+    /// Waits for its first slot.
+    Queued,
+    /// Was begun and has not ended.
+    Running,
+    /// Held until it is resumed.
+    Paused,
+    /// Ended well.
+    Completed,
+    /// Ended with a failure.
+    Failed,
+    /// Was stopped.
+    Cancelled,
+}
+
+/// What an open execution waits for: there is always something.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WaitsFor {
+    /// A slot of a limit; `resumed` when it ran before and is at the head of its line.
+    Slot {
+        /// The limit.
+        limit: ConcurrencyLimit,
+        /// Whether it ran before.
+        resumed: bool,
+    },
+    /// A worker that takes the claim.
+    Worker {
+        /// The claim.
+        claim: Claim,
+    },
+    /// The worker that has it, i.e. its lease.
+    Lease {
+        /// The worker process.
+        worker: String,
+        /// Its claim.
+        claim: Claim,
+    },
+    /// Timers of its nodes.
+    Timers {
+        /// How many.
+        count: usize,
+        /// The next one.
+        next_due_at: DateTime<Utc>,
+    },
+    /// Somebody who resumes it.
+    Resume {
+        /// What paused it.
+        reason: PauseReason,
+    },
+}
+
+impl Execution {
+    /// Its status; none before it was requested.
+    #[must_use]
+    pub fn status(&self) -> Option<Status> {
+        Some(match self {
+            Self::New => return None,
+            Self::Open(open) => open.status(),
+            Self::Completed { .. } => Status::Completed,
+            Self::Failed { .. } => Status::Failed,
+            Self::Cancelled { .. } => Status::Cancelled,
+        })
+    }
+
+    /// Whether it ran before and now only waits: for a time, or for a slot to go on.
+    #[must_use]
+    pub fn is_waiting(&self) -> bool {
+        self.open().is_some_and(|open| {
+            open.phase == Phase::Idle(Rest::Waiting) || open.phase == Phase::Idle(Rest::Ready)
+        })
+    }
+
+    /// Whether it has ended.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.run().is_some() && self.open().is_none()
+    }
+
+    /// What it waits for; none when it is new or has ended.
+    #[must_use]
+    pub fn waits_for(&self) -> Option<WaitsFor> {
+        self.open().and_then(Open::waits_for)
+    }
+
+    /// The execution while it has not ended.
+    #[must_use]
+    pub fn open(&self) -> Option<&Open> {
+        match self {
+            Self::Open(open) => Some(open),
+            Self::New | Self::Completed { .. } | Self::Failed { .. } | Self::Cancelled { .. } => {
+                None
+            }
+        }
+    }
+
+    /// What ran; none before it was requested.
+    #[must_use]
+    pub fn run(&self) -> Option<&Run> {
+        match self {
+            Self::New => None,
+            Self::Open(open) => Some(&open.run),
+            Self::Completed { run, .. }
+            | Self::Failed { run, .. }
+            | Self::Cancelled { run, .. } => Some(run),
+        }
+    }
+
+    /// The count that a [`super::Report`] must name.
+    #[must_use]
+    pub fn interventions(&self) -> u32 {
+        self.open().map_or(0, |open| open.interventions)
+    }
+
+    /// Nodes whose effect should be under way in the worker of the live claim. One that its worker does not know was recorded by an append
+    /// whose answer was lost, and is to be begun now.
+    pub fn in_flight(&self) -> impl Iterator<Item = (&NodePath, &NodeRun)> {
+        self.open().into_iter().flat_map(|open| {
+            open.run.active().filter(|(_, node)| node.state == NodeState::Running(open.claim))
+        })
+    }
+}
+
+impl Open {
+    fn status(&self) -> Status {
+        match self.phase {
+            Phase::Paused { .. } | Phase::Running { intent: Intent::Pause(_), .. } => {
+                Status::Paused
+            }
+            Phase::Idle(_) | Phase::Dispatched | Phase::Running { .. } => match self.reached {
+                Reached::Pending => Status::Pending,
+                Reached::Queued => Status::Queued,
+                Reached::Started => Status::Running,
+            },
+        }
+    }
+
+    fn waits_for(&self) -> Option<WaitsFor> {
+        match &self.phase {
+            Phase::Idle(rest @ (Rest::Pending | Rest::Queued | Rest::Ready)) => {
+                let limit = self.run.request.limit.clone()?;
+                Some(WaitsFor::Slot { limit, resumed: *rest == Rest::Ready })
+            }
+            Phase::Idle(Rest::Waiting) => {
+                let mut due = self.run.active().filter_map(|(_, node)| node.due_at());
+                let first = due.next()?;
+                let (count, next_due_at) =
+                    due.fold((1, first), |(count, next), due| (count + 1, next.min(due)));
+                Some(WaitsFor::Timers { count, next_due_at })
+            }
+            Phase::Dispatched => Some(WaitsFor::Worker { claim: self.claim }),
+            Phase::Running { worker, .. } => {
+                Some(WaitsFor::Lease { worker: worker.clone(), claim: self.claim })
+            }
+            Phase::Paused { reason, .. } => Some(WaitsFor::Resume { reason: *reason }),
+        }
+    }
+}
+
+impl Run {
+    /// Every node that was begun and did not end, in the order in which they were begun.
+    pub fn active(&self) -> impl Iterator<Item = (&NodePath, &NodeRun)> {
+        self.active.iter().filter_map(|index| self.nodes.get_index(*index as usize))
+    }
+
+    /// A node's state while it waits for something of this try.
+    pub(super) fn waiting_state(
+        &self,
+        path: &NodePath,
+        attempt: super::Attempt,
+    ) -> Option<&NodeState> {
+        let (index, _, node) = self.nodes.get_full(path)?;
+        let is_active = u32::try_from(index).is_ok_and(|index| self.active.contains(&index));
+        (is_active && node.attempt == attempt).then_some(&node.state)
+    }
+
+    pub(super) fn settled(&self) -> &[u32] {
+        &self.settled
+    }
+
+    pub(super) fn failures(&self) -> impl Iterator<Item = (&NodePath, &super::NodeError)> {
+        self.failures.iter().filter_map(|index| {
+            let (path, node) = self.nodes.get_index(*index as usize)?;
+            match &node.state {
+                NodeState::Failed(error) => Some((path, &**error)),
+                NodeState::Running(_)
+                | NodeState::Waiting { .. }
+                | NodeState::Retrying { .. }
+                | NodeState::Ready
+                | NodeState::Looping(_)
+                | NodeState::Completed(_)
+                | NodeState::Skipped => None,
+            }
+        })
+    }
+
+    /// Finished nodes of the top level, for a progress against `planned_nodes`.
+    #[must_use]
+    pub fn finished_nodes(&self) -> usize {
+        self.nodes.iter().filter(|(path, node)| path.scope().is_empty() && node.has_ended()).count()
+    }
+
+    pub(super) fn weight(&self) -> usize {
+        /// A path and its state with what they point to, and its share of the indexes.
+        const NODE_BYTES: usize = 256;
+        size_of::<Execution>() + self.bytes + self.nodes.len() * NODE_BYTES
+    }
+
+    /// The values that a node may use.
+    #[must_use]
+    pub fn scope<'a>(&'a self, path: &'a NodePath) -> ScopeView<'a> {
+        ScopeView { run: self, scope: path.scope() }
+    }
+}
+
+impl NodeRun {
+    /// Whether it completed, failed or was skipped.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        match self.state {
+            NodeState::Completed(_) | NodeState::Skipped | NodeState::Failed(_) => true,
+            NodeState::Running(_)
+            | NodeState::Waiting { .. }
+            | NodeState::Retrying { .. }
+            | NodeState::Ready
+            | NodeState::Looping(_) => false,
+        }
+    }
+
+    /// When its timer is due.
+    #[must_use]
+    pub fn due_at(&self) -> Option<DateTime<Utc>> {
+        match self.state {
+            NodeState::Waiting { due_at, .. } | NodeState::Retrying { due_at } => Some(due_at),
+            NodeState::Running(_)
+            | NodeState::Ready
+            | NodeState::Looping(_)
+            | NodeState::Completed(_)
+            | NodeState::Skipped
+            | NodeState::Failed(_) => None,
+        }
+    }
+}
+
+/// The values that a node may use, by reference: the worker loads what lies in blobs.
+#[derive(Clone, Copy, Debug)]
+pub struct ScopeView<'a> {
+    run: &'a Run,
+    scope: &'a str,
+}
+
+impl<'a> ScopeView<'a> {
+    /// The run's input.
+    #[must_use]
+    pub fn input(&self) -> &'a Json {
+        &self.run.request.input
+    }
+
+    /// The run's variables.
+    pub fn variables(&self) -> impl Iterator<Item = (&'a str, &'a Json)> {
+        self.run.variables.iter().map(|(name, variable)| (name.as_str(), &variable.value))
+    }
+
+    /// The output of a node by its id: of this run of a loop's body first, then of what is around it.
+    #[must_use]
+    pub fn output(&self, id: &str) -> Option<&'a NodeOutput> {
+        let mut scope = self.scope;
+        loop {
+            if let Some(node) = self.run.nodes.get(&NodePath::within(scope, id)) {
+                return match &node.state {
+                    NodeState::Completed(completed) => Some(&completed.output),
+                    NodeState::Running(_)
+                    | NodeState::Waiting { .. }
+                    | NodeState::Retrying { .. }
+                    | NodeState::Ready
+                    | NodeState::Looping(_)
+                    | NodeState::Skipped
+                    | NodeState::Failed(_) => None,
+                };
+            }
+            let (owner, _) = scope_item(scope)?;
+            scope = owner.rfind('/').map_or("", |slash| &owner[..=slash]);
+        }
+    }
+
+    /// The index of the innermost loop's item, where the node is in a loop.
+    #[must_use]
+    pub fn index(&self) -> Option<u32> {
+        scope_item(self.scope).map(|(_, index)| index)
+    }
+
+    /// The item of the innermost loop.
+    #[must_use]
+    pub fn item(&self) -> Option<&'a Json> {
+        let (owner, index) = scope_item(self.scope)?;
+        match &self.run.nodes.get(owner)?.state {
+            NodeState::Looping(open) => open.items.get(index as usize),
+            NodeState::Running(_)
+            | NodeState::Waiting { .. }
+            | NodeState::Retrying { .. }
+            | NodeState::Ready
+            | NodeState::Completed(_)
+            | NodeState::Skipped
+            | NodeState::Failed(_) => None,
+        }
+    }
+}
+
+impl Status {
+    /// The stored and served word.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Queued => "queued",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
