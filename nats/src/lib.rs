@@ -1,1 +1,28 @@
-//! .
+//! How others hear: NATS is a transport, never what is true. Everything on it can be made again from the log.
+//!
+//! Reading order: [`subject`] and [`envelope`] (what is on the wire), [`topology`] (the connection and the streams),
+//! [`carrier`] (log to JetStream, at the pace of its acknowledgements) with its two cargoes [`relay`] (every event) and
+//! [`work`] (dispatched executions), then those who hear: [`consume`] (live events for sockets), [`work_source`] (executions
+//! for a worker) and [`logs`] (live log lines).
+//!
+//! Each of the three works without NATS too: from the log itself, or within the process.
+
+mod backoff;
+pub mod carrier;
+pub mod consume;
+pub mod envelope;
+pub mod logs;
+pub mod relay;
+pub mod subject;
+pub mod topology;
+pub mod work;
+pub mod work_source;
+
+pub use carrier::{Carrier, CarrierConfig, CarrierState, CarrierStatus};
+pub use consume::{Gateway, GatewayConfig, LiveError, LiveEvent, Subscription};
+pub use envelope::{EventSource, decode, encode};
+pub use logs::{LiveLines, LiveLogs, LogTail};
+pub use subject::{Prefix, Queue, Subject};
+pub use topology::{ConnectError, Nats, NatsConfig, NatsState};
+pub use work::WorkItem;
+pub use work_source::{Delivery, WorkSource, WorkSourceConfig};

@@ -1,0 +1,590 @@
+//! From the log to JetStream, in order, at the pace of the acknowledgements. The relay and the work carrier are this, with
+//! another cargo.
+//!
+//! One process leads by a lease whose row is also the checkpoint. The leader reads after its checkpoint (the next read runs while a
+//! batch is published), keeps a window of unacknowledged publishes in flight, and moves the checkpoint only over what the
+//! server has acknowledged without a hole. So after any crash everything that may be missing is published again: the server
+//! drops doubles inside its duplicate window, and consumers drop the rest by position.
+//!
+//! A NATS that refuses or is away stops the carrier, not the system: it lets go of the lease, shows why in its status, and comes
+//! back with back-off.
+
+use std::{collections::VecDeque, fmt, sync::Arc, time::Duration};
+
+use async_nats::jetstream::{
+    context::{PublishAckFuture, PublishErrorKind},
+    message::PublishMessage,
+};
+use ledgerline_store::{EventLog, Filter, Lease, Position, RecordedEvent, StoreError};
+use metrics::{counter, gauge};
+use tokio::{sync::watch, time::Instant};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{debug, info, warn};
+
+use crate::{
+    backoff::backoff, envelope::EventSource, relay, subject::Prefix, topology::Nats, work,
+};
+
+/// A batch of large events is followed by shorter ones, so that a read and its successor stay below about this much memory.
+const BATCH_BYTES: usize = 8 * 1024 * 1024;
+
+/// How far before its checkpoint the work carrier begins when the stream of work is new: what was on a lost stream and no
+/// worker had taken yet is published again. Dispatch keeps the stream shallow, so this covers it many times.
+const WORK_LOOKBACK: i64 = 10_000;
+
+/// How often a process that stands by asks for the lease, at least.
+const STANDBY_POLL: Duration = Duration::from_secs(2);
+
+/// How a carrier works.
+#[derive(Clone, Debug)]
+pub struct CarrierConfig {
+    /// The process, as the lease names it.
+    pub owner: String,
+    /// How long a leader that is silent stays leader.
+    pub lease_ttl: Duration,
+    /// Most publishes that are unacknowledged at once.
+    pub window: usize,
+    /// Most events of one read.
+    pub batch: usize,
+    /// How often the log is looked at when nothing says that it moved.
+    pub floor: Duration,
+    /// How often the checkpoint moves while events flow.
+    pub checkpoint_every: Duration,
+    /// The first wait after a refusal.
+    pub backoff_floor: Duration,
+    /// The longest wait after a refusal.
+    pub backoff_ceiling: Duration,
+}
+
+impl CarrierConfig {
+    /// The defaults for a process.
+    #[must_use]
+    pub fn new(owner: impl Into<String>) -> Self {
+        Self {
+            owner: owner.into(),
+            lease_ttl: Duration::from_secs(15),
+            window: 1_024,
+            batch: 1_000,
+            floor: Duration::from_millis(500),
+            checkpoint_every: Duration::from_millis(200),
+            backoff_floor: Duration::from_millis(50),
+            backoff_ceiling: Duration::from_secs(5),
+        }
+    }
+}
+
+/// What a carrier is doing, for health and the system page.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CarrierStatus {
+    /// What it is doing.
+    pub state: CarrierState,
+    /// Everything up to here is on NATS, as far as this process knows.
+    pub position: Position,
+    /// How many events of the log come after that.
+    pub lag: u64,
+}
+
+/// What a carrier is doing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CarrierState {
+    /// Another process leads, or it is not known yet who does.
+    Standby,
+    /// It publishes what the log holds.
+    Leading,
+    /// NATS cannot be used: it waits.
+    NatsAway,
+    /// NATS or this build refuses an event: it tries again with back-off.
+    Refused {
+        /// Why.
+        reason: String,
+    },
+    /// The log cannot be read: it tries again with back-off.
+    LogAway {
+        /// Why.
+        reason: String,
+    },
+}
+
+impl fmt::Display for CarrierState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Standby => f.write_str("standby"),
+            Self::Leading => f.write_str("leading"),
+            Self::NatsAway => f.write_str("nats is away"),
+            Self::Refused { reason } => write!(f, "refused: {reason}"),
+            Self::LogAway { reason } => write!(f, "the log is away: {reason}"),
+        }
+    }
+}
+
+/// A handle to a carrier that runs in this process.
+#[derive(Clone, Debug)]
+pub struct Carrier {
+    status: watch::Receiver<CarrierStatus>,
+}
+
+impl Carrier {
+    pub(crate) fn start(
+        cargo: Cargo,
+        log: Arc<dyn EventLog>,
+        nats: Nats,
+        config: CarrierConfig,
+        tracker: &TaskTracker,
+        cancel: CancellationToken,
+    ) -> Self {
+        let (sender, status) = watch::channel(CarrierStatus {
+            state: CarrierState::Standby,
+            position: Position::START,
+            lag: 0,
+        });
+        let head = log.watch_head();
+        let carry = Carry { cargo, log, nats, config, cancel, status: sender, head, refusals: 0 };
+        tracker.spawn(carry.run());
+        Self { status }
+    }
+
+    /// What it is doing; changes wake the watcher.
+    #[must_use]
+    pub fn status(&self) -> watch::Receiver<CarrierStatus> {
+        self.status.clone()
+    }
+}
+
+/// What is carried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cargo {
+    /// Every event.
+    Events,
+    /// Dispatched executions.
+    Work,
+}
+
+impl Cargo {
+    const fn reader(self) -> &'static str {
+        match self {
+            Self::Events => relay::READER,
+            Self::Work => work::READER,
+        }
+    }
+
+    fn filter(self) -> Filter {
+        match self {
+            Self::Events => Filter::default(),
+            Self::Work => work::dispatches(),
+        }
+    }
+
+    fn message(
+        self,
+        event: &RecordedEvent,
+        prefix: &Prefix,
+        source: &EventSource,
+        previous: Option<&str>,
+    ) -> Result<Outgoing, work::UnreadableDispatch> {
+        match self {
+            Self::Events => Ok(relay::message(event, prefix, source, previous)),
+            Self::Work => work::message(event, prefix),
+        }
+    }
+
+    fn report(self, lag: u64) {
+        // A gauge is a float; a lag beyond 2^53 events does not occur.
+        let lag = lag as f64;
+        match self {
+            Self::Events => gauge!("ledgerline_relay_lag_events").set(lag),
+            Self::Work => gauge!("ledgerline_work_lag_events").set(lag),
+        }
+    }
+
+    fn count_published(self, events: u64) {
+        match self {
+            Self::Events => counter!("ledgerline_relay_published_total").increment(events),
+            Self::Work => counter!("ledgerline_work_published_total").increment(events),
+        }
+    }
+}
+
+/// A message that is about to be published.
+pub(crate) struct Outgoing {
+    pub(crate) subject: String,
+    pub(crate) id: String,
+    pub(crate) publish: PublishMessage,
+}
+
+/// Why leading ended.
+enum Stop {
+    /// The process stops.
+    Cancelled,
+    /// Another process leads.
+    Standby,
+    /// NATS cannot be used.
+    NatsAway,
+    /// NATS or this build refused an event.
+    Refused { reason: String, progress: bool },
+    /// The log cannot be read or the checkpoint not moved.
+    Log(StoreError),
+}
+
+impl From<StoreError> for Stop {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Fenced { .. } => Self::Standby,
+            StoreError::DiskFull | StoreError::Unavailable(_) | StoreError::Corrupt { .. } => {
+                Self::Log(error)
+            }
+        }
+    }
+}
+
+struct Carry {
+    cargo: Cargo,
+    log: Arc<dyn EventLog>,
+    nats: Nats,
+    config: CarrierConfig,
+    cancel: CancellationToken,
+    status: watch::Sender<CarrierStatus>,
+    head: watch::Receiver<Position>,
+    refusals: u32,
+}
+
+/// One term of leadership.
+struct Term {
+    lease: Lease,
+    /// The checkpoint when the term began.
+    began: Position,
+    /// The lease is ours for its time to live from here on, at least.
+    renewed: Instant,
+    /// When the checkpoint was moved last.
+    saved: Instant,
+    /// Everything up to here was read and published.
+    cursor: Position,
+    /// Everything up to here was acknowledged.
+    acked: Position,
+    /// Published and not acknowledged yet, in order.
+    window: VecDeque<(Position, PublishAckFuture)>,
+    /// Id of the last message in the window.
+    previous: Option<String>,
+    /// Most events of the next read.
+    limit: usize,
+    source: EventSource,
+}
+
+struct Batch {
+    events: Vec<RecordedEvent>,
+    upto: Position,
+}
+
+impl Carry {
+    async fn run(mut self) {
+        while !self.cancel.is_cancelled() {
+            let stop = match self.turn().await {
+                Ok(never) => match never {},
+                Err(stop) => stop,
+            };
+            let (state, wait) = self.after(stop);
+            let Some(state) = state else { break };
+            self.report(state, None);
+            tokio::select! {
+                () = self.cancel.cancelled() => break,
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+        debug!(reader = self.cargo.reader(), "carrier stopped");
+    }
+
+    /// The state to show and the time to wait after leading ended; no state when the process stops.
+    fn after(&mut self, stop: Stop) -> (Option<CarrierState>, Duration) {
+        let reader = self.cargo.reader();
+        match stop {
+            Stop::Cancelled => (None, Duration::ZERO),
+            Stop::Standby => {
+                self.refusals = 0;
+                (Some(CarrierState::Standby), (self.config.lease_ttl / 3).min(STANDBY_POLL))
+            }
+            Stop::NatsAway => {
+                info!(reader, "nats went away while events were carried");
+                (Some(CarrierState::NatsAway), Duration::ZERO)
+            }
+            Stop::Refused { reason, progress } => {
+                self.refusals = if progress { 0 } else { self.refusals.saturating_add(1) };
+                warn!(reader, %reason, refusals = self.refusals, "nats refused an event");
+                (Some(CarrierState::Refused { reason }), self.pause())
+            }
+            Stop::Log(error) => {
+                self.refusals = self.refusals.saturating_add(1);
+                warn!(reader, %error, "the log cannot be carried");
+                (Some(CarrierState::LogAway { reason: error.to_string() }), self.pause())
+            }
+        }
+    }
+
+    fn pause(&self) -> Duration {
+        backoff(self.refusals, self.config.backoff_floor, self.config.backoff_ceiling)
+    }
+
+    /// Waits for NATS and the lease, leads, and lets go.
+    async fn turn(&mut self) -> Result<std::convert::Infallible, Stop> {
+        if !self.nats.is_ready() {
+            self.report(CarrierState::NatsAway, None);
+            tokio::select! {
+                () = self.cancel.cancelled() => return Err(Stop::Cancelled),
+                () = self.nats.ready() => {}
+            }
+        }
+        let asked = Instant::now();
+        let ttl = millis(self.config.lease_ttl);
+        let reader = self.cargo.reader();
+        let Some(lease) = self.log.acquire_lease(reader, &self.config.owner, ttl).await? else {
+            let position = self.log.checkpoint(reader).await?;
+            self.report(CarrierState::Standby, Some(position));
+            return Err(Stop::Standby);
+        };
+        info!(reader, epoch = lease.epoch, position = %lease.position, "carrier leads");
+        let source = EventSource::of_log(self.log.head().await?.log_id);
+        let mut term = Term {
+            began: lease.position,
+            renewed: asked,
+            saved: asked,
+            cursor: lease.position,
+            acked: lease.position,
+            window: VecDeque::with_capacity(self.config.window),
+            previous: None,
+            limit: self.config.batch,
+            source,
+            lease,
+        };
+        let result = self.lead(&mut term).await;
+        if !matches!(result, Err(Stop::Standby)) {
+            self.let_go(&mut term).await;
+        }
+        result
+    }
+
+    /// Takes in the acknowledgements that are on their way, saves the checkpoint and gives up the lease.
+    async fn let_go(&self, term: &mut Term) {
+        if self.nats.is_ready() {
+            while !term.window.is_empty() && self.take_ack(term).await.is_ok() {}
+        }
+        term.window.clear();
+        if let Err(error) = self.save(term).await {
+            debug!(%error, "the checkpoint was not saved at the end of a term");
+        }
+        if let Err(error) = self.log.release_lease(&term.lease).await {
+            debug!(%error, "the lease was not released and expires");
+        }
+    }
+
+    async fn lead(&mut self, term: &mut Term) -> Result<std::convert::Infallible, Stop> {
+        if self.cargo == Cargo::Work {
+            let new = self.nats.work_is_new().await;
+            let new = new.map_err(|error| refused(error.to_string(), false))?;
+            if new {
+                term.cursor = Position((term.cursor.0 - WORK_LOOKBACK).max(0));
+            }
+        }
+        self.report(CarrierState::Leading, Some(term.acked));
+        loop {
+            let mut next = Some(self.read(term.cursor, term.limit).await?);
+            while let Some(batch) = next {
+                self.check(term).await?;
+                next = self.carry(term, batch).await?;
+                if term.saved.elapsed() >= self.config.checkpoint_every {
+                    self.save(term).await?;
+                }
+                self.report(CarrierState::Leading, Some(term.acked));
+            }
+            while !term.window.is_empty() {
+                self.take_ack(term).await?;
+            }
+            term.acked = term.acked.max(term.cursor);
+            self.report(CarrierState::Leading, Some(term.acked));
+            self.idle(term).await?;
+        }
+    }
+
+    /// Publishes a batch while the next one is read. `None` when the log is at its end.
+    async fn carry(&self, term: &mut Term, batch: Batch) -> Result<Option<Batch>, Stop> {
+        let full = batch.events.len() >= term.limit;
+        let moved = batch.upto > term.cursor;
+        let more = moved && (full || batch.upto < *self.head.borrow());
+        term.limit = next_limit(term.limit, &batch.events, self.config.batch);
+        let (upto, limit) = (batch.upto, term.limit);
+        let read = async { if more { self.read(upto, limit).await.map(Some) } else { Ok(None) } };
+        let (published, next) = tokio::join!(self.publish(term, batch), read);
+        published?;
+        Ok(next?)
+    }
+
+    async fn publish(&self, term: &mut Term, batch: Batch) -> Result<(), Stop> {
+        let prefix = self.nats.prefix();
+        for event in &batch.events {
+            while term.window.len() >= self.config.window {
+                self.take_ack(term).await?;
+            }
+            // Only among unacknowledged messages can one overtake another.
+            let previous = (!term.window.is_empty()).then_some(term.previous.as_deref()).flatten();
+            let outgoing = self
+                .cargo
+                .message(event, prefix, &term.source, previous)
+                .map_err(|error| refused(error.to_string(), false))?;
+            let sent = tokio::select! {
+                () = self.nats.away() => return Err(Stop::NatsAway),
+                sent = self.nats.jetstream().send_publish(outgoing.subject, outgoing.publish) => sent,
+            };
+            let ack = sent.map_err(|error| refused(error.to_string(), false))?;
+            term.window.push_back((event.position, ack));
+            term.previous = Some(outgoing.id);
+        }
+        self.cargo.count_published(batch.events.len() as u64);
+        term.cursor = term.cursor.max(batch.upto);
+        if term.window.is_empty() {
+            term.acked = term.acked.max(term.cursor);
+        }
+        Ok(())
+    }
+
+    /// Waits for the oldest acknowledgement.
+    async fn take_ack(&self, term: &mut Term) -> Result<(), Stop> {
+        let Some((position, ack)) = term.window.pop_front() else { return Ok(()) };
+        let acked = tokio::select! {
+            // An acknowledgement that is here already counts, even when the connection has gone meanwhile.
+            biased;
+            acked = ack => acked,
+            () = self.nats.away() => {
+                // A later acknowledgement must not count without this one.
+                term.window.clear();
+                return Err(Stop::NatsAway);
+            }
+        };
+        match acked {
+            Ok(_) => {
+                // Work that is published again from before the checkpoint does not move it back.
+                term.acked = term.acked.max(position);
+                Ok(())
+            }
+            Err(error) => {
+                if error.kind() == PublishErrorKind::StreamNotFound {
+                    self.nats.suspect();
+                }
+                // What follows was refused as well, or is published again with what was refused.
+                term.window.clear();
+                let source = std::error::Error::source(&error)
+                    .map_or_else(String::new, |source| format!(" ({source})"));
+                Err(refused(format!("{error}{source}"), term.acked > term.began))
+            }
+        }
+    }
+
+    /// Before a burst: the lease must be ours for long enough. Asks the log only when a third of its time has gone.
+    async fn check(&self, term: &mut Term) -> Result<(), Stop> {
+        if self.cancel.is_cancelled() {
+            return Err(Stop::Cancelled);
+        }
+        let age = term.renewed.elapsed();
+        if age < self.config.lease_ttl / 3 {
+            return Ok(());
+        }
+        let asked = Instant::now();
+        match self.log.renew_lease(&term.lease, millis(self.config.lease_ttl)).await {
+            Ok(()) => {
+                term.renewed = asked;
+                Ok(())
+            }
+            // A log that is away for a moment does not take the lease from us.
+            Err(StoreError::Unavailable(error)) if age < self.config.lease_ttl * 2 / 3 => {
+                debug!(%error, "the lease was not renewed yet");
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn save(&self, term: &mut Term) -> Result<(), StoreError> {
+        if term.acked > term.lease.position {
+            self.log.advance(&mut term.lease, term.acked).await?;
+        }
+        term.saved = Instant::now();
+        Ok(())
+    }
+
+    async fn read(&self, after: Position, limit: usize) -> Result<Batch, StoreError> {
+        let (events, upto) = self.log.read(after, limit, &self.cargo.filter()).await?;
+        Ok(Batch { events, upto })
+    }
+
+    /// Waits for the log to move, saving the checkpoint and keeping the lease meanwhile.
+    async fn idle(&mut self, term: &mut Term) -> Result<(), Stop> {
+        let floor = Instant::now() + self.config.floor;
+        loop {
+            self.check(term).await?;
+            if *self.head.borrow_and_update() > term.cursor {
+                return Ok(());
+            }
+            let unsaved = term.acked > term.lease.position;
+            let save_at = term.saved + self.config.checkpoint_every;
+            tokio::select! {
+                () = self.cancel.cancelled() => return Err(Stop::Cancelled),
+                () = self.nats.away() => return Err(Stop::NatsAway),
+                changed = self.head.changed() => {
+                    if changed.is_err() { return Err(Stop::Cancelled) }
+                }
+                () = tokio::time::sleep_until(save_at), if unsaved => self.save(term).await?,
+                () = tokio::time::sleep_until(floor) => return Ok(()),
+            }
+        }
+    }
+
+    fn report(&self, state: CarrierState, position: Option<Position>) {
+        let head = *self.head.borrow();
+        self.status.send_if_modified(|status| {
+            let position = position.map_or(status.position, |position| position);
+            let lag = u64::try_from(head.0 - position.0).unwrap_or(0);
+            let next = CarrierStatus { state, position, lag };
+            let changed = *status != next;
+            *status = next;
+            changed
+        });
+        self.cargo.report(self.status.borrow().lag);
+    }
+}
+
+fn refused(reason: String, progress: bool) -> Stop {
+    Stop::Refused { reason, progress }
+}
+
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// How many events to read next, so that a batch stays near [`BATCH_BYTES`] whatever the size of events.
+fn next_limit(limit: usize, events: &[RecordedEvent], most: usize) -> usize {
+    let bytes: usize = events.iter().map(|event| event.payload.len()).sum();
+    if bytes > BATCH_BYTES {
+        (limit / 2).max(1)
+    } else if bytes < BATCH_BYTES / 4 {
+        (limit * 2).min(most)
+    } else {
+        limit
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batches_of_large_events_get_shorter_and_recover() {
+        let mut large = crate::envelope::tests::event();
+        large.payload = "x".repeat(512 * 1024);
+        let batch = vec![large; 64];
+        let mut limit = 1_000;
+        for _ in 0..20 {
+            limit = next_limit(limit, &batch[..limit.min(64)], 1_000);
+        }
+        assert!((1..=32).contains(&limit), "{limit}");
+        for _ in 0..20 {
+            limit = next_limit(limit, &[], 1_000);
+        }
+        assert_eq!(limit, 1_000);
+    }
+}

@@ -1,0 +1,813 @@
+//! Executions for the worker of this process, from NATS, or from the log while NATS is away.
+//!
+//! A worker asks for as many as it has room for and gets at most that many. While every queue has work the slots are shared by
+//! [`Queue::weight`]; a queue without work leaves its share to the others.
+//!
+//! With NATS the queues' shared consumers hand each item to one process. Without it, or when it has been away for
+//! [`WorkSourceConfig::grace`], dispatches are read from the log from a little before the work carrier's checkpoint, so that what is stuck
+//! on a NATS that is away is found as well. Items can so come twice, or to two processes, and never not at all: the claim in the
+//! log lets one of them win.
+
+use std::{
+    collections::{HashSet, VecDeque},
+    pin::Pin,
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
+
+use async_nats::jetstream::{
+    self, AckKind,
+    consumer::{PullConsumer, pull},
+};
+use futures_util::{Stream, StreamExt};
+use ledgerline_store::{EventLog, Position, StoreError};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::Instant,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{debug, info, warn};
+use uuid::Uuid;
+
+use crate::{
+    backoff::backoff,
+    subject::Queue,
+    topology::{Nats, NatsState, TopologyError},
+    work::{self, WorkItem},
+};
+
+/// How many items of the log are held for the worker before reading pauses.
+const MAX_HELD: usize = 1_024;
+
+/// How many delivered items are remembered, so that a switch to the log does not hand them out again.
+const MAX_REMEMBERED: usize = 8_192;
+
+/// How long a fetch of what is there may take.
+const FETCH_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How work is found.
+#[derive(Clone, Debug)]
+pub struct WorkSourceConfig {
+    /// How long NATS may be away before the log is read instead.
+    pub grace: Duration,
+    /// How many positions before its starting point the log is read from: dispatches that no worker has taken yet lie there.
+    pub lookback: i64,
+    /// Where to start in the log; without it, at the work carrier's checkpoint or, where nothing carries, at the head.
+    pub start: Option<Position>,
+    /// How often the log is looked at when nothing says that it moved.
+    pub floor: Duration,
+    /// How long one request for the next item waits at the server.
+    pub pull_wait: Duration,
+}
+
+impl Default for WorkSourceConfig {
+    fn default() -> Self {
+        Self {
+            grace: Duration::from_millis(500),
+            lookback: 10_000,
+            start: None,
+            floor: Duration::from_millis(500),
+            pull_wait: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Where this process's worker gets its executions. Cheap to clone; one taker at a time.
+#[derive(Clone, Debug)]
+pub struct WorkSource {
+    requests: mpsc::Sender<Request>,
+}
+
+#[derive(Debug)]
+struct Request {
+    slots: usize,
+    reply: oneshot::Sender<Vec<Delivery>>,
+}
+
+impl WorkSource {
+    /// Starts looking for work. Nothing is requested before the first [`WorkSource::take`].
+    #[must_use]
+    pub fn start(
+        log: Arc<dyn EventLog>,
+        nats: Option<Nats>,
+        config: WorkSourceConfig,
+        tracker: &TaskTracker,
+        cancel: CancellationToken,
+    ) -> Self {
+        let (requests, receiver) = mpsc::channel(16);
+        let (returns_sender, returns) = mpsc::channel(MAX_HELD);
+        let seeker = Seeker {
+            head: log.watch_head(),
+            state: nats.as_ref().map(Nats::state),
+            log,
+            nats,
+            config,
+            cancel,
+            requests: receiver,
+            request: None,
+            returns,
+            returns_sender,
+            held: Held::default(),
+            delayed: Vec::new(),
+            remembered: Remembered::default(),
+            turns: Turns::default(),
+            side: Side::Undecided { since: Instant::now() },
+            failures: 0,
+        };
+        tracker.spawn(seeker.run());
+        Self { requests }
+    }
+
+    /// At least one item and at most `slots`, as soon as there is one. `None` when the process stops. Dropping the future gives
+    /// the items back.
+    pub async fn take(&self, slots: usize) -> Option<Vec<Delivery>> {
+        let (reply, answer) = oneshot::channel();
+        self.requests.send(Request { slots: slots.max(1), reply }).await.ok()?;
+        answer.await.ok()
+    }
+}
+
+/// An item in the hands of the worker. Dropped without an answer, it is delivered again.
+#[derive(Debug)]
+pub struct Delivery {
+    item: WorkItem,
+    message: Option<jetstream::Message>,
+    returns: mpsc::Sender<Returned>,
+    answered: bool,
+}
+
+#[derive(Debug)]
+struct Returned {
+    item: WorkItem,
+    after: Duration,
+    /// It came from the log: nobody else brings it again.
+    from_log: bool,
+}
+
+impl Delivery {
+    /// What to run.
+    #[must_use]
+    pub const fn item(&self) -> &WorkItem {
+        &self.item
+    }
+
+    /// Done, or of no use any more. An acknowledgement that is lost leads to a delivery that the claim in the log refuses.
+    pub async fn ack(mut self) {
+        self.answered = true;
+        self.answer(AckKind::Ack).await;
+    }
+
+    /// Hands it back: it is delivered again after the delay, here or elsewhere.
+    pub async fn nak(mut self, after: Duration) {
+        self.answered = true;
+        self.answer(AckKind::Nak((!after.is_zero()).then_some(after))).await;
+        let from_log = self.message.is_none();
+        // A source that has stopped does not deliver again; the next process finds the dispatch in the log.
+        let _stopped = self.returns.send(Returned { item: self.item, after, from_log }).await;
+    }
+
+    /// Still running: nobody else gets it for another [`crate::NatsConfig::work_ack_wait`].
+    pub async fn in_progress(&self) {
+        self.answer(AckKind::Progress).await;
+    }
+
+    async fn answer(&self, kind: AckKind) {
+        let Some(message) = &self.message else { return };
+        // While NATS is away the client would queue this and could block; the redelivery is fenced by the claim.
+        let sent = tokio::time::timeout(Duration::from_secs(1), message.ack_with(kind)).await;
+        if !matches!(sent, Ok(Ok(()))) {
+            debug!(execution = %self.item.execution_id, ?kind, "nats did not take an answer");
+        }
+    }
+}
+
+impl Drop for Delivery {
+    fn drop(&mut self) {
+        if !self.answered {
+            let from_log = self.message.is_none();
+            let returned = Returned { item: self.item, after: Duration::ZERO, from_log };
+            if self.returns.try_send(returned).is_err() {
+                debug!(execution = %self.item.execution_id, "an unanswered item was not taken back");
+            }
+        }
+    }
+}
+
+/// Whose turn it is among queues that all have work: by weight, spread evenly.
+#[derive(Debug, Default)]
+struct Turns {
+    credit: [i64; 3],
+}
+
+impl Turns {
+    /// How many of `slots` belong to each queue.
+    fn share(&mut self, slots: usize) -> [usize; 3] {
+        let mut shares = [0; 3];
+        for _ in 0..slots {
+            let mut first = 0;
+            let mut total = 0;
+            for queue in Queue::ALL {
+                let weight = i64::try_from(queue.weight()).unwrap_or(1);
+                total += weight;
+                self.credit[queue.index()] += weight;
+                if self.credit[queue.index()] > self.credit[first] {
+                    first = queue.index();
+                }
+            }
+            self.credit[first] -= total;
+            shares[first] += 1;
+        }
+        shares
+    }
+}
+
+/// Items of the log that wait for the worker.
+#[derive(Debug, Default)]
+struct Held {
+    queues: [VecDeque<WorkItem>; 3],
+}
+
+impl Held {
+    fn len(&self) -> usize {
+        self.queues.iter().map(VecDeque::len).sum()
+    }
+
+    fn push(&mut self, item: WorkItem) {
+        self.queues[item.queue.index()].push_back(item);
+    }
+
+    fn take(&mut self, turns: &mut Turns, slots: usize) -> Vec<WorkItem> {
+        let slots = slots.min(self.len());
+        let mut taken = Vec::with_capacity(slots);
+        if slots == 0 {
+            return taken;
+        }
+        for (queue, share) in self.queues.iter_mut().zip(turns.share(slots)) {
+            taken.extend(queue.drain(..share.min(queue.len())));
+        }
+        for queue in &mut self.queues {
+            let left = slots - taken.len();
+            taken.extend(queue.drain(..left.min(queue.len())));
+        }
+        taken
+    }
+}
+
+/// The items that were handed out last.
+#[derive(Debug, Default)]
+struct Remembered {
+    known: HashSet<(Uuid, i32)>,
+    order: VecDeque<(Uuid, i32)>,
+}
+
+impl Remembered {
+    fn insert(&mut self, item: &WorkItem) {
+        let key = (item.execution_id, item.claim);
+        if self.known.insert(key) {
+            self.order.push_back(key);
+            if self.order.len() > MAX_REMEMBERED {
+                self.order.pop_front().inspect(|oldest| {
+                    self.known.remove(oldest);
+                });
+            }
+        }
+    }
+
+    fn remove(&mut self, item: &WorkItem) {
+        let key = (item.execution_id, item.claim);
+        if self.known.remove(&key) {
+            self.order.retain(|known| *known != key);
+        }
+    }
+
+    fn holds(&self, item: &WorkItem) -> bool {
+        self.known.contains(&(item.execution_id, item.claim))
+    }
+}
+
+/// Where work comes from now.
+enum Side {
+    /// NATS is not there, and may be in a moment.
+    Undecided { since: Instant },
+    /// From NATS, through consumers that were found under a generation.
+    Nats(Box<Pulls>),
+    /// From the log, after this position.
+    Log { cursor: Position, read_at: Instant },
+}
+
+struct Pulls {
+    generation: u64,
+    consumers: [PullConsumer; 3],
+    /// At most one request for one next item is at the server for each queue.
+    waiting: [Option<pull::Batch>; 3],
+}
+
+struct Seeker {
+    log: Arc<dyn EventLog>,
+    head: watch::Receiver<Position>,
+    nats: Option<Nats>,
+    state: Option<watch::Receiver<NatsState>>,
+    config: WorkSourceConfig,
+    cancel: CancellationToken,
+    requests: mpsc::Receiver<Request>,
+    request: Option<Request>,
+    returns: mpsc::Receiver<Returned>,
+    returns_sender: mpsc::Sender<Returned>,
+    held: Held,
+    delayed: Vec<(Instant, WorkItem)>,
+    remembered: Remembered,
+    turns: Turns,
+    side: Side,
+    failures: u32,
+}
+
+/// What woke the seeker.
+enum Woken {
+    Stop,
+    Asked(Request),
+    AskerGone,
+    Returned(Returned),
+    Item(Option<Result<jetstream::Message, async_nats::Error>>, usize),
+    Look,
+}
+
+impl Seeker {
+    async fn run(mut self) {
+        loop {
+            let now = Instant::now();
+            self.release_delayed(now);
+            self.choose_side(now).await;
+            if let Side::Log { read_at, .. } = self.side
+                && read_at <= now
+                && self.held.len() < MAX_HELD
+            {
+                self.read_log(now).await;
+            }
+            self.serve(None).await;
+            match self.wait().await {
+                Woken::Stop => return,
+                Woken::Asked(request) => self.request = Some(request),
+                Woken::AskerGone => self.request = None,
+                Woken::Returned(returned) => self.take_back(returned),
+                Woken::Item(item, queue) => self.accept(item, queue).await,
+                Woken::Look => {}
+            }
+        }
+    }
+
+    fn take_back(&mut self, returned: Returned) {
+        self.remembered.remove(&returned.item);
+        if returned.from_log {
+            self.delayed.push((Instant::now() + returned.after, returned.item));
+        }
+    }
+
+    fn release_delayed(&mut self, now: Instant) {
+        let held = &mut self.held;
+        self.delayed.retain(|(due, item)| {
+            let waits = *due > now;
+            if !waits {
+                held.push(*item);
+            }
+            waits
+        });
+    }
+
+    async fn choose_side(&mut self, now: Instant) {
+        let generation =
+            self.state.as_mut().and_then(|state| state.borrow_and_update().generation());
+        match (&self.side, generation) {
+            (Side::Nats(pulls), Some(current)) if pulls.generation == current => {}
+            (_, Some(current)) => self.turn_to_nats(current).await,
+            (Side::Nats(_), None) => self.side = Side::Undecided { since: now },
+            (Side::Undecided { since }, None)
+                if self.nats.is_none() || now >= *since + self.config.grace =>
+            {
+                self.turn_to_log(now).await;
+            }
+            (Side::Undecided { .. } | Side::Log { .. }, None) => {}
+        }
+    }
+
+    async fn turn_to_nats(&mut self, generation: u64) {
+        let Some(nats) = self.nats.clone() else { return };
+        match find_consumers(&nats).await {
+            Ok(consumers) => {
+                debug!(generation, "work comes from nats");
+                self.failures = 0;
+                self.side = Side::Nats(Box::new(Pulls {
+                    generation,
+                    consumers,
+                    waiting: [None, None, None],
+                }));
+            }
+            Err(error) => {
+                warn!(%error, "nats is there but gives no work");
+                nats.suspect();
+                if matches!(self.side, Side::Nats(_)) {
+                    self.side = Side::Undecided { since: Instant::now() };
+                }
+                self.failures = self.failures.saturating_add(1);
+            }
+        }
+    }
+
+    async fn turn_to_log(&mut self, now: Instant) {
+        match self.starting_point().await {
+            Ok(cursor) => {
+                info!(after = %cursor, "work comes from the log");
+                self.failures = 0;
+                self.side = Side::Log { cursor, read_at: now };
+            }
+            Err(error) => {
+                warn!(%error, "work can come neither from nats nor from the log");
+                self.failures = self.failures.saturating_add(1);
+                let again = now + self.pause();
+                self.side = Side::Undecided { since: again };
+            }
+        }
+    }
+
+    async fn starting_point(&self) -> Result<Position, StoreError> {
+        if let Some(start) = self.config.start {
+            return Ok(start);
+        }
+        let from = if self.nats.is_some() {
+            self.log.checkpoint(work::READER).await?
+        } else {
+            self.log.head().await?.position
+        };
+        Ok(Position((from.0 - self.config.lookback).max(0)))
+    }
+
+    fn pause(&self) -> Duration {
+        backoff(self.failures, Duration::from_millis(20), Duration::from_secs(2))
+    }
+
+    async fn read_log(&mut self, now: Instant) {
+        let Side::Log { cursor, .. } = self.side else { return };
+        let head = *self.head.borrow_and_update();
+        let room = MAX_HELD - self.held.len();
+        let (cursor, read_at) = match self.read_items(cursor, room).await {
+            Ok((items, upto)) => {
+                self.failures = 0;
+                let more = items.len() >= room || (upto > cursor && upto < head);
+                let new = items.into_iter().filter(|item| !self.remembered.holds(item));
+                new.for_each(|item| self.held.push(item));
+                (upto, if more { now } else { now + self.config.floor })
+            }
+            Err(error) => {
+                warn!(%error, after = %cursor, "work cannot be read from the log");
+                self.failures = self.failures.saturating_add(1);
+                (cursor, now + self.pause())
+            }
+        };
+        self.side = Side::Log { cursor, read_at };
+    }
+
+    async fn read_items(
+        &self,
+        after: Position,
+        limit: usize,
+    ) -> Result<(Vec<WorkItem>, Position), StoreError> {
+        let (events, upto) = self.log.read(after, limit, &work::dispatches()).await?;
+        let items = events.iter().map(WorkItem::from_event).collect::<Result<Vec<_>, _>>();
+        let items = items.map_err(|error| StoreError::Corrupt { reason: error.to_string() })?;
+        Ok((items, upto))
+    }
+
+    /// Answers the worker when there is something for it, beginning with an item that has just come.
+    async fn serve(&mut self, came: Option<Delivery>) {
+        let Some(request) = self.request.take() else {
+            if let Some(delivery) = came {
+                // It came after the worker's last slot was taken: another worker may have room.
+                self.hand_back(delivery).await;
+            }
+            return;
+        };
+        let mut deliveries: Vec<Delivery> = came.into_iter().collect();
+        let free = request.slots - deliveries.len();
+        for item in self.held.take(&mut self.turns, free) {
+            self.remembered.insert(&item);
+            deliveries.push(self.delivery(item, None));
+        }
+        let free = request.slots - deliveries.len();
+        if free > 0 && matches!(self.side, Side::Nats(_)) {
+            let shares = self.turns.share(free);
+            let fetched = self.fetch(free, shares).await;
+            deliveries.extend(fetched);
+        }
+        if deliveries.is_empty() {
+            self.ask_for_next().await;
+            self.request = Some(request);
+        } else if let Err(deliveries) = request.reply.send(deliveries) {
+            for delivery in deliveries {
+                self.hand_back(delivery).await;
+            }
+        }
+    }
+
+    /// Gives back what the worker never saw.
+    async fn hand_back(&mut self, mut delivery: Delivery) {
+        delivery.answered = true;
+        delivery.answer(AckKind::Nak(None)).await;
+        let from_log = delivery.message.is_none();
+        self.take_back(Returned { item: delivery.item, after: Duration::ZERO, from_log });
+    }
+
+    fn delivery(&self, item: WorkItem, message: Option<jetstream::Message>) -> Delivery {
+        Delivery { item, message, returns: self.returns_sender.clone(), answered: false }
+    }
+
+    /// What is on the queues now: each queue's share first, then what the others left.
+    async fn fetch(&mut self, slots: usize, shares: [usize; 3]) -> Vec<Delivery> {
+        let Side::Nats(pulls) = &self.side else { return Vec::new() };
+        let mut messages = Vec::new();
+        let mut drained = [false; 3];
+        let mut broken = false;
+        let rounds = Queue::ALL.into_iter().map(|queue| (queue, Some(shares[queue.index()])));
+        for (queue, share) in rounds.chain(Queue::ALL.into_iter().map(|queue| (queue, None))) {
+            let wanted = share.unwrap_or(slots - messages.len());
+            if wanted == 0 || drained[queue.index()] || broken {
+                continue;
+            }
+            match fetch_now(&pulls.consumers[queue.index()], wanted).await {
+                Ok(fetched) => {
+                    drained[queue.index()] = fetched.len() < wanted;
+                    messages.extend(fetched);
+                }
+                Err(error) => {
+                    debug!(%error, %queue, "a queue gives nothing");
+                    broken = true;
+                }
+            }
+        }
+        if broken {
+            self.give_up_consumers();
+        }
+        let mut deliveries = Vec::with_capacity(messages.len());
+        for message in messages {
+            deliveries.extend(self.open(message).await);
+        }
+        deliveries
+    }
+
+    /// Has the server send the next item of each queue when there is one.
+    async fn ask_for_next(&mut self) {
+        let wait = self.config.pull_wait;
+        let Side::Nats(pulls) = &mut self.side else { return };
+        let mut broken = false;
+        for (consumer, waiting) in pulls.consumers.iter().zip(&mut pulls.waiting) {
+            if waiting.is_none() {
+                let asked = consumer.batch().max_messages(1).expires(wait).messages();
+                match tokio::time::timeout(FETCH_PATIENCE, asked).await {
+                    Ok(Ok(batch)) => *waiting = Some(batch),
+                    Ok(Err(_)) | Err(_) => broken = true,
+                }
+            }
+        }
+        if broken {
+            self.give_up_consumers();
+        }
+    }
+
+    /// Looks for the consumers anew, after having everything declared again.
+    fn give_up_consumers(&mut self) {
+        if let Some(nats) = &self.nats {
+            nats.suspect();
+        }
+        self.failures = self.failures.saturating_add(1);
+        self.side = Side::Undecided { since: Instant::now() };
+    }
+
+    async fn accept(
+        &mut self,
+        item: Option<Result<jetstream::Message, async_nats::Error>>,
+        queue: usize,
+    ) {
+        if !matches!(item, Some(Ok(_)))
+            && let Side::Nats(pulls) = &mut self.side
+        {
+            // The request has expired, or was answered and is spent.
+            pulls.waiting[queue] = None;
+        }
+        match item {
+            Some(Ok(message)) => {
+                if let Some(delivery) = self.open(message).await {
+                    self.serve(Some(delivery)).await;
+                }
+            }
+            Some(Err(error)) => {
+                debug!(%error, "a queue refuses to give its next item");
+                self.give_up_consumers();
+            }
+            None => {}
+        }
+    }
+
+    /// Reads a message of work. One that cannot be read was written by a newer build: it goes back for a newer worker.
+    async fn open(&mut self, message: jetstream::Message) -> Option<Delivery> {
+        match serde_json::from_slice::<WorkItem>(&message.payload) {
+            Ok(item) => {
+                self.remembered.insert(&item);
+                Some(self.delivery(item, Some(message)))
+            }
+            Err(error) => {
+                warn!(%error, "a message of work cannot be read by this build");
+                let later = AckKind::Nak(Some(Duration::from_secs(5)));
+                if message.ack_with(later).await.is_err() {
+                    debug!("an unreadable message goes back when its time is over");
+                }
+                None
+            }
+        }
+    }
+
+    async fn wait(&mut self) -> Woken {
+        let now = Instant::now();
+        let delayed = self.delayed.iter().map(|(due, _)| *due).min();
+        let (look_at, from_log) = match (&self.side, &self.state) {
+            (Side::Log { read_at, .. }, _) => (Some(*read_at), self.held.len() < MAX_HELD),
+            (Side::Undecided { since }, _) => {
+                (Some((*since + self.config.grace).max(now + self.pause())), false)
+            }
+            (Side::Nats(_), _) => (None, false),
+        };
+        let look_at =
+            if from_log || matches!(self.side, Side::Undecided { .. }) { look_at } else { None };
+        let next_look = look_at.into_iter().chain(delayed).min();
+        tokio::select! {
+            biased;
+            () = self.cancel.cancelled() => Woken::Stop,
+            () = asker_gone(&mut self.request) => Woken::AskerGone,
+            Some(returned) = self.returns.recv() => Woken::Returned(returned),
+            request = self.requests.recv(), if self.request.is_none() => {
+                request.map_or(Woken::Stop, Woken::Asked)
+            }
+            (item, queue) = next_item(&mut self.side) => Woken::Item(item, queue),
+            () = state_changed(&mut self.state) => Woken::Look,
+            changed = self.head.changed(), if from_log => {
+                if changed.is_err() { return Woken::Stop }
+                if let Side::Log { read_at, .. } = &mut self.side {
+                    *read_at = Instant::now();
+                }
+                Woken::Look
+            }
+            () = tokio::time::sleep_until(next_look.unwrap_or(now)), if next_look.is_some() => Woken::Look,
+        }
+    }
+}
+
+async fn find_consumers(nats: &Nats) -> Result<[PullConsumer; 3], TopologyError> {
+    Ok([
+        nats.work_consumer(Queue::High).await?,
+        nats.work_consumer(Queue::Default).await?,
+        nats.work_consumer(Queue::Low).await?,
+    ])
+}
+
+/// Up to `most` items that are on a queue now.
+async fn fetch_now(
+    consumer: &PullConsumer,
+    most: usize,
+) -> Result<Vec<jetstream::Message>, async_nats::Error> {
+    let mut fetched = Vec::new();
+    let deadline = Instant::now() + FETCH_PATIENCE;
+    let asked = consumer.fetch().max_messages(most).messages();
+    let mut batch = tokio::time::timeout_at(deadline, asked).await??;
+    loop {
+        match tokio::time::timeout_at(deadline, batch.next()).await {
+            Ok(Some(Ok(message))) => fetched.push(message),
+            Ok(None) => return Ok(fetched),
+            // What has come is delivered; the next fetch meets the trouble again.
+            Ok(Some(Err(error))) => {
+                return if fetched.is_empty() { Err(error) } else { Ok(fetched) };
+            }
+            Err(elapsed) => {
+                return if fetched.is_empty() { Err(elapsed.into()) } else { Ok(fetched) };
+            }
+        }
+    }
+}
+
+/// The next item of any queue that was asked for one, in order of the queues.
+async fn next_item(
+    side: &mut Side,
+) -> (Option<Result<jetstream::Message, async_nats::Error>>, usize) {
+    let Side::Nats(pulls) = side else { return std::future::pending().await };
+    std::future::poll_fn(|context| {
+        for (queue, waiting) in pulls.waiting.iter_mut().enumerate() {
+            if let Some(batch) = waiting
+                && let Poll::Ready(item) = Pin::new(batch).poll_next(context)
+            {
+                return Poll::Ready((item, queue));
+            }
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+async fn asker_gone(request: &mut Option<Request>) {
+    match request {
+        Some(request) => request.reply.closed().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn state_changed(state: &mut Option<watch::Receiver<NatsState>>) {
+    if let Some(changes) = state
+        && changes.changed().await.is_ok()
+    {
+        return;
+    }
+    // The keeper ended with the process; the cancellation is what stops us.
+    *state = None;
+    std::future::pending().await
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn item(queue: Queue, n: u128) -> WorkItem {
+        WorkItem {
+            execution_id: Uuid::from_u128(n),
+            workspace_id: Uuid::nil(),
+            claim: 1,
+            position: Position(1),
+            queue,
+        }
+    }
+
+    #[test]
+    fn slots_are_shared_by_weight_also_one_at_a_time() {
+        let mut turns = Turns::default();
+        assert_eq!(turns.share(10), [6, 3, 1]);
+        let mut shares = [0; 3];
+        for _ in 0..100 {
+            for (sum, share) in shares.iter_mut().zip(turns.share(1)) {
+                *sum += share;
+            }
+        }
+        assert_eq!(shares, [60, 30, 10]);
+    }
+
+    proptest! {
+        #[test]
+        fn as_much_is_taken_as_there_is_and_as_was_asked_for(
+            counts in any::<[u8; 3]>(), slots in 0..400_usize,
+        ) {
+            let mut held = Held::default();
+            let mut n = 0;
+            for (queue, count) in Queue::ALL.into_iter().zip(counts) {
+                for _ in 0..count {
+                    n += 1;
+                    held.push(item(queue, n));
+                }
+            }
+            let before = held.len();
+            let taken = held.take(&mut Turns::default(), slots);
+            prop_assert_eq!(taken.len(), slots.min(before));
+            prop_assert_eq!(taken.len() + held.len(), before);
+            for queue in Queue::ALL {
+                let order: Vec<_> =
+                    taken.iter().filter(|item| item.queue == queue).map(|item| item.execution_id).collect();
+                prop_assert!(order.is_sorted(), "a queue is first in, first out");
+            }
+        }
+    }
+
+    #[test]
+    fn low_gets_its_share_while_high_never_ends() {
+        let mut held = Held::default();
+        let mut turns = Turns::default();
+        (0..10).for_each(|n| held.push(item(Queue::Low, n)));
+        let mut low = 0;
+        for n in 0..100 {
+            held.push(item(Queue::High, 1_000 + n));
+            held.push(item(Queue::High, 5_000 + n));
+            low += held.take(&mut turns, 1).iter().filter(|item| item.queue == Queue::Low).count();
+        }
+        assert_eq!(low, 10);
+    }
+
+    #[test]
+    fn what_was_handed_out_is_remembered_until_it_comes_back() {
+        let mut remembered = Remembered::default();
+        let first = item(Queue::High, 1);
+        remembered.insert(&first);
+        assert!(remembered.holds(&first));
+        assert!(!remembered.holds(&WorkItem { claim: 2, ..first }), "a new claim is new work");
+        remembered.remove(&first);
+        assert!(!remembered.holds(&first));
+        for n in 0..=MAX_REMEMBERED as u128 {
+            remembered.insert(&item(Queue::Low, n));
+        }
+        assert_eq!(remembered.known.len(), MAX_REMEMBERED);
+        assert!(!remembered.holds(&item(Queue::Low, 0)), "the oldest goes first");
+    }
+}
