@@ -1,0 +1,182 @@
+//! The only way out of the deployment for what a workflow asks for: an HTTP client that cannot be talked into the inside.
+//!
+//! Server-side request forgery is stopped at three places, because each alone has a way round it. A host that is an address
+//! literal never reaches a resolver, so [`check`] looks at the URL before each request and at each redirect hop. A host that is a
+//! name is resolved by [`Guard`], which drops forbidden addresses; the address that passed is the one that is dialled, so a name
+//! that changes its answer between check and use gains nothing. And proxies of the environment are never used, because a proxy
+//! would resolve by itself.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use reqwest::{
+    dns::{Addrs, Name, Resolve, Resolving},
+    redirect,
+};
+use url::{Host, Url};
+
+pub use reach::{Reach, forbidden};
+
+mod reach;
+
+/// How many redirects are followed: enough for a canonical host and a login bounce, few enough to end a loop at once.
+const MAX_REDIRECTS: usize = 5;
+
+/// How long a connection may take to be made. A host that doesn't answer in this time is a transient failure.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Why a URL is not asked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OutboundError {
+    /// Not a URL, or one that can't name a host.
+    #[error("the address is not a URL: {0}")]
+    NotAUrl(String),
+    /// Neither http nor https.
+    #[error("the scheme {0} is not allowed, only http and https")]
+    Scheme(String),
+    /// User and password in the URL would be printed with it.
+    #[error("the URL holds a user name or password; use a header with a secret")]
+    Credentials,
+    /// The host is, or resolves only to, an address that this deployment does not let workflows reach.
+    #[error("the host {0} is not reachable from workflows in this deployment")]
+    Forbidden(String),
+}
+
+/// Parses a URL and refuses what must not be asked, as far as the URL itself tells.
+///
+/// # Errors
+/// [`OutboundError`]; all of its variants are permanent.
+pub fn check(text: &str, reach: &Reach) -> Result<Url, OutboundError> {
+    let url = Url::parse(text).map_err(|error| OutboundError::NotAUrl(error.to_string()))?;
+    check_url(&url, reach)?;
+    Ok(url)
+}
+
+fn check_url(url: &Url, reach: &Reach) -> Result<(), OutboundError> {
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err(OutboundError::Scheme(url.scheme().to_owned()));
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(OutboundError::Credentials);
+    }
+    let port = url.port_or_known_default().unwrap_or(0);
+    let literal = match url.host() {
+        None => return Err(OutboundError::NotAUrl("it names no host".to_owned())),
+        Some(Host::Domain(_)) => return Ok(()),
+        Some(Host::Ipv4(address)) => IpAddr::V4(address),
+        Some(Host::Ipv6(address)) => IpAddr::V6(address),
+    };
+    if reach.permits(SocketAddr::new(literal, port)) {
+        Ok(())
+    } else {
+        Err(OutboundError::Forbidden(literal.to_string()))
+    }
+}
+
+/// A resolver whose answers hold only addresses that may be dialled.
+struct Guard {
+    reach: Arc<Reach>,
+}
+
+impl Resolve for Guard {
+    fn resolve(&self, name: Name) -> Resolving {
+        let reach = Arc::clone(&self.reach);
+        Box::pin(async move {
+            let host = name.as_str().to_owned();
+            let found = tokio::net::lookup_host((host.as_str(), 0)).await?;
+            let permitted: Vec<SocketAddr> =
+                found.filter(|address| reach.permits_any_port(address.ip())).collect();
+            if permitted.is_empty() {
+                return Err(OutboundError::Forbidden(host).into());
+            }
+            Ok(Box::new(permitted.into_iter()) as Addrs)
+        })
+    }
+}
+
+/// Makes the client that every outgoing request of a node goes through.
+///
+/// # Errors
+/// When the TLS roots of the machine can't be read.
+pub fn client(reach: Arc<Reach>) -> Result<reqwest::Client, reqwest::Error> {
+    let hops = Arc::clone(&reach);
+    let policy = redirect::Policy::custom(move |attempt| {
+        if attempt.previous().len() > MAX_REDIRECTS {
+            return attempt.error("too many redirects");
+        }
+        match check_url(attempt.url(), &hops) {
+            Ok(()) => attempt.follow(),
+            Err(error) => attempt.error(error),
+        }
+    });
+    reqwest::Client::builder()
+        .no_proxy()
+        .redirect(policy)
+        .dns_resolver(Guard { reach })
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_nodelay(true)
+        .user_agent(concat!("Ledgerline/", env!("CARGO_PKG_VERSION")))
+        .build()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(url: &str) -> OutboundError {
+        check(url, &Reach::public()).expect_err(url)
+    }
+
+    #[test]
+    fn urls_that_reach_inside_are_refused() {
+        for url in [
+            "http://127.0.0.1/",
+            "http://127.1/",
+            "http://0x7f.0.0.1/",
+            "http://2130706433/",
+            "http://0/",
+            "http://[::1]/",
+            "http://[::ffff:127.0.0.1]/",
+            "http://[::ffff:169.254.169.254]/latest/meta-data",
+            "http://169.254.169.254/",
+            "http://10.1.2.3/",
+            "http://172.16.0.1/",
+            "http://192.168.1.1/",
+            "http://100.64.0.1/",
+            "http://[fd00::1]/",
+            "http://[fe80::1]/",
+            "http://[64:ff9b::7f00:1]/",
+            "http://[2002:7f00:1::]/",
+            "http://224.0.0.1/",
+            "http://255.255.255.255/",
+        ] {
+            assert!(matches!(refused(url), OutboundError::Forbidden(_)), "{url}");
+        }
+    }
+
+    #[test]
+    fn urls_that_are_not_for_http_are_refused() {
+        assert!(matches!(refused("file:///etc/passwd"), OutboundError::Scheme(_)));
+        assert!(matches!(refused("gopher://example.com/"), OutboundError::Scheme(_)));
+        assert_eq!(refused("http://user:pass@example.com/"), OutboundError::Credentials);
+        assert!(matches!(refused("not a url"), OutboundError::NotAUrl(_)));
+        assert!(check("https://example.com/a?b=c", &Reach::public()).is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_name_that_resolves_inside_is_not_dialled() {
+        let client = client(Arc::new(Reach::public())).expect("a client");
+        let error =
+            client.get("http://localhost:9/").send().await.expect_err("localhost is inside");
+        let mut source: Option<&dyn std::error::Error> = Some(&error);
+        let mut said = String::new();
+        while let Some(cause) = source {
+            said.push_str(&cause.to_string());
+            source = cause.source();
+        }
+        assert!(said.contains("not reachable from workflows"), "{said}");
+    }
+}
