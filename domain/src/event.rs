@@ -123,6 +123,14 @@ macro_rules! events {
 }
 pub(crate) use events;
 
+/// Stops at an event that cannot follow the state: the log is corrupt, and going on in a wrong state would spread it.
+macro_rules! corrupt {
+    ($why:literal, $event:expr) => {
+        panic!(concat!("corrupt log: ", $why, ": {:?}"), $event)
+    };
+}
+pub(crate) use corrupt;
+
 /// An event of any aggregate, for readers of the whole log.
 #[derive(Clone, Debug, PartialEq)]
 pub enum AnyEvent {

@@ -5,9 +5,12 @@
 
 pub mod event;
 pub mod execution;
+pub mod expression;
+pub mod graph;
 pub mod id;
 pub mod json;
 pub mod limits;
+pub mod node;
 pub mod permission;
 pub mod upcast;
 pub mod workflow;

@@ -1,0 +1,105 @@
+//! What an expression or a template can see.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value};
+
+use super::{ExpressionError, References};
+use crate::{json::Json, limits};
+
+/// The values that an expression or a template reads by name.
+///
+/// Cheap to clone and to send to another thread: values are JSON texts, and only those that a program names are parsed. It is enough
+/// to put in the outputs that a node's `references` name.
+#[derive(Clone, Debug, Default)]
+pub struct Scope {
+    /// What the trigger gave.
+    pub input: Json,
+    /// The variables of the run.
+    pub vars: BTreeMap<String, Json>,
+    /// Outputs by node id, seen as `nodes.<id>.output`.
+    pub nodes: BTreeMap<String, Json>,
+    /// About the run: `id`, `trigger_type`, `started_at`, …
+    pub execution: Json,
+    /// About the workflow: `id`, `name`, `version`, …
+    pub workflow: Json,
+    /// Values of the deployment that workflows may see.
+    pub env: BTreeMap<String, String>,
+    /// The item of the innermost loop.
+    pub item: Option<Json>,
+    /// Its index, from 0.
+    pub index: Option<u64>,
+}
+
+impl Scope {
+    /// A scope of an input alone, for what is evaluated before a run exists.
+    #[must_use]
+    pub fn of_input(input: Json) -> Self {
+        Self { input, ..Self::default() }
+    }
+
+    /// The variables that a program names, as values. What is not there is left out, and the program says so when it needs it.
+    pub(super) fn read(
+        &self,
+        references: &References,
+    ) -> Result<Vec<(String, Value)>, ExpressionError> {
+        let mut left = limits::MAX_EVALUATION_INPUT_BYTES;
+        let mut values = Vec::with_capacity(references.variables.len());
+        for name in &references.variables {
+            if let Some(value) = self.variable(name, references, &mut left)? {
+                values.push((name.clone(), value));
+            }
+        }
+        Ok(values)
+    }
+
+    fn variable(
+        &self,
+        name: &str,
+        references: &References,
+        left: &mut usize,
+    ) -> Result<Option<Value>, ExpressionError> {
+        Ok(match name {
+            "input" => Some(parsed(&self.input, left)?),
+            "execution" => Some(parsed(&self.execution, left)?),
+            "workflow" => Some(parsed(&self.workflow, left)?),
+            "item" => self.item.as_ref().map(|item| parsed(item, left)).transpose()?,
+            "index" => self.index.map(Value::from),
+            "vars" => {
+                let mut vars = Map::new();
+                for (name, value) in &self.vars {
+                    vars.insert(name.clone(), parsed(value, left)?);
+                }
+                Some(Value::Object(vars))
+            }
+            "env" => {
+                let entries = self.env.iter();
+                let env = entries.map(|(name, value)| (name.clone(), Value::from(value.as_str())));
+                Some(Value::Object(env.collect()))
+            }
+            "nodes" => {
+                let mut nodes = Map::new();
+                for id in &references.nodes {
+                    if let Some(output) = self.nodes.get(id) {
+                        let output = parsed(output, left)?;
+                        nodes.insert(
+                            id.clone(),
+                            Value::Object(Map::from_iter([("output".to_owned(), output)])),
+                        );
+                    }
+                }
+                Some(Value::Object(nodes))
+            }
+            _ => None,
+        })
+    }
+}
+
+/// A value, taken off what the evaluation may still read.
+fn parsed(value: &Json, left: &mut usize) -> Result<Value, ExpressionError> {
+    *left = left.checked_sub(value.as_str().len()).ok_or(ExpressionError::TooLarge {
+        what: "what it reads",
+        max_bytes: limits::MAX_EVALUATION_INPUT_BYTES,
+    })?;
+    Ok(value.to_value())
+}

@@ -1,0 +1,140 @@
+//! What holds for a whole run.
+
+use serde_json::Value;
+
+use super::{Fields, Place, ProblemCode, Reader};
+use crate::{
+    execution::Queue,
+    expression::{Expression, ExpressionError, Scope},
+    json::Json,
+    limits,
+    node::RetryPolicy,
+};
+
+/// The settings of a definition, each with its usual value where it is left out.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// How many runs there may be at once.
+    pub concurrency: Concurrency,
+    /// The line that a run waits in.
+    pub queue: Queue,
+    /// How long a run may take; none for as long as it takes.
+    pub timeout_ms: Option<u64>,
+    /// How nodes are retried that don't say it themselves.
+    pub retry: RetryPolicy,
+    /// How many nodes of a run run at once.
+    pub parallelism: u32,
+}
+
+/// How many runs of a workflow there may be at once; the others wait in line.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Concurrency {
+    /// How many; none for no limit.
+    pub limit: Option<u32>,
+    /// Counts runs by the value of this expression over the input, where it is given, instead of all runs of the workflow.
+    pub key: Option<Expression>,
+}
+
+/// How many runs of a workflow there may be at once where it doesn't say.
+const DEFAULT_CONCURRENCY: u32 = 3;
+/// How many nodes of a run run at once where it doesn't say.
+const DEFAULT_PARALLELISM: u32 = 8;
+
+impl Default for Concurrency {
+    fn default() -> Self {
+        Self { limit: Some(DEFAULT_CONCURRENCY), key: None }
+    }
+}
+
+impl Concurrency {
+    /// The text that runs with this input are counted by, next to the workflow; none where all runs are counted together.
+    ///
+    /// # Errors
+    /// When the key can't be evaluated over the input.
+    pub fn key_of(&self, input: &Json) -> Result<Option<String>, ExpressionError> {
+        let Some(key) = &self.key else { return Ok(None) };
+        Ok(Some(match key.evaluate(&Scope::of_input(input.clone()))? {
+            Value::String(text) => text,
+            other => other.to_string(),
+        }))
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            concurrency: Concurrency::default(),
+            queue: Queue::default(),
+            timeout_ms: None,
+            retry: RetryPolicy::default(),
+            parallelism: DEFAULT_PARALLELISM,
+        }
+    }
+}
+
+impl Settings {
+    /// Reads settings; what is unsound has its usual value, beside the problem.
+    pub(super) fn read(value: &Value, place: Place, reader: &mut Reader) -> Self {
+        let mut settings = Self::default();
+        let Some(mut fields) = Fields::open(value, place, reader) else { return settings };
+        if let Some(concurrency) = fields.get("concurrency") {
+            let place = fields.place_of("concurrency");
+            settings.concurrency = read_concurrency(concurrency, place, reader);
+        }
+        const QUEUES: [(&str, Queue); 3] =
+            [("high", Queue::High), ("default", Queue::Default), ("low", Queue::Low)];
+        settings.queue = fields.one_of("queue", &QUEUES, reader).unwrap_or_default();
+        settings.timeout_ms =
+            fields.integer("timeout_ms", 1..=limits::MAX_EXECUTION_TIMEOUT_MS, reader);
+        if let Some(retry) = fields.get("retry") {
+            let place = fields.place_of("retry");
+            settings.retry = RetryPolicy::read(retry, place, reader).unwrap_or_default();
+        }
+        let parallelism = 1..=u64::from(limits::MAX_PARALLELISM);
+        settings.parallelism = fields
+            .integer("parallelism", parallelism, reader)
+            .and_then(|parallelism| u32::try_from(parallelism).ok())
+            .unwrap_or(DEFAULT_PARALLELISM);
+        for name in ["error_workflow_id", "retention_days"] {
+            if fields.get(name).is_some() {
+                let reason = format!("`{name}` is not available");
+                reader.report(&fields.place_of(name), ProblemCode::Unsupported, reason);
+            }
+        }
+        fields.finish(reader);
+        settings
+    }
+}
+
+fn read_concurrency(value: &Value, place: Place, reader: &mut Reader) -> Concurrency {
+    let mut concurrency = Concurrency::default();
+    let Some(mut fields) = Fields::open(value, place, reader) else { return concurrency };
+    // Here `null` says something: no limit.
+    if fields.has("limit") {
+        concurrency.limit = match fields.get("limit") {
+            None => None,
+            Some(_) => fields
+                .integer("limit", 1..=u64::from(limits::MAX_CONCURRENCY), reader)
+                .and_then(|limit| u32::try_from(limit).ok()),
+        };
+    } else {
+        fields.get("limit");
+    }
+    if let Some(key) = fields.get("key") {
+        let place = fields.place_of("key");
+        concurrency.key = reader.expression(key, &place);
+        let reads_more = concurrency.key.as_ref().is_some_and(|key| !key.reads_only("input"));
+        if reads_more {
+            let reason = "a key is evaluated before the run, so it sees `input` alone";
+            reader.report(&place, ProblemCode::UnknownVariable, reason);
+        }
+    }
+    const STRATEGIES: [(&str, bool); 4] =
+        [("queue", true), ("reject", false), ("cancel_running", false), ("cancel_newest", false)];
+    if fields.one_of("strategy", &STRATEGIES, reader) == Some(false) {
+        let reason = "only the strategy `queue` is available";
+        reader.report(&fields.place_of("strategy"), ProblemCode::Unsupported, reason);
+    }
+    fields.finish(reader);
+    concurrency
+}

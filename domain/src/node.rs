@@ -1,0 +1,173 @@
+//! Nodes: what a workflow can do, one variant of [`NodeConfig`] a kind, each with its typed configuration.
+//!
+//! The set is closed, so that the compiler names every place that a new kind concerns. To add one: a variant of [`NodeKind`] and of
+//! [`NodeConfig`], its configuration in `node/config.rs` (read, resolve), its schema in `node/schema.rs`, and the effect in the worker.
+
+mod config;
+mod kind;
+mod read;
+mod resolved;
+mod retry;
+mod schema;
+
+pub use self::{
+    config::{
+        CommandConfig, FileConfig, FileOperation, ForEachConfig, HttpConfig, HttpMethod, IfConfig,
+        NodeConfig, SetVariableConfig, SwitchCase, SwitchConfig, TransformConfig, WaitConfig,
+    },
+    kind::{NodeClass, NodeKind},
+    resolved::{
+        ResolveError, Resolved, ResolvedCommand, ResolvedFile, ResolvedForEach, ResolvedHttp,
+        ResolvedIf, ResolvedSetVariable, ResolvedSwitch, ResolvedTransform, ResolvedWait,
+    },
+    retry::{Backoff, RetryPolicy},
+    schema::{KindDescription, node_kinds},
+};
+
+pub(crate) use self::read::{is_id, read_node};
+
+use std::borrow::Cow;
+
+use serde_json::Value;
+
+use crate::expression::Scope;
+
+/// The port of a failed node whose `on_error` is `branch`.
+pub const ERROR_PORT: &str = "error";
+/// The port of a switch that no case matched.
+pub const DEFAULT_PORT: &str = "default";
+
+/// A node of a graph: an id, a kind with its configuration, and what happens when it fails.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Node {
+    id: String,
+    name: String,
+    config: NodeConfig,
+    retry: RetryPolicy,
+    timeout_ms: Option<u64>,
+    on_error: OnError,
+    idempotent: bool,
+    position: Option<Position>,
+    references: Vec<String>,
+}
+
+/// What happens after the last try failed.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum OnError {
+    /// The run fails.
+    #[default]
+    Fail,
+    /// The node completes with this output instead.
+    Continue(Value),
+    /// The node is left by its port [`ERROR_PORT`], with the error as its output.
+    Branch,
+}
+
+/// Where the editor draws a node.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Position {
+    /// To the right.
+    pub x: f64,
+    /// Downwards.
+    pub y: f64,
+}
+
+impl Node {
+    /// Its id: 1 to 64 letters, digits, `_` or `-`, unique in the whole definition.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// What people call it; its id where they didn't say.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What it does.
+    #[must_use]
+    pub fn config(&self) -> &NodeConfig {
+        &self.config
+    }
+
+    /// Its kind.
+    #[must_use]
+    pub fn kind(&self) -> NodeKind {
+        self.config.kind()
+    }
+
+    /// Whether the engine computes it, waits for it, loops over it, or hands it to a worker's effect.
+    #[must_use]
+    pub fn class(&self) -> NodeClass {
+        self.kind().class()
+    }
+
+    /// Whether it is pure: computed in place and appended with the next effect.
+    #[must_use]
+    pub fn is_inline(&self) -> bool {
+        self.class() == NodeClass::Inline
+    }
+
+    /// Whether doing it twice is the same as doing it once: pure kinds and GET unless the definition says otherwise. After a crash,
+    /// only such a node is done again.
+    #[must_use]
+    pub fn is_idempotent(&self) -> bool {
+        self.idempotent
+    }
+
+    /// How it is retried: its own policy, else the one of the settings, else the usual one.
+    #[must_use]
+    pub fn retry(&self) -> &RetryPolicy {
+        &self.retry
+    }
+
+    /// How long one try may take: its own bound, else the one of its kind; none where the kind has none.
+    #[must_use]
+    pub fn timeout_ms(&self) -> Option<u64> {
+        self.timeout_ms.or(self.kind().default_timeout_ms())
+    }
+
+    /// What happens after the last try failed.
+    #[must_use]
+    pub fn on_error(&self) -> &OnError {
+        &self.on_error
+    }
+
+    /// Where the editor draws it.
+    #[must_use]
+    pub fn position(&self) -> Option<Position> {
+        self.position
+    }
+
+    /// Ids of the nodes whose output its configuration reads: what its [`Scope`] needs in `nodes`. For a loop this is what its
+    /// `items` reads; the nodes of its body have references of their own.
+    #[must_use]
+    pub fn references(&self) -> &[String] {
+        &self.references
+    }
+
+    /// The named ports it can be left by. Empty for a node that is only left by its one unnamed port.
+    #[must_use]
+    pub fn ports(&self) -> Vec<Cow<'_, str>> {
+        let mut ports = self.config.ports();
+        if self.on_error == OnError::Branch {
+            ports.push(Cow::Borrowed(ERROR_PORT));
+        }
+        ports
+    }
+
+    /// Whether it has the unnamed port, as every kind without ports of its own has.
+    #[must_use]
+    pub fn has_unnamed_port(&self) -> bool {
+        self.config.ports().is_empty()
+    }
+
+    /// Its configuration with every expression and template evaluated.
+    ///
+    /// # Errors
+    /// The first field that can't be evaluated or has a value its kind can't take: a `validation` failure of the node.
+    pub fn resolve(&self, scope: &Scope) -> Result<Resolved, ResolveError> {
+        self.config.resolve(scope)
+    }
+}

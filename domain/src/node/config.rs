@@ -1,0 +1,341 @@
+//! The typed configuration of each kind.
+
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
+
+use super::{DEFAULT_PORT, NodeKind};
+use crate::{
+    expression::{Expression, TemplateValue},
+    graph::Graph,
+};
+
+/// What a node does: its kind with its configuration.
+#[derive(Clone, Debug, PartialEq)]
+pub enum NodeConfig {
+    /// `trigger.manual`
+    TriggerManual,
+    /// `action.http`
+    Http(Box<HttpConfig>),
+    /// `action.command`
+    Command(Box<CommandConfig>),
+    /// `action.file`
+    File(FileConfig),
+    /// `logic.if`
+    If(IfConfig),
+    /// `logic.switch`
+    Switch(SwitchConfig),
+    /// `logic.transform`
+    Transform(TransformConfig),
+    /// `logic.set_variable`
+    SetVariable(SetVariableConfig),
+    /// `logic.wait`
+    Wait(WaitConfig),
+    /// `logic.for_each`
+    ForEach(Box<ForEachConfig>),
+}
+
+/// A request over HTTP.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HttpConfig {
+    /// The method.
+    pub method: HttpMethod,
+    /// Where to, `http` or `https`.
+    pub url: TemplateValue,
+    /// Header fields.
+    pub headers: Vec<(String, TemplateValue)>,
+    /// Added to the query of the URL.
+    pub query: Vec<(String, TemplateValue)>,
+    /// A string is sent as it is, anything else as JSON.
+    pub body: Option<TemplateValue>,
+    /// Status codes that count as success; 200 to 299 when empty.
+    pub expect_status: Vec<u16>,
+    /// A larger response is a permanent failure.
+    pub max_response_bytes: u64,
+}
+
+/// A method of HTTP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum HttpMethod {
+    /// Reads.
+    Get,
+    /// Reads the header alone.
+    Head,
+    /// Does something.
+    Post,
+    /// Puts a whole.
+    Put,
+    /// Changes a part.
+    Patch,
+    /// Takes away.
+    Delete,
+    /// Asks what may be done.
+    Options,
+}
+
+impl HttpMethod {
+    /// Every method with its word.
+    pub const ALL: [(&'static str, Self); 7] = [
+        ("GET", Self::Get),
+        ("HEAD", Self::Head),
+        ("POST", Self::Post),
+        ("PUT", Self::Put),
+        ("PATCH", Self::Patch),
+        ("DELETE", Self::Delete),
+        ("OPTIONS", Self::Options),
+    ];
+
+    /// The word on the wire.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Get => "GET",
+            Self::Head => "HEAD",
+            Self::Post => "POST",
+            Self::Put => "PUT",
+            Self::Patch => "PATCH",
+            Self::Delete => "DELETE",
+            Self::Options => "OPTIONS",
+        }
+    }
+}
+
+/// A program that is run without a shell.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CommandConfig {
+    /// Its name, which the operator's allow-list must know.
+    pub program: TemplateValue,
+    /// Its arguments, one value each.
+    pub args: Vec<TemplateValue>,
+    /// What it reads.
+    pub stdin: Option<TemplateValue>,
+    /// Its environment, which is empty but for these.
+    pub env: Vec<(String, TemplateValue)>,
+    /// Of each of its two outputs, what is kept.
+    pub max_output_bytes: u64,
+    /// Exit codes that count as success.
+    pub allow_exit_codes: Vec<i32>,
+}
+
+/// A file in the workspace's own space.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FileConfig {
+    /// What to do.
+    pub operation: FileOperation,
+    /// Which file, relative to the space.
+    pub path: TemplateValue,
+    /// What to write or append: a string as it is, anything else as JSON.
+    pub content: Option<TemplateValue>,
+}
+
+/// What is done to a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FileOperation {
+    /// Its content.
+    Read,
+    /// Another content.
+    Write,
+    /// More content.
+    Append,
+    /// The files below a path.
+    List,
+    /// No file any more.
+    Delete,
+}
+
+impl FileOperation {
+    /// Every operation with its word.
+    pub const ALL: [(&'static str, Self); 5] = [
+        ("read", Self::Read),
+        ("write", Self::Write),
+        ("append", Self::Append),
+        ("list", Self::List),
+        ("delete", Self::Delete),
+    ];
+
+    /// Whether it takes a content.
+    #[must_use]
+    pub const fn takes_content(self) -> bool {
+        matches!(self, Self::Write | Self::Append)
+    }
+}
+
+/// One of two ways.
+#[derive(Clone, Debug, PartialEq)]
+pub struct IfConfig {
+    /// Leaves by port `true` or `false`.
+    pub condition: Expression,
+}
+
+/// One of many ways.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SwitchConfig {
+    /// The first case that holds gives the port, else [`DEFAULT_PORT`].
+    pub cases: Vec<SwitchCase>,
+}
+
+/// A case of a switch.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SwitchCase {
+    /// Whether it holds.
+    pub when: Expression,
+    /// The port to leave by.
+    pub port: String,
+}
+
+/// A value from others.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TransformConfig {
+    /// Its value is the output.
+    pub expression: Expression,
+}
+
+/// A variable of the run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SetVariableConfig {
+    /// Its name, seen as `vars.<name>`.
+    pub name: String,
+    /// Its value.
+    pub expression: Expression,
+}
+
+/// A pause.
+#[derive(Clone, Debug, PartialEq)]
+pub enum WaitConfig {
+    /// So long, in milliseconds.
+    Duration(TemplateValue),
+    /// Until a time in RFC 3339.
+    Until(TemplateValue),
+}
+
+/// A body for each item of a list; its output is the list of the body's outputs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ForEachConfig {
+    /// The list.
+    pub items: Expression,
+    /// How many items run at once.
+    pub concurrency: u32,
+    /// What runs, with `item` and `index` in scope.
+    pub body: Graph,
+}
+
+impl NodeConfig {
+    /// Its kind.
+    #[must_use]
+    pub const fn kind(&self) -> NodeKind {
+        match self {
+            Self::TriggerManual => NodeKind::TriggerManual,
+            Self::Http(_) => NodeKind::Http,
+            Self::Command(_) => NodeKind::Command,
+            Self::File(_) => NodeKind::File,
+            Self::If(_) => NodeKind::If,
+            Self::Switch(_) => NodeKind::Switch,
+            Self::Transform(_) => NodeKind::Transform,
+            Self::SetVariable(_) => NodeKind::SetVariable,
+            Self::Wait(_) => NodeKind::Wait,
+            Self::ForEach(_) => NodeKind::ForEach,
+        }
+    }
+
+    /// The named ports of the kind itself; empty where it only has the unnamed one.
+    pub(super) fn ports(&self) -> Vec<Cow<'_, str>> {
+        match self {
+            Self::If(_) => vec![Cow::Borrowed("true"), Cow::Borrowed("false")],
+            Self::Switch(switch) => switch
+                .cases
+                .iter()
+                .map(|case| Cow::Borrowed(case.port.as_str()))
+                .chain([Cow::Borrowed(DEFAULT_PORT)])
+                .collect(),
+            Self::TriggerManual
+            | Self::Http(_)
+            | Self::Command(_)
+            | Self::File(_)
+            | Self::Transform(_)
+            | Self::SetVariable(_)
+            | Self::Wait(_)
+            | Self::ForEach(_) => Vec::new(),
+        }
+    }
+
+    /// Whether doing it twice is the same as doing it once, where the definition doesn't say.
+    pub(super) fn is_idempotent(&self) -> bool {
+        match self {
+            Self::Http(http) => {
+                matches!(http.method, HttpMethod::Get | HttpMethod::Head | HttpMethod::Options)
+            }
+            Self::Command(_) => false,
+            // Writing the same content again changes nothing; appending does, and a second delete finds nothing.
+            Self::File(file) => match file.operation {
+                FileOperation::Read | FileOperation::List | FileOperation::Write => true,
+                FileOperation::Append | FileOperation::Delete => false,
+            },
+            Self::TriggerManual
+            | Self::If(_)
+            | Self::Switch(_)
+            | Self::Transform(_)
+            | Self::SetVariable(_)
+            | Self::Wait(_)
+            | Self::ForEach(_) => true,
+        }
+    }
+
+    /// The body of a loop.
+    #[must_use]
+    pub fn body(&self) -> Option<&Graph> {
+        match self {
+            Self::ForEach(for_each) => Some(&for_each.body),
+            Self::TriggerManual
+            | Self::Http(_)
+            | Self::Command(_)
+            | Self::File(_)
+            | Self::If(_)
+            | Self::Switch(_)
+            | Self::Transform(_)
+            | Self::SetVariable(_)
+            | Self::Wait(_) => None,
+        }
+    }
+
+    /// Ids of the nodes whose output it reads.
+    pub(super) fn references(&self) -> Vec<String> {
+        let mut ids = Vec::new();
+        let mut values: Vec<&TemplateValue> = Vec::new();
+        let mut expressions: Vec<&Expression> = Vec::new();
+        match self {
+            Self::TriggerManual => {}
+            Self::Http(http) => {
+                values.push(&http.url);
+                values.extend(http.headers.iter().chain(&http.query).map(|(_, value)| value));
+                values.extend(&http.body);
+            }
+            Self::Command(command) => {
+                values.push(&command.program);
+                values.extend(&command.args);
+                values.extend(&command.stdin);
+                values.extend(command.env.iter().map(|(_, value)| value));
+            }
+            Self::File(file) => {
+                values.push(&file.path);
+                values.extend(&file.content);
+            }
+            Self::If(config) => expressions.push(&config.condition),
+            Self::Switch(switch) => expressions.extend(switch.cases.iter().map(|case| &case.when)),
+            Self::Transform(transform) => expressions.push(&transform.expression),
+            Self::SetVariable(variable) => expressions.push(&variable.expression),
+            Self::Wait(WaitConfig::Duration(value) | WaitConfig::Until(value)) => {
+                values.push(value);
+            }
+            Self::ForEach(for_each) => expressions.push(&for_each.items),
+        }
+        values.into_iter().for_each(|value| value.collect_references(&mut ids));
+        for expression in expressions {
+            ids.extend(expression.node_references().map(str::to_owned));
+        }
+        ids.sort_unstable();
+        ids.dedup();
+        ids
+    }
+}

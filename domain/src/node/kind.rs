@@ -1,0 +1,122 @@
+//! The kinds of nodes by name.
+
+use std::fmt;
+
+/// A kind of node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum NodeKind {
+    /// `trigger.manual`: where a run by a person begins.
+    TriggerManual,
+    /// `action.http`: a request.
+    Http,
+    /// `action.command`: a program in a sandbox.
+    Command,
+    /// `action.file`: a file of the workspace's own space.
+    File,
+    /// `logic.if`: one of two ways.
+    If,
+    /// `logic.switch`: one of many ways.
+    Switch,
+    /// `logic.transform`: a value from others.
+    Transform,
+    /// `logic.set_variable`: a variable of the run.
+    SetVariable,
+    /// `logic.wait`: until a time.
+    Wait,
+    /// `logic.for_each`: a body for each item of a list.
+    ForEach,
+}
+
+/// Who does a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum NodeClass {
+    /// Pure: the engine computes it in place.
+    Inline,
+    /// An effect in the world: a worker does it, after its start is durable.
+    Effect,
+    /// A timer.
+    Wait,
+    /// A loop over a body.
+    Loop,
+}
+
+impl NodeKind {
+    /// Every kind, in the order in which they are listed.
+    pub const ALL: [Self; 10] = [
+        Self::TriggerManual,
+        Self::Http,
+        Self::Command,
+        Self::File,
+        Self::If,
+        Self::Switch,
+        Self::Transform,
+        Self::SetVariable,
+        Self::Wait,
+        Self::ForEach,
+    ];
+
+    /// The stored name.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::TriggerManual => "trigger.manual",
+            Self::Http => "action.http",
+            Self::Command => "action.command",
+            Self::File => "action.file",
+            Self::If => "logic.if",
+            Self::Switch => "logic.switch",
+            Self::Transform => "logic.transform",
+            Self::SetVariable => "logic.set_variable",
+            Self::Wait => "logic.wait",
+            Self::ForEach => "logic.for_each",
+        }
+    }
+
+    /// The kind with this stored name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == name)
+    }
+
+    /// Who does it.
+    #[must_use]
+    pub const fn class(self) -> NodeClass {
+        match self {
+            Self::TriggerManual | Self::If | Self::Switch | Self::Transform | Self::SetVariable => {
+                NodeClass::Inline
+            }
+            Self::Http | Self::Command | Self::File => NodeClass::Effect,
+            Self::Wait => NodeClass::Wait,
+            Self::ForEach => NodeClass::Loop,
+        }
+    }
+
+    /// Whether runs begin at it.
+    #[must_use]
+    pub const fn is_trigger(self) -> bool {
+        matches!(self, Self::TriggerManual)
+    }
+
+    /// How long one try may take where the definition doesn't say. None for what the engine does itself.
+    #[must_use]
+    pub const fn default_timeout_ms(self) -> Option<u64> {
+        match self {
+            Self::Http => Some(30_000),
+            Self::Command => Some(300_000),
+            Self::File => Some(60_000),
+            Self::TriggerManual
+            | Self::If
+            | Self::Switch
+            | Self::Transform
+            | Self::SetVariable
+            | Self::Wait
+            | Self::ForEach => None,
+        }
+    }
+}
+
+impl fmt::Display for NodeKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}

@@ -1,0 +1,428 @@
+//! Reads a node from a definition's JSON, with every problem it has.
+
+use serde_json::Value;
+
+use super::{
+    CommandConfig, DEFAULT_PORT, ERROR_PORT, FileConfig, FileOperation, ForEachConfig, HttpConfig,
+    HttpMethod, IfConfig, Node, NodeConfig, NodeKind, OnError, Position, RetryPolicy,
+    SetVariableConfig, SwitchCase, SwitchConfig, TransformConfig, WaitConfig,
+};
+use crate::{
+    expression::TemplateValue,
+    graph::{Fields, Graph, Place, ProblemCode, Reader, Settings, read_integer},
+    limits,
+};
+
+/// Whether a text can be a node's id or a port: both are parts of node paths, so nothing of their syntax may be in it.
+pub(crate) fn is_id(text: &str) -> bool {
+    (1..=limits::MAX_NODE_ID_CHARS).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
+}
+
+/// Reads one node. None after a problem that leaves nothing to draw conclusions from; the id is read before by the caller.
+pub(crate) fn read_node(
+    value: &Value,
+    id: &str,
+    place: Place,
+    settings: &Settings,
+    reader: &mut Reader,
+) -> Option<Node> {
+    let mut fields = Fields::open(value, place, reader)?;
+    fields.get("id");
+    let name = fields.string("name", limits::MAX_NAME_CHARS, reader).unwrap_or(id).to_owned();
+    let retry = fields
+        .get("retry")
+        .and_then(|retry| RetryPolicy::read(retry, fields.place_of("retry"), reader));
+    let timeout_ms = fields.integer("timeout_ms", 1..=limits::MAX_NODE_TIMEOUT_MS, reader);
+    let on_error = fields
+        .get("on_error")
+        .and_then(|on_error| read_on_error(on_error, fields.place_of("on_error"), reader))
+        .unwrap_or_default();
+    let idempotent = fields.boolean("idempotent", reader);
+    let position = fields
+        .get("position")
+        .and_then(|position| read_position(position, fields.place_of("position"), reader));
+    let kind = read_kind(&mut fields, reader);
+    let config = fields.get("config");
+    let place = fields.place_of("config");
+    fields.finish(reader);
+    let config = read_config(kind?, config, place, settings, reader)?;
+    Some(Node {
+        id: id.to_owned(),
+        name,
+        retry: retry.unwrap_or_else(|| settings.retry.clone()),
+        timeout_ms,
+        on_error,
+        idempotent: idempotent.unwrap_or_else(|| config.is_idempotent()),
+        position,
+        references: config.references(),
+        config,
+    })
+}
+
+fn read_kind(fields: &mut Fields<'_>, reader: &mut Reader) -> Option<NodeKind> {
+    let value = fields.required("type", reader)?;
+    let place = fields.place_of("type");
+    let Some(name) = value.as_str() else {
+        reader.wrong_type(&place, "the name of a kind of node", value);
+        return None;
+    };
+    let kind = NodeKind::from_name(name);
+    if kind.is_none() {
+        let known = NodeKind::ALL.map(NodeKind::as_str).join(", ");
+        reader.report(
+            &place,
+            ProblemCode::KindUnknown,
+            format!("unknown kind of node `{name}`; known are {known}"),
+        );
+    }
+    kind
+}
+
+fn read_on_error(value: &Value, place: Place, reader: &mut Reader) -> Option<OnError> {
+    const WORDS: [(&str, OnErrorWord); 4] = [
+        ("fail", OnErrorWord::Fail),
+        ("continue", OnErrorWord::Continue),
+        ("branch", OnErrorWord::Branch),
+        ("pause", OnErrorWord::Pause),
+    ];
+    let (word, output) = if let Some(text) = value.as_str() {
+        let word = WORDS.iter().find(|(word, _)| *word == text).map(|(_, word)| *word);
+        if word.is_none() {
+            let reason = "expected one of fail, continue, branch";
+            reader.report(&place, ProblemCode::UnknownValue, reason);
+        }
+        (word?, Value::Null)
+    } else {
+        let mut fields = Fields::open(value, place.clone(), reader)?;
+        if !fields.has("action") {
+            fields.required("action", reader);
+        }
+        let word = fields.one_of("action", &WORDS, reader);
+        let output = fields.get("value").cloned();
+        if output.is_some() && matches!(word, Some(OnErrorWord::Fail | OnErrorWord::Branch)) {
+            let reason = "only `continue` takes a value";
+            reader.report(&fields.place_of("value"), ProblemCode::InvalidValue, reason);
+        }
+        fields.finish(reader);
+        (word?, output.unwrap_or(Value::Null))
+    };
+    match word {
+        OnErrorWord::Fail => Some(OnError::Fail),
+        OnErrorWord::Continue => Some(OnError::Continue(output)),
+        OnErrorWord::Branch => Some(OnError::Branch),
+        OnErrorWord::Pause => {
+            let reason = "`pause` is not available; use fail, continue or branch";
+            reader.report(&place, ProblemCode::Unsupported, reason);
+            None
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+enum OnErrorWord {
+    Fail,
+    Continue,
+    Branch,
+    Pause,
+}
+
+fn read_position(value: &Value, place: Place, reader: &mut Reader) -> Option<Position> {
+    let mut fields = Fields::open(value, place, reader)?;
+    let range = -1.0e9..=1.0e9;
+    let x = fields.number("x", range.clone(), reader).unwrap_or_default();
+    let y = fields.number("y", range, reader).unwrap_or_default();
+    fields.finish(reader);
+    Some(Position { x, y })
+}
+
+fn read_config(
+    kind: NodeKind,
+    value: Option<&Value>,
+    place: Place,
+    settings: &Settings,
+    reader: &mut Reader,
+) -> Option<NodeConfig> {
+    let empty = Value::Object(serde_json::Map::new());
+    let mut fields = Fields::open(value.unwrap_or(&empty), place, reader)?;
+    let fields_ref = &mut fields;
+    let config = match kind {
+        NodeKind::TriggerManual => Some(NodeConfig::TriggerManual),
+        NodeKind::Http => read_http(fields_ref, reader),
+        NodeKind::Command => read_command(fields_ref, reader),
+        NodeKind::File => read_file(fields_ref, reader),
+        NodeKind::If => fields_ref
+            .expression("condition", reader)
+            .map(|condition| NodeConfig::If(IfConfig { condition })),
+        NodeKind::Switch => read_switch(fields_ref, reader),
+        NodeKind::Transform => fields_ref
+            .expression("expression", reader)
+            .map(|expression| NodeConfig::Transform(TransformConfig { expression })),
+        NodeKind::SetVariable => read_set_variable(fields_ref, reader),
+        NodeKind::Wait => read_wait(fields_ref, reader),
+        NodeKind::ForEach => read_for_each(fields_ref, settings, reader),
+    };
+    fields.finish(reader);
+    config
+}
+
+/// A template that must be there and not empty.
+fn required_template(
+    fields: &mut Fields<'_>,
+    name: &'static str,
+    reader: &mut Reader,
+) -> Option<TemplateValue> {
+    if !fields.has(name) {
+        fields.required(name, reader);
+    }
+    let template = fields.template(name, reader)?;
+    if template.constant().is_some_and(|text| text.trim().is_empty()) {
+        let reason = format!("`{name}` is required");
+        reader.report(&fields.place_of(name), ProblemCode::Required, reason);
+    }
+    Some(TemplateValue::from_template(template))
+}
+
+fn read_http(fields: &mut Fields<'_>, reader: &mut Reader) -> Option<NodeConfig> {
+    let method = fields.one_of("method", &HttpMethod::ALL, reader);
+    let method_is_wrong = method.is_none() && fields.has("method");
+    let url = required_template(fields, "url", reader);
+    if let Some(TemplateValue::Constant(Value::String(text))) = &url
+        && !text.starts_with("http://")
+        && !text.starts_with("https://")
+    {
+        let reason = "a URL begins with `http://` or `https://`";
+        reader.report(&fields.place_of("url"), ProblemCode::InvalidValue, reason);
+    }
+    let headers = fields.templates_by_name("headers", reader);
+    for (name, _) in &headers {
+        if !is_token(name) {
+            let place = fields.place_of("headers").field(name);
+            reader.report(&place, ProblemCode::InvalidValue, "not the name of a header");
+        }
+    }
+    let query = fields.templates_by_name("query", reader);
+    let body = fields.get("body").map(|body| reader.template_value(body, &fields.place_of("body")));
+    let expect_status = read_integers(fields, "expect_status", 100..=599, reader);
+    let max_response_bytes = fields
+        .integer("max_response_bytes", 1..=limits::MAX_RESPONSE_BYTES, reader)
+        .unwrap_or(1024 * 1024);
+    if method_is_wrong {
+        return None;
+    }
+    Some(NodeConfig::Http(Box::new(HttpConfig {
+        method: method.unwrap_or(HttpMethod::Get),
+        url: url?,
+        headers,
+        query,
+        body,
+        expect_status: expect_status
+            .into_iter()
+            .filter_map(|status| u16::try_from(status).ok())
+            .collect(),
+        max_response_bytes,
+    })))
+}
+
+/// A token of RFC 9110, which the name of a header field is.
+fn is_token(name: &str) -> bool {
+    !name.is_empty()
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
+}
+
+fn read_integers(
+    fields: &mut Fields<'_>,
+    name: &'static str,
+    range: std::ops::RangeInclusive<u64>,
+    reader: &mut Reader,
+) -> Vec<u64> {
+    let Some(items) = fields.array(name, limits::MAX_ENTRIES, reader) else { return Vec::new() };
+    let place = fields.place_of(name);
+    let items = items.iter().enumerate();
+    items
+        .filter_map(|(index, item)| read_integer(item, &place.item(index), range.clone(), reader))
+        .collect()
+}
+
+fn read_command(fields: &mut Fields<'_>, reader: &mut Reader) -> Option<NodeConfig> {
+    let program = required_template(fields, "program", reader);
+    let mut args = Vec::new();
+    if let Some(items) = fields.array("args", limits::MAX_ARGUMENTS, reader) {
+        let place = fields.place_of("args");
+        for (index, item) in items.iter().enumerate() {
+            let place = place.item(index);
+            if item.is_array() || item.is_object() || item.is_null() {
+                reader.wrong_type(&place, "a string", item);
+            } else {
+                args.push(reader.template_value(item, &place));
+            }
+        }
+    }
+    let stdin =
+        fields.get("stdin").map(|stdin| reader.template_value(stdin, &fields.place_of("stdin")));
+    let env = fields.templates_by_name("env", reader);
+    for (name, _) in &env {
+        if name.is_empty() || name.contains(['=', '\0']) {
+            let place = fields.place_of("env").field(name);
+            reader.report(&place, ProblemCode::InvalidValue, "not the name of a variable");
+        }
+    }
+    let max_output_bytes = fields
+        .integer("max_output_bytes", 1..=limits::MAX_COMMAND_OUTPUT_BYTES, reader)
+        .unwrap_or(256 * 1024);
+    let codes = read_integers(fields, "allow_exit_codes", 0..=255, reader);
+    let mut allow_exit_codes: Vec<i32> =
+        codes.into_iter().filter_map(|code| i32::try_from(code).ok()).collect();
+    if !allow_exit_codes.contains(&0) {
+        allow_exit_codes.push(0);
+    }
+    Some(NodeConfig::Command(Box::new(CommandConfig {
+        program: program?,
+        args,
+        stdin,
+        env,
+        max_output_bytes,
+        allow_exit_codes,
+    })))
+}
+
+fn read_file(fields: &mut Fields<'_>, reader: &mut Reader) -> Option<NodeConfig> {
+    if !fields.has("operation") {
+        fields.required("operation", reader);
+    }
+    let operation = fields.one_of("operation", &FileOperation::ALL, reader);
+    let path = required_template(fields, "path", reader);
+    let content = fields
+        .get("content")
+        .map(|content| reader.template_value(content, &fields.place_of("content")));
+    let operation = operation?;
+    if operation.takes_content() && content.is_none() {
+        fields.required("content", reader);
+    }
+    if !operation.takes_content() && content.is_some() {
+        let reason = "only `write` and `append` take a content";
+        reader.report(&fields.place_of("content"), ProblemCode::InvalidValue, reason);
+    }
+    Some(NodeConfig::File(FileConfig { operation, path: path?, content }))
+}
+
+fn read_switch(fields: &mut Fields<'_>, reader: &mut Reader) -> Option<NodeConfig> {
+    if !fields.has("cases") {
+        fields.required("cases", reader);
+    }
+    let items = fields.array("cases", limits::MAX_SWITCH_CASES, reader)?;
+    let place = fields.place_of("cases");
+    let mut cases: Vec<SwitchCase> = Vec::with_capacity(items.len());
+    for (index, item) in items.iter().enumerate() {
+        let Some(mut case) = Fields::open(item, place.item(index), reader) else { continue };
+        let when = case.expression("when", reader);
+        case.required("port", reader);
+        let port = case.string("port", limits::MAX_NODE_ID_CHARS, reader);
+        if let Some(port) = port {
+            let reason = if !is_id(port) {
+                Some("a port has 1 to 64 letters, digits, `_` or `-`")
+            } else if port == DEFAULT_PORT || port == ERROR_PORT {
+                Some("`default` and `error` are ports of their own")
+            } else if cases.iter().any(|case| case.port == port) {
+                Some("each case has a port of its own")
+            } else {
+                None
+            };
+            if let Some(reason) = reason {
+                reader.report(&case.place_of("port"), ProblemCode::InvalidValue, reason);
+            }
+        }
+        case.finish(reader);
+        if let (Some(when), Some(port)) = (when, port) {
+            cases.push(SwitchCase { when, port: port.to_owned() });
+        }
+    }
+    Some(NodeConfig::Switch(SwitchConfig { cases }))
+}
+
+fn read_set_variable(fields: &mut Fields<'_>, reader: &mut Reader) -> Option<NodeConfig> {
+    fields.required("name", reader);
+    let name = fields.string("name", limits::MAX_NODE_ID_CHARS, reader);
+    let is_name = |text: &str| {
+        let mut bytes = text.bytes();
+        bytes.next().is_some_and(|byte| byte.is_ascii_alphabetic() || byte == b'_')
+            && bytes.all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+    };
+    if name.is_some_and(|name| !is_name(name)) {
+        let reason = "a variable has a letter or `_`, then letters, digits or `_`";
+        reader.report(&fields.place_of("name"), ProblemCode::InvalidValue, reason);
+    }
+    let expression = fields.expression("expression", reader);
+    Some(NodeConfig::SetVariable(SetVariableConfig {
+        name: name?.to_owned(),
+        expression: expression?,
+    }))
+}
+
+fn read_wait(fields: &mut Fields<'_>, reader: &mut Reader) -> Option<NodeConfig> {
+    let duration = fields.get("duration_ms");
+    let until = fields.get("until");
+    let place = fields.place.clone();
+    match (duration, until) {
+        (Some(_), Some(_)) | (None, None) => {
+            let reason = "exactly one of `duration_ms` and `until`";
+            reader.report(&place, ProblemCode::InvalidValue, reason);
+            None
+        }
+        (Some(duration), None) => {
+            let place = fields.place_of("duration_ms");
+            let value = if duration.is_string() {
+                reader.template_value(duration, &place)
+            } else {
+                let range = 0..=limits::MAX_WAIT_MS;
+                TemplateValue::Constant(read_integer(duration, &place, range, reader)?.into())
+            };
+            if let TemplateValue::Constant(Value::String(_)) = value {
+                let reason = "expected a whole number or a `{{ … }}` that gives one";
+                reader.report(&place, ProblemCode::WrongType, reason);
+            }
+            Some(NodeConfig::Wait(WaitConfig::Duration(value)))
+        }
+        (None, Some(until)) => {
+            let place = fields.place_of("until");
+            let template = reader.template(until, &place)?;
+            if let Some(text) = template.constant()
+                && chrono::DateTime::parse_from_rfc3339(text).is_err()
+            {
+                let reason = "expected a time in RFC 3339, like 2026-01-31T08:00:00Z";
+                reader.report(&place, ProblemCode::InvalidValue, reason);
+            }
+            Some(NodeConfig::Wait(WaitConfig::Until(TemplateValue::from_template(template))))
+        }
+    }
+}
+
+fn read_for_each(
+    fields: &mut Fields<'_>,
+    settings: &Settings,
+    reader: &mut Reader,
+) -> Option<NodeConfig> {
+    let items = fields.expression("items", reader);
+    let concurrency = fields
+        .integer("concurrency", 1..=u64::from(limits::MAX_PARALLELISM), reader)
+        .and_then(|concurrency| u32::try_from(concurrency).ok())
+        .unwrap_or(1);
+    if reader.loop_depth >= limits::MAX_LOOP_DEPTH {
+        let reason = format!("loops nest at most {} deep", limits::MAX_LOOP_DEPTH);
+        reader.report(&fields.place, ProblemCode::LoopTooDeep, reason);
+        fields.get("nodes");
+        fields.get("connections");
+        return None;
+    }
+    reader.loop_depth += 1;
+    let body = Graph::read_body(fields, settings, reader);
+    reader.loop_depth -= 1;
+    let body = body?;
+    if body.is_empty() {
+        let reason = "a loop has at least one node";
+        reader.report(&fields.place_of("nodes"), ProblemCode::Required, reason);
+    }
+    Some(NodeConfig::ForEach(Box::new(ForEachConfig { items: items?, concurrency, body })))
+}

@@ -1,0 +1,267 @@
+//! The kinds of nodes with the JSON Schema of their configurations, for `GET /node-kinds` and the forms of the editor.
+//!
+//! A string that may hold `{{ … }}` has `"format": "template"`, one that is CEL has `"format": "cel"`.
+
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::{FileOperation, HttpMethod, NodeClass, NodeKind};
+use crate::limits;
+
+/// A kind as it is served.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct KindDescription {
+    /// Its stored name.
+    pub r#type: &'static str,
+    /// What it is listed under: `trigger`, `action`, `logic`.
+    pub group: &'static str,
+    /// A few words.
+    pub title: &'static str,
+    /// One sentence.
+    pub description: &'static str,
+    /// The JSON Schema (2020-12) of its configuration.
+    pub config: Value,
+    /// The named ports it is left by; a switch adds one a case. Empty for the unnamed port.
+    pub ports: Vec<&'static str>,
+    /// Whether it does something in the world, and so can be retried and time out.
+    pub is_effect: bool,
+    /// How long one try may take where the definition doesn't say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub default_timeout_ms: Option<u64>,
+}
+
+/// Every kind, in the order in which they are listed.
+#[must_use]
+pub fn node_kinds() -> Vec<KindDescription> {
+    NodeKind::ALL.into_iter().map(describe).collect()
+}
+
+fn describe(kind: NodeKind) -> KindDescription {
+    let (title, description) = words(kind);
+    KindDescription {
+        r#type: kind.as_str(),
+        group: kind.as_str().split('.').next().unwrap_or_default(),
+        title,
+        description,
+        config: schema(kind),
+        ports: match kind {
+            NodeKind::If => vec!["true", "false"],
+            NodeKind::Switch => vec![super::DEFAULT_PORT],
+            NodeKind::TriggerManual
+            | NodeKind::Http
+            | NodeKind::Command
+            | NodeKind::File
+            | NodeKind::Transform
+            | NodeKind::SetVariable
+            | NodeKind::Wait
+            | NodeKind::ForEach => vec![],
+        },
+        is_effect: kind.class() == NodeClass::Effect,
+        default_timeout_ms: kind.default_timeout_ms(),
+    }
+}
+
+fn words(kind: NodeKind) -> (&'static str, &'static str) {
+    match kind {
+        NodeKind::TriggerManual => (
+            "Manual start",
+            "A run that a person or a program starts begins here; its output is the run's input.",
+        ),
+        NodeKind::Http => ("HTTP request", "Sends a request and gives status, headers and body."),
+        NodeKind::Command => (
+            "Command",
+            "Runs an allowed program without a shell and gives its exit code and outputs.",
+        ),
+        NodeKind::File => {
+            ("File", "Reads, writes, appends, lists or deletes files of the workspace.")
+        }
+        NodeKind::If => ("If", "Goes on by port true or false."),
+        NodeKind::Switch => {
+            ("Switch", "Goes on by the port of the first case that holds, else by default.")
+        }
+        NodeKind::Transform => ("Transform", "Computes a value from others."),
+        NodeKind::SetVariable => ("Set variable", "Gives a variable of the run a value."),
+        NodeKind::Wait => ("Wait", "Waits for a time without holding a worker."),
+        NodeKind::ForEach => {
+            ("For each", "Runs its body for each item of a list and gives the list of outputs.")
+        }
+    }
+}
+
+fn object(properties: Value, required: &[&str]) -> Value {
+    json!({
+        "type": "object",
+        "properties": properties,
+        "required": required,
+        "additionalProperties": false,
+    })
+}
+
+fn cel(title: &str) -> Value {
+    json!({
+        "type": "string",
+        "format": "cel",
+        "title": title,
+        "minLength": 1,
+        "maxLength": limits::MAX_EXPRESSION_BYTES,
+    })
+}
+
+fn template(title: &str) -> Value {
+    json!({
+        "type": "string",
+        "format": "template",
+        "title": title,
+        "maxLength": limits::MAX_TEMPLATE_BYTES,
+    })
+}
+
+fn templates(title: &str) -> Value {
+    json!({
+        "type": "object",
+        "title": title,
+        "additionalProperties": { "type": ["string", "number", "boolean"], "format": "template" },
+        "maxProperties": limits::MAX_ENTRIES,
+    })
+}
+
+fn whole(title: &str, min: u64, max: u64, default: Option<u64>) -> Value {
+    let mut schema = json!({ "type": "integer", "title": title, "minimum": min, "maximum": max });
+    if let Some(default) = default {
+        schema["default"] = default.into();
+    }
+    schema
+}
+
+fn schema(kind: NodeKind) -> Value {
+    match kind {
+        NodeKind::TriggerManual => object(json!({}), &[]),
+        NodeKind::Http => http(),
+        NodeKind::Command => command(),
+        NodeKind::File => object(
+            json!({
+                "operation": {
+                    "title": "Operation",
+                    "enum": FileOperation::ALL.map(|(word, _)| word),
+                },
+                "path": template("Path"),
+                "content": { "title": "Content (write, append)", "format": "template" },
+            }),
+            &["operation", "path"],
+        ),
+        NodeKind::If => object(json!({ "condition": cel("Condition") }), &["condition"]),
+        NodeKind::Switch => object(
+            json!({
+                "cases": {
+                    "type": "array",
+                    "title": "Cases",
+                    "maxItems": limits::MAX_SWITCH_CASES,
+                    "items": object(
+                        json!({ "when": cel("When"), "port": identifier("Port") }),
+                        &["when", "port"],
+                    ),
+                },
+            }),
+            &["cases"],
+        ),
+        NodeKind::Transform => object(json!({ "expression": cel("Expression") }), &["expression"]),
+        NodeKind::SetVariable => object(
+            json!({
+                "name": {
+                    "type": "string",
+                    "title": "Name",
+                    "pattern": "^[A-Za-z_][A-Za-z0-9_]{0,63}$",
+                },
+                "expression": cel("Value"),
+            }),
+            &["name", "expression"],
+        ),
+        NodeKind::Wait => wait(),
+        NodeKind::ForEach => object(
+            json!({
+                "items": cel("List"),
+                "concurrency":
+                    whole("At once", 1, u64::from(limits::MAX_PARALLELISM), Some(1)),
+                "nodes": { "type": "array", "title": "Body", "minItems": 1 },
+                "connections": { "type": "array", "title": "Connections of the body" },
+            }),
+            &["items", "nodes"],
+        ),
+    }
+}
+
+fn identifier(title: &str) -> Value {
+    json!({ "type": "string", "title": title, "pattern": "^[A-Za-z0-9_-]{1,64}$" })
+}
+
+fn http() -> Value {
+    object(
+        json!({
+            "method": {
+                "title": "Method",
+                "enum": HttpMethod::ALL.map(|(word, _)| word),
+                "default": "GET",
+            },
+            "url": template("URL"),
+            "headers": templates("Headers"),
+            "query": templates("Query"),
+            "body": { "title": "Body (a string is sent as it is, anything else as JSON)", "format": "template" },
+            "expect_status": {
+                "type": "array",
+                "title": "Status codes that count as success (200 to 299 when empty)",
+                "items": whole("Status", 100, 599, None),
+                "maxItems": limits::MAX_ENTRIES,
+            },
+            "max_response_bytes":
+                whole("Largest response in bytes", 1, limits::MAX_RESPONSE_BYTES, Some(1024 * 1024)),
+        }),
+        &["url"],
+    )
+}
+
+fn command() -> Value {
+    object(
+        json!({
+            "program": template("Program"),
+            "args": {
+                "type": "array",
+                "title": "Arguments",
+                "items": { "type": ["string", "number", "boolean"], "format": "template" },
+                "maxItems": limits::MAX_ARGUMENTS,
+            },
+            "stdin": { "title": "Standard input", "format": "template" },
+            "env": templates("Environment"),
+            "max_output_bytes": whole(
+                "Kept of each output in bytes",
+                1,
+                limits::MAX_COMMAND_OUTPUT_BYTES,
+                Some(256 * 1024),
+            ),
+            "allow_exit_codes": {
+                "type": "array",
+                "title": "Exit codes that count as success, besides 0",
+                "items": whole("Exit code", 0, 255, None),
+                "maxItems": limits::MAX_ENTRIES,
+            },
+        }),
+        &["program"],
+    )
+}
+
+fn wait() -> Value {
+    let mut schema = object(
+        json!({
+            "duration_ms": {
+                "title": "Milliseconds",
+                "type": ["integer", "string"],
+                "format": "template",
+                "minimum": 0,
+                "maximum": limits::MAX_WAIT_MS,
+            },
+            "until": template("Time (RFC 3339)"),
+        }),
+        &[],
+    );
+    schema["oneOf"] = json!([{ "required": ["duration_ms"] }, { "required": ["until"] }]);
+    schema
+}
