@@ -1,0 +1,13 @@
+INSERT INTO workspaces (id, created_at, updated_at, created_by, position, member_count, personal, name, description, sort_name)
+SELECT id, created_at, updated_at, created_by, position, member_count, personal, name, description, lower(name)
+FROM unnest(
+    $1::uuid[], $2::timestamptz[], $3::timestamptz[], $4::uuid[], $5::bigint[], $6::integer[], $7::boolean[], $8::text[],
+    $9::text[]
+) AS row (id, created_at, updated_at, created_by, position, member_count, personal, name, description)
+ON CONFLICT (id) DO UPDATE SET
+    updated_at = excluded.updated_at,
+    position = excluded.position,
+    member_count = excluded.member_count,
+    name = excluded.name,
+    description = excluded.description,
+    sort_name = excluded.sort_name
