@@ -102,7 +102,7 @@ fn requested(request: &RequestExecution, now: DateTime<Utc>) -> Decision {
         );
     }
     if request.limit.is_none() {
-        events.push(ExecutionDispatched { claim: Claim(1) }.into());
+        events.push(ExecutionDispatched { claim: Claim(1), queue: request.queue }.into());
     }
     Ok(events)
 }
@@ -130,7 +130,7 @@ fn dispatched(open: &Open, claim: Claim) -> Decision {
     }
     match open.phase {
         Phase::Idle(Rest::Pending | Rest::Queued | Rest::Ready) => {
-            Ok(vec![ExecutionDispatched { claim }.into()])
+            Ok(vec![open.dispatch_next().into()])
         }
         Phase::Idle(Rest::Waiting) => Err(ExecutionRejection::Waiting),
         Phase::Paused { .. } => Err(ExecutionRejection::Paused),
@@ -156,7 +156,7 @@ fn unpaused(open: &Open, by: PauseReason) -> Decision {
         Phase::Paused { rest, reason } if resumes(reason) => {
             let mut events = vec![ExecutionUnpaused {}.into()];
             if open.run.request.limit.is_none() && rest != Rest::Waiting {
-                events.push(ExecutionDispatched { claim: open.next_claim() }.into());
+                events.push(open.dispatch_next().into());
             }
             Ok(events)
         }
@@ -207,7 +207,7 @@ fn fired(open: &Open, path: &NodePath, attempt: Attempt, kind: TimerKind) -> Vec
         _ => return Vec::new(),
     }
     if open.phase == Phase::Idle(Rest::Waiting) && open.run.request.limit.is_none() {
-        events.push(ExecutionDispatched { claim: open.next_claim() }.into());
+        events.push(open.dispatch_next().into());
     }
     events
 }
@@ -230,7 +230,7 @@ fn redispatched(open: &Open, lost: Claim) -> Vec<ExecutionEvent> {
             )
         }
         Phase::Running { intent: Intent::GoOn, .. } | Phase::Dispatched => {
-            vec![ExecutionDispatched { claim: open.next_claim() }.into()]
+            vec![open.dispatch_next().into()]
         }
     }
 }
@@ -238,6 +238,10 @@ fn redispatched(open: &Open, lost: Claim) -> Vec<ExecutionEvent> {
 impl Open {
     pub(super) fn next_claim(&self) -> Claim {
         Claim(self.claim.0 + 1)
+    }
+
+    fn dispatch_next(&self) -> ExecutionDispatched {
+        ExecutionDispatched { claim: self.next_claim(), queue: self.run.request.queue }
     }
 
     pub(super) fn claim_lost(&self, reported: Claim) -> ExecutionRejection {

@@ -233,6 +233,9 @@ pub struct ExecutionQueued {
 pub struct ExecutionDispatched {
     /// The claim that the worker runs it under.
     pub claim: Claim,
+    /// The line that it is carried to, so that whoever carries it need not fold the run.
+    #[serde(default)]
+    pub queue: Queue,
 }
 
 /// A worker began it.
