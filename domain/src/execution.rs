@@ -35,7 +35,7 @@ pub use events::*;
 pub use gather::Gather;
 pub use next::{Action, Ending, Planner, next};
 pub use origin::{rerun_of, retry_of};
-pub use plan::{Backoff, Join, OnError, Plan, PlanConnection, PlanNode, Retry, Work};
+pub use plan::{Plan, PlanConnection, PlanNode, Work};
 pub use view::{ScopeView, Status, WaitsFor};
 
 use crate::{Aggregate, json::Json};

@@ -3,6 +3,7 @@
 //! Pure: no async, clock, randomness, logging or I/O. New ids, the actor and the time are inputs, so every decision can be
 //! replayed. Reading order: [`id`], [`event`], then the aggregates [`workspace`], [`workflow`] and [`execution`].
 
+pub mod dispatch;
 pub mod event;
 pub mod execution;
 pub mod expression;
@@ -12,6 +13,7 @@ pub mod json;
 pub mod limits;
 pub mod node;
 pub mod permission;
+pub mod policy;
 pub mod upcast;
 pub mod workflow;
 pub mod workspace;

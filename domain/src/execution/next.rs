@@ -11,8 +11,8 @@ use std::{
 use chrono::{DateTime, Utc};
 
 use super::{
-    Attempt, ErrorKind, Execution, Gather, Intent, Join, NodeError, NodePath, NodeRun, NodeState,
-    Open, Phase, Plan, Run, SkipReason, Work,
+    Attempt, ErrorKind, Execution, Gather, Intent, NodeError, NodePath, NodeRun, NodeState, Open,
+    Phase, Plan, Run, SkipReason, Work,
     path::{is_in_loop, scope_item},
 };
 use crate::limits::MAX_PLANNED_ACTIONS;
@@ -262,15 +262,10 @@ impl Planner {
                 | NodeState::Skipped
                 | NodeState::Failed(_) => false,
             };
-            let was_taken = frontier.taken[to];
             frontier.missing[to] -= 1;
             frontier.taken[to] |= taken;
-            let all = frontier.missing[to] == 0;
-            match plan.at(connection.to).join {
-                Join::Any if was_taken => {}
-                Join::Any if taken || all => arrived.push((connection.to, taken)),
-                Join::All if all => arrived.push((connection.to, frontier.taken[to])),
-                Join::Any | Join::All => {}
+            if frontier.missing[to] == 0 {
+                arrived.push((connection.to, frontier.taken[to]));
             }
         }
         for (node, taken) in arrived {

@@ -6,8 +6,12 @@ use std::{collections::HashMap, sync::Arc};
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::{AfterFailure, Attempt, ErrorKind, NodeError, NodeOutput, NodePath, path::scope_item};
-use crate::json::Json;
+use super::{AfterFailure, Attempt, NodeError, NodeOutput, NodePath, path::scope_item};
+use crate::{
+    graph::{Edge, Graph, NodeIndex},
+    json::Json,
+    node::{ERROR_PORT, Node, NodeClass, NodeConfig, OnError, RetryPolicy},
+};
 
 /// A graph, or the body of a loop, ready to be walked.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,14 +31,12 @@ pub struct PlanNode {
     pub id: String,
     /// How it is done.
     pub work: Work,
-    /// Whether its effect may be begun again when nobody knows how far it came.
+    /// Whether its effect may begin again when nobody knows how far it came.
     pub idempotent: bool,
     /// When a failed try is repeated.
-    pub retry: Retry,
+    pub retry: RetryPolicy,
     /// What follows on the last failure.
     pub on_error: OnError,
-    /// When it may begin.
-    pub join: Join,
 }
 
 /// How a node is done.
@@ -55,16 +57,6 @@ pub enum Work {
     },
 }
 
-/// When a node that several connections lead to may begin.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Join {
-    /// When all have arrived; a skipped one counts as arrived.
-    #[default]
-    All,
-    /// When the first one that was taken has arrived.
-    Any,
-}
-
 /// Where a node leads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlanConnection {
@@ -74,71 +66,34 @@ pub struct PlanConnection {
     pub port: Option<String>,
 }
 
-/// When a failed try is repeated.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Retry {
-    /// How many tries follow on the first.
-    pub max_retries: u32,
-    /// How long each waits.
-    pub backoff: Backoff,
-    /// Which failures are repeated.
-    pub retry_on: Vec<ErrorKind>,
-}
-
-/// How long a retry waits.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Backoff {
-    /// One after another; the last one repeats.
-    Steps(Vec<u64>),
-    /// `base × factor^n` up to `max`, of which `jitter` (0 to 1) is left to chance.
-    Exponential {
-        /// The first.
-        base_ms: u64,
-        /// How it grows.
-        factor: f64,
-        /// The longest.
-        max_ms: u64,
-        /// How much of it is left to chance.
-        jitter: f64,
-    },
-}
-
-/// What follows on the last failure of a node.
-#[derive(Clone, Debug, PartialEq)]
-pub enum OnError {
-    /// The run fails, or the loop that it is in.
-    Fail,
-    /// The run goes on with this output.
-    Continue(Json),
-    /// The run goes on by the port `error`, with the error as output.
-    Branch,
-}
-
-/// The port of the error branch.
-const ERROR_PORT: &str = "error";
-
 impl Plan {
-    /// A plan of nodes and of connections `(from, port, to)` between their ids.
-    ///
-    /// `None` when a connection names an unknown node: a [`crate::graph::Graph`] never does.
+    /// The plan of a graph, with those of its loops' bodies.
     #[must_use]
-    pub fn assemble(
-        nodes: Vec<PlanNode>,
-        connections: &[(&str, Option<&str>, &str)],
-        parallelism: usize,
-    ) -> Option<Self> {
+    pub fn of(graph: &Graph) -> Arc<Self> {
+        let indexed: Vec<(NodeIndex, &Node)> = graph.nodes().collect();
         let index: HashMap<String, u32> =
-            (0..).zip(&nodes).map(|(index, node)| (node.id.clone(), index)).collect();
-        let mut outgoing = vec![Vec::new(); nodes.len()];
-        let mut incoming = vec![0; nodes.len()];
-        for (from, port, to) in connections {
-            let (from, to) = (*index.get(*from)?, *index.get(*to)?);
-            let port = port.map(str::to_owned);
-            outgoing[from as usize].push(PlanConnection { to, port });
-            incoming[to as usize] += 1;
-        }
+            (0..).zip(&indexed).map(|(index, (_, node))| (node.id().to_owned(), index)).collect();
+        let target = |edge: &Edge| PlanConnection {
+            to: index[graph.node(edge.node).id()],
+            port: edge.port.clone(),
+        };
+        let outgoing: Vec<Vec<PlanConnection>> = indexed
+            .iter()
+            .map(|(node, _)| graph.outgoing(*node).iter().map(target).collect())
+            .collect();
+        let incoming = indexed
+            .iter()
+            .map(|(node, _)| u32::try_from(graph.incoming(*node).len()).unwrap_or(u32::MAX))
+            .collect();
         let leaves = (0..).zip(&outgoing).filter(|(_, to)| to.is_empty()).map(|(i, _)| i).collect();
-        Some(Self { nodes, index, outgoing, incoming, leaves, parallelism: parallelism.max(1) })
+        Arc::new(Self {
+            nodes: indexed.iter().map(|(_, node)| PlanNode::of(node)).collect(),
+            index,
+            outgoing,
+            incoming,
+            leaves,
+            parallelism: graph.settings().parallelism.max(1) as usize,
+        })
     }
 
     /// How many nodes it has at its own level.
@@ -179,18 +134,20 @@ impl Plan {
         chance: f64,
     ) -> AfterFailure {
         let Some(node) = self.node(path) else { return AfterFailure::Stop };
-        if !matches!(node.work, Work::Loop { .. })
-            && let Some(at) = node.retry.next_try(attempt, error.kind, now, chance)
-        {
-            return AfterFailure::Retry { at };
+        let tried = u32::try_from(attempt.0).unwrap_or(u32::MAX);
+        if !matches!(node.work, Work::Loop { .. }) && node.retry.retries(tried, error.kind) {
+            let delay = i64::try_from(node.retry.delay_ms(tried, chance)).unwrap_or(i64::MAX);
+            let delay = TimeDelta::try_milliseconds(delay).unwrap_or_default();
+            return AfterFailure::Retry { at: now.checked_add_signed(delay).unwrap_or(now) };
         }
         match &node.on_error {
             OnError::Fail => AfterFailure::Stop,
-            OnError::Continue(value) => {
-                AfterFailure::Continue { output: NodeOutput::Inline(value.clone()), port: None }
-            }
+            OnError::Continue(value) => AfterFailure::Continue {
+                output: NodeOutput::Inline(Json::from_value(value)),
+                port: None,
+            },
             OnError::Branch => {
-                let value = serde_json::json!({ "error": error });
+                let value = serde_json::to_value(error).unwrap_or_default();
                 AfterFailure::Continue {
                     output: NodeOutput::Inline(Json::from_value(&value)),
                     port: Some(ERROR_PORT.to_owned()),
@@ -244,34 +201,21 @@ impl Plan {
     }
 }
 
-impl Retry {
-    fn next_try(
-        &self,
-        attempt: Attempt,
-        kind: ErrorKind,
-        now: DateTime<Utc>,
-        chance: f64,
-    ) -> Option<DateTime<Utc>> {
-        let done = u32::try_from(attempt.0).ok()?;
-        if done > self.max_retries || !self.retry_on.contains(&kind) {
-            return None;
-        }
-        let delay = i64::try_from(self.backoff.delay_ms(done - 1, chance)).ok()?;
-        now.checked_add_signed(TimeDelta::try_milliseconds(delay)?)
-    }
-}
-
-impl Backoff {
-    fn delay_ms(&self, retry: u32, chance: f64) -> u64 {
-        match self {
-            Self::Steps(steps) => {
-                steps.get(retry as usize).or(steps.last()).copied().unwrap_or_default()
-            }
-            Self::Exponential { base_ms, factor, max_ms, jitter } => {
-                let grown = *base_ms as f64 * factor.powi(retry.min(1_000) as i32);
-                let whole = grown.min(*max_ms as f64);
-                (whole * (1.0 - jitter * chance.clamp(0.0, 1.0))).max(0.0) as u64
-            }
+impl PlanNode {
+    fn of(node: &Node) -> Self {
+        Self {
+            id: node.id().to_owned(),
+            work: match (node.class(), node.config()) {
+                (_, NodeConfig::ForEach(config)) => {
+                    Work::Loop { body: Plan::of(&config.body), concurrency: config.concurrency }
+                }
+                (NodeClass::Wait, _) => Work::Wait,
+                (NodeClass::Inline, _) => Work::Inline,
+                (NodeClass::Effect | NodeClass::Loop, _) => Work::Effect,
+            },
+            idempotent: node.is_idempotent(),
+            retry: node.retry().clone(),
+            on_error: node.on_error().clone(),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What others see of an execution: its status, what it waits for, and the values that its nodes may use.
 
-use std::fmt;
+use std::{collections::HashMap, fmt};
 
 use chrono::{DateTime, Utc};
 
@@ -8,7 +8,7 @@ use super::{
     Claim, ConcurrencyLimit, Execution, Intent, NodeOutput, NodePath, NodeRun, NodeState, Open,
     PauseReason, Phase, Reached, Rest, Run, path::scope_item,
 };
-use crate::json::Json;
+use crate::{expression::Scope, json::Json};
 
 /// The word for where an execution is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -295,6 +295,38 @@ impl<'a> ScopeView<'a> {
             }
             let (owner, _) = scope_item(scope)?;
             scope = owner.rfind('/').map_or("", |slash| &owner[..=slash]);
+        }
+    }
+
+    /// Hashes of the blobs among the outputs of these nodes.
+    #[must_use]
+    pub fn blobs(&self, references: &[String]) -> Vec<&'a str> {
+        let outputs = references.iter().filter_map(|id| self.output(id));
+        outputs
+            .filter_map(|output| match output {
+                NodeOutput::Blob { hash, .. } => Some(hash.as_str()),
+                NodeOutput::Inline(_) => None,
+            })
+            .collect()
+    }
+
+    /// What expressions and templates see, with the outputs of these nodes ([`crate::node::Node::references`]). A node that was skipped
+    /// has none, nor has one whose blob is not among `blobs`. The caller adds `execution`, `workflow` and `env`.
+    #[must_use]
+    pub fn to_scope(&self, references: &[String], blobs: &HashMap<String, Json>) -> Scope {
+        let value = |id: &String| {
+            let value = match self.output(id)? {
+                NodeOutput::Inline(value) => value.clone(),
+                NodeOutput::Blob { hash, .. } => blobs.get(hash)?.clone(),
+            };
+            Some((id.clone(), value))
+        };
+        Scope {
+            vars: self.variables().map(|(name, value)| (name.to_owned(), value.clone())).collect(),
+            nodes: references.iter().filter_map(value).collect(),
+            item: self.item().cloned(),
+            index: self.index().map(u64::from),
+            ..Scope::of_input(self.input().clone())
         }
     }
 
