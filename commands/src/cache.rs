@@ -6,9 +6,11 @@
 
 use std::{any::Any, sync::Arc};
 
-use ledgerline_domain::{Aggregate, id::CorrelationId};
+use ledgerline_domain::Aggregate;
 use ledgerline_store::{Position, StreamId, StreamVersion};
 use moka::sync::Cache as Moka;
+
+use crate::load::StreamOrigin;
 
 /// What an entry costs beside its state: the key, the counters and the bookkeeping of the cache.
 const ENTRY_OVERHEAD_BYTES: usize = 256;
@@ -18,7 +20,7 @@ const ENTRY_OVERHEAD_BYTES: usize = 256;
 pub(crate) struct Entry {
     pub(crate) version: StreamVersion,
     pub(crate) position: Position,
-    pub(crate) correlation_id: Option<CorrelationId>,
+    pub(crate) origin: Option<StreamOrigin>,
     pub(crate) state: Arc<dyn Any + Send + Sync>,
     pub(crate) weight: u32,
 }
@@ -28,11 +30,11 @@ impl Entry {
         state: Arc<A>,
         version: StreamVersion,
         position: Position,
-        correlation_id: Option<CorrelationId>,
+        origin: Option<StreamOrigin>,
     ) -> Self {
         let bytes = state.weight() + ENTRY_OVERHEAD_BYTES;
         let weight = u32::try_from(bytes).unwrap_or(u32::MAX);
-        Self { version, position, correlation_id, state, weight }
+        Self { version, position, origin, state, weight }
     }
 }
 

@@ -14,15 +14,21 @@ use crate::Clock;
 pub struct Target {
     /// The aggregate's stream.
     pub stream: StreamId,
-    /// The workspace of the events; the aggregate's own for an existing stream.
-    pub workspace: Workspace,
+    /// The workspace of a stream that does not exist yet. One that exists stays in its own.
+    pub workspace: Option<Workspace>,
 }
 
 impl Target {
-    /// The aggregate with this id, in this workspace.
+    /// The aggregate with this id, in this workspace where it doesn't exist yet.
     #[must_use]
     pub fn new(id: impl Into<Uuid>, workspace: impl Into<Uuid>) -> Self {
-        Self { stream: StreamId(id.into()), workspace: Workspace(workspace.into()) }
+        Self { stream: StreamId(id.into()), workspace: Some(Workspace(workspace.into())) }
+    }
+
+    /// The aggregate with this id, which must exist for a command to lead to anything.
+    #[must_use]
+    pub fn existing(id: impl Into<Uuid>) -> Self {
+        Self { stream: StreamId(id.into()), workspace: None }
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::any::Any;
 
-use chrono::{DateTime, Utc};
 use ledgerline_domain::{
     event::DomainEvent,
     execution::{Attempt, ExecutionEvent, NodePath, TimerKind},
@@ -31,7 +30,11 @@ pub const fn due_kind(kind: TimerKind) -> &'static str {
 /// The due time of a timer. Its key starts with the attempt, because a path may hold any text.
 #[must_use]
 pub fn due_key(stream: StreamId, kind: TimerKind, path: &NodePath, attempt: Attempt) -> DueKey {
-    DueKey { stream, kind: due_kind(kind).to_owned(), key: format!("{}:{}", attempt.0, path.0) }
+    DueKey {
+        stream,
+        kind: due_kind(kind).to_owned(),
+        key: format!("{}:{}", attempt.0, path.as_str()),
+    }
 }
 
 /// The timer of a due time; `None` when it isn't one of an execution.
@@ -44,12 +47,12 @@ pub fn timer_of(due: &DueKey) -> Option<(TimerKind, NodePath, Attempt)> {
         _ => return None,
     };
     let (attempt, path) = due.key.split_once(':')?;
-    Some((kind, NodePath(path.to_owned()), Attempt(attempt.parse().ok()?)))
+    Some((kind, NodePath::within("", path), Attempt(attempt.parse().ok()?)))
 }
 
-/// The timeout of a whole run belongs to no node and no attempt.
+/// The timeout of a whole run: at most one, so its key is known without looking.
 fn timeout_key(stream: StreamId) -> DueKey {
-    due_key(stream, TimerKind::ExecutionTimeout, &NodePath(String::new()), Attempt(0))
+    due_key(stream, TimerKind::ExecutionTimeout, &NodePath::run(), Attempt(1))
 }
 
 /// What an event of an execution means for its due times.
@@ -59,36 +62,18 @@ fn timeout_key(stream: StreamId) -> DueKey {
 #[must_use]
 pub fn due_of(stream: StreamId, event: &ExecutionEvent) -> Option<DueChange> {
     match event {
-        ExecutionEvent::ExecutionRequested(event) => event
-            .timeout_at
-            .map(|due_at| DueChange::Set(DueTime { due_at, due: timeout_key(stream) })),
-        ExecutionEvent::TimerSet(event) => Some(set(stream, event.due_at, event.kind, || {
-            due_key(stream, event.kind, &event.path, event.attempt)
-        })),
-        ExecutionEvent::TimerFired(event) => Some(DueChange::Done(match event.kind {
-            TimerKind::ExecutionTimeout => timeout_key(stream),
-            TimerKind::Wait | TimerKind::Retry => {
-                due_key(stream, event.kind, &event.path, event.attempt)
-            }
-        })),
+        ExecutionEvent::TimerSet(event) => {
+            let due = due_key(stream, event.kind, &event.path, event.attempt);
+            Some(DueChange::Set(DueTime { due_at: event.due_at, due }))
+        }
+        ExecutionEvent::TimerFired(event) => {
+            Some(DueChange::Done(due_key(stream, event.kind, &event.path, event.attempt)))
+        }
         ExecutionEvent::ExecutionCompleted(_)
         | ExecutionEvent::ExecutionFailed(_)
         | ExecutionEvent::ExecutionCancelled(_) => Some(DueChange::Done(timeout_key(stream))),
         _ => None,
     }
-}
-
-fn set(
-    stream: StreamId,
-    due_at: DateTime<Utc>,
-    kind: TimerKind,
-    of_node: impl FnOnce() -> DueKey,
-) -> DueChange {
-    let due = match kind {
-        TimerKind::ExecutionTimeout => timeout_key(stream),
-        TimerKind::Wait | TimerKind::Retry => of_node(),
-    };
-    DueChange::Set(DueTime { due_at, due })
 }
 
 /// What the events of one command on one stream leave to set and to remove. Only executions wait for times.

@@ -16,7 +16,7 @@ use ledgerline_store::{
     AppendError, EventLog, Intent, NewEvent, Position, Receipt, StreamId, StreamRead,
     StreamVersion, StreamWrite,
 };
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 
 use crate::{
     AsOf, Clock, CommandError, Context, Decided, Scope, Snapshots, Target,
@@ -53,6 +53,7 @@ struct Shared {
     loader: Loader,
     turns: Turns,
     clock: Clock,
+    due_set: Notify,
 }
 
 /// A command that was applied, had nothing to do, or repeats one that was applied.
@@ -102,7 +103,7 @@ impl Commands {
     pub fn new(log: Arc<dyn EventLog>, clock: Clock, settings: Settings) -> Self {
         let Settings { cache_bytes, snapshots } = settings;
         let loader = Loader { log, cache: Cache::new(cache_bytes), snapshots };
-        Self(Arc::new(Shared { loader, turns: Turns::new(), clock }))
+        Self(Arc::new(Shared { loader, turns: Turns::new(), clock, due_set: Notify::new() }))
     }
 
     /// The log behind the commands.
@@ -123,6 +124,11 @@ impl Commands {
 
     pub(crate) fn turns(&self) -> &Turns {
         &self.0.turns
+    }
+
+    /// Wakes when this process appended a due time, which may be earlier than the one the timers wait for.
+    pub(crate) async fn due_set(&self) {
+        self.0.due_set.notified().await;
     }
 
     /// Applies a command to one aggregate.
@@ -270,8 +276,9 @@ impl Commands {
     async fn append(&self, context: &Context, notes: &mut Notes) -> Result<Receipt, AppendError> {
         let drafts = std::mem::take(&mut notes.drafts);
         let reads = guards(context, &notes.reads, &drafts)?;
-        let first = drafts.first().and_then(|draft| draft.correlation_id);
-        let correlation_id = context.correlation_id.or(first);
+        let origin = drafts.first().and_then(|draft| draft.origin);
+        let correlation_id =
+            context.correlation_id.or_else(|| origin.map(|origin| origin.correlation_id));
         let correlation_id = correlation_id.unwrap_or_else(|| CorrelationId(self.clock().new_id()));
         let metadata = Metadata {
             actor: context.actor.clone(),
@@ -291,15 +298,19 @@ impl Commands {
             due: drafts.iter().flat_map(|draft| draft.due.iter().cloned()).collect(),
             due_done: drafts.iter().flat_map(|draft| draft.due_done.iter().cloned()).collect(),
         };
+        let sets_due = !intent.due.is_empty();
         let receipt = self.log().append(intent).await?;
         if receipt.repeated {
             return Ok(receipt);
+        }
+        if sets_due {
+            self.0.due_set.notify_one();
         }
         let mut last = Position(receipt.first_position.0 - 1);
         for draft in &drafts {
             last = Position(last.0 + draft.version().0 - draft.expected.0);
             let Some(entry) = draft.entry(last, correlation_id) else { continue };
-            let stream = draft.target.stream;
+            let stream = draft.stream;
             let (expected, fingerprint) = (draft.expected, draft.fingerprint);
             self.loader().keep_entry(stream, expected, entry, draft.r#type, fingerprint).await;
         }
@@ -308,15 +319,15 @@ impl Commands {
 
     fn write(&self, context: &Context, draft: &Draft, metadata: &str) -> StreamWrite {
         let events = draft.events.iter().enumerate().map(|(index, event)| NewEvent {
-            event_id: context.ids.id(self.clock(), draft.target.stream, index),
+            event_id: context.ids.id(self.clock(), draft.stream, index),
             r#type: event.r#type,
             schema_version: event.schema_version,
             payload: event.payload.clone(),
             metadata: metadata.to_owned(),
         });
         StreamWrite {
-            workspace: draft.target.workspace,
-            stream: draft.target.stream,
+            workspace: draft.workspace,
+            stream: draft.stream,
             category: draft.category,
             expected: draft.expected,
             events: events.collect(),
@@ -367,9 +378,10 @@ fn guards(
 ) -> Result<Vec<StreamRead>, AppendError> {
     let mut guards: Vec<StreamRead> = Vec::with_capacity(reads.len() + context.reads.len());
     for read in context.reads.iter().chain(reads) {
-        let written = drafts.iter().find(|draft| draft.target.stream == read.stream);
+        let written = drafts.iter().find(|draft| draft.stream == read.stream);
         let known = guards.iter().find(|guard| guard.stream == read.stream);
-        let decided = written.map(|draft| draft.expected).or(known.map(|guard| guard.version));
+        let decided =
+            written.map(|draft| draft.expected).or_else(|| known.map(|guard| guard.version));
         match decided {
             Some(version) if version != read.version => {
                 let (stream, expected) = (read.stream, read.version);
@@ -381,3 +393,6 @@ fn guards(
     }
     Ok(guards)
 }
+
+#[cfg(test)]
+mod tests;

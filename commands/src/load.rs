@@ -13,7 +13,7 @@ use ledgerline_domain::{
     id::CorrelationId,
     upcast::upcast,
 };
-use ledgerline_store::{EventLog, Position, RecordedEvent, StreamId, StreamVersion};
+use ledgerline_store::{EventLog, Position, RecordedEvent, StreamId, StreamVersion, Workspace};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use uuid::Uuid;
 
@@ -37,8 +37,17 @@ pub struct Loaded<A> {
     pub version: StreamVersion,
     /// The position of its last event.
     pub position: Position,
-    /// What its first event belongs to.
-    pub correlation_id: Option<CorrelationId>,
+    /// Where its first event came from; `None` when it does not exist.
+    pub origin: Option<StreamOrigin>,
+}
+
+/// What the first event of a stream settles for all that follow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StreamOrigin {
+    /// The workspace it belongs to.
+    pub workspace: Workspace,
+    /// What it was begun by: events without a cause of their own belong to that too.
+    pub correlation_id: CorrelationId,
 }
 
 impl<A> Loaded<A> {
@@ -70,16 +79,17 @@ pub enum AsOf {
 #[derive(Serialize, Deserialize)]
 struct Stored<S> {
     position: Position,
-    correlation_id: Option<CorrelationId>,
+    origin: Option<StreamOrigin>,
     state: S,
 }
 
 type Erased = Arc<dyn Any + Send + Sync>;
+type Restored = (Erased, Position, Option<StreamOrigin>);
 
 #[derive(Clone, Copy)]
 struct Codec {
     save: fn(&Entry) -> Option<String>,
-    restore: fn(&str) -> Option<(Erased, Position, Option<CorrelationId>)>,
+    restore: fn(&str) -> Option<Restored>,
 }
 
 /// The aggregates whose long streams are snapshotted. One that isn't listed is folded from its first event.
@@ -92,12 +102,12 @@ impl Snapshots {
     pub fn with<A: Aggregate + Serialize + DeserializeOwned>(mut self) -> Self {
         let save = |entry: &Entry| {
             let state = entry.state.downcast_ref::<A>()?;
-            let (position, correlation_id) = (entry.position, entry.correlation_id);
-            serde_json::to_string(&Stored { position, correlation_id, state }).ok()
+            let (position, origin) = (entry.position, entry.origin);
+            serde_json::to_string(&Stored { position, origin, state }).ok()
         };
         let restore = |text: &str| {
             let stored: Stored<A> = serde_json::from_str(text).ok()?;
-            Some((Arc::new(stored.state) as Erased, stored.position, stored.correlation_id))
+            Some((Arc::new(stored.state) as Erased, stored.position, stored.origin))
         };
         self.0.insert(TypeId::of::<A>(), Codec { save, restore });
         self
@@ -174,7 +184,7 @@ impl Loader {
         loaded: &Loaded<A>,
     ) {
         let state = Arc::clone(&loaded.state);
-        let entry = Entry::new(state, loaded.version, loaded.position, loaded.correlation_id);
+        let entry = Entry::new(state, loaded.version, loaded.position, loaded.origin);
         self.keep_entry(stream, before, entry, TypeId::of::<A>(), A::SNAPSHOT).await;
     }
 
@@ -203,8 +213,8 @@ impl Loader {
         let (version, position) = (entry.version, entry.position);
         match entry.state.downcast::<A>() {
             Ok(state) => {
-                let correlation_id = entry.correlation_id;
-                Ok(Some(Loaded { state, version, position, correlation_id }))
+                let origin = entry.origin;
+                Ok(Some(Loaded { state, version, position, origin }))
             }
             Err(_) => Err(LoadError::WrongCategory { stream, category: A::Event::CATEGORY }),
         }
@@ -215,9 +225,9 @@ impl Loader {
         let snapshot = self.log.snapshot(stream, A::SNAPSHOT).await;
         let snapshot = snapshot.map_err(|error| LoadError::from_store(stream, error))?;
         let restored = snapshot.and_then(|(version, text)| {
-            let (state, position, correlation_id) = (codec.restore)(&text)?;
+            let (state, position, origin) = (codec.restore)(&text)?;
             let state = state.downcast::<A>().ok()?;
-            Some(Loaded { state, version, position, correlation_id })
+            Some(Loaded { state, version, position, origin })
         });
         Ok(restored.unwrap_or_else(empty))
     }
@@ -252,8 +262,7 @@ impl Loader {
                 loaded.version = recorded.version;
                 loaded.position = recorded.position;
                 if recorded.version.0 == 1 {
-                    let metadata = serde_json::from_str::<Metadata>(&recorded.metadata);
-                    loaded.correlation_id = metadata.ok().map(|metadata| metadata.correlation_id);
+                    loaded.origin = Some(origin(recorded)?);
                 }
             }
             loaded.state = Arc::new(state);
@@ -269,8 +278,16 @@ fn empty<A: Aggregate>() -> Loaded<A> {
         state: Arc::new(A::default()),
         version: StreamVersion::NEW,
         position: Position::START,
-        correlation_id: None,
+        origin: None,
     }
+}
+
+fn origin(first: &RecordedEvent) -> Result<StreamOrigin, LoadError> {
+    let metadata: Metadata = serde_json::from_str(&first.metadata).map_err(|_| {
+        let reason = format!("the metadata of the event at position {}", first.position);
+        LoadError::Corrupt { stream: first.stream, reason }
+    })?;
+    Ok(StreamOrigin { workspace: first.workspace, correlation_id: metadata.correlation_id })
 }
 
 /// Reads an event of one aggregate, through the upcasters.

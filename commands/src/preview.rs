@@ -71,8 +71,8 @@ impl Commands {
 
 fn previewed(draft: &Draft) -> impl Iterator<Item = PreviewedEvent> + '_ {
     draft.events.iter().zip(draft.expected.0 + 1..).map(|(event, version)| PreviewedEvent {
-        stream: draft.target.stream,
-        workspace: draft.target.workspace,
+        stream: draft.stream,
+        workspace: draft.workspace,
         category: draft.category,
         version: StreamVersion(version),
         r#type: event.r#type,
@@ -91,7 +91,7 @@ pub(crate) fn check_plan<R>(context: &Context, notes: &Notes) -> Result<(), Comm
 /// Hashes what a try came to, so that the same command on the same versions has the same hash whenever it is asked.
 fn plan_hash(context: &Context, notes: &Notes) -> String {
     let new = notes.drafts.iter().filter(|draft| draft.expected == StreamVersion::NEW);
-    let made = context.made_ids.iter().copied().chain(new.map(|draft| draft.target.stream.0));
+    let made = context.made_ids.iter().copied().chain(new.map(|draft| draft.stream.0));
     let mut ordinals = Ordinals::new(made);
     let mut reads = notes.reads.clone();
     reads.sort_by_key(|read| read.stream);
@@ -109,8 +109,8 @@ fn plan_hash(context: &Context, notes: &Notes) -> String {
                     serde_json::json!([event.r#type, event.schema_version, ordinals.count(payload)])
                 })
                 .collect();
-            let stream = ordinals.count(Value::String(draft.target.stream.to_string()));
-            serde_json::json!([stream, draft.target.workspace, draft.expected, events])
+            let stream = ordinals.count(Value::String(draft.stream.to_string()));
+            serde_json::json!([stream, draft.workspace, draft.expected, events])
         })
         .collect();
     let command = context.command_hash.map(|hash| hash.to_vec());

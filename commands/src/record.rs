@@ -1,8 +1,11 @@
 //! From a row of the log to an event of the domain.
 
 use ledgerline_domain::{
-    event::{AnyEvent, DecodeError, Recorded},
+    event::{AnyEvent, DecodeError, DomainEvent as _, Recorded},
+    execution::ExecutionEvent,
     id::EventId,
+    workflow::WorkflowEvent,
+    workspace::WorkspaceEvent,
 };
 use ledgerline_store::RecordedEvent;
 
@@ -33,5 +36,31 @@ pub fn recorded(row: &RecordedEvent) -> Result<Recorded<AnyEvent>, LoadError> {
         recorded_at: row.recorded_at,
         metadata,
         event,
+    })
+}
+
+/// Refuses an event that this build does not know, without reading its payload. Whoever skips events by type asks this first, so
+/// that skipping never hides what a newer build wrote.
+///
+/// # Errors
+/// [`LoadError::UnknownEvent`].
+pub fn known(row: &RecordedEvent) -> Result<(), LoadError> {
+    let types: &[(&str, i16)] = match row.category.as_str() {
+        WorkspaceEvent::CATEGORY => WorkspaceEvent::TYPES,
+        WorkflowEvent::CATEGORY => WorkflowEvent::TYPES,
+        ExecutionEvent::CATEGORY => ExecutionEvent::TYPES,
+        _ => &[],
+    };
+    let current = types.iter().find(|(name, _)| *name == row.r#type);
+    if current.is_some_and(|(_, version)| *version >= row.schema_version) {
+        return Ok(());
+    }
+    Err(LoadError::UnknownEvent {
+        stream: row.stream,
+        source: DecodeError::Unknown {
+            category: row.category.clone(),
+            r#type: row.r#type.clone(),
+            schema_version: row.schema_version,
+        },
     })
 }

@@ -11,12 +11,12 @@ use std::{
 
 use chrono::{DateTime, Utc};
 use ledgerline_domain::{Aggregate, event::DomainEvent, id::CorrelationId};
-use ledgerline_store::{DueKey, DueTime, Position, StreamId, StreamRead, StreamVersion};
+use ledgerline_store::{DueKey, DueTime, Position, StreamId, StreamRead, StreamVersion, Workspace};
 use uuid::Uuid;
 
 use crate::{
-    CommandError, Commands, LoadError, Loaded, Target, cache::Entry, due::due_changes,
-    turns::HeldTurn,
+    CommandError, Commands, LoadError, Loaded, StreamOrigin, Target, cache::Entry,
+    due::due_changes, turns::HeldTurn,
 };
 
 /// What a decision came to: the events and the state after them.
@@ -44,17 +44,19 @@ pub(crate) struct DraftEvent {
 
 /// What will be written to one stream, and what to keep in the cache when it was.
 pub(crate) struct Draft {
-    pub(crate) target: Target,
+    pub(crate) stream: StreamId,
+    pub(crate) workspace: Workspace,
     pub(crate) category: &'static str,
     pub(crate) expected: StreamVersion,
-    pub(crate) correlation_id: Option<CorrelationId>,
+    /// Of a stream that existed before.
+    pub(crate) origin: Option<StreamOrigin>,
     pub(crate) events: Vec<DraftEvent>,
     pub(crate) due: Vec<DueTime>,
     pub(crate) due_done: Vec<DueKey>,
     pub(crate) r#type: TypeId,
     pub(crate) fingerprint: &'static str,
     pub(crate) state: Arc<dyn Any + Send + Sync>,
-    entry: fn(&Draft, Position, Option<CorrelationId>) -> Option<Entry>,
+    entry: fn(&Draft, Position, StreamOrigin) -> Option<Entry>,
 }
 
 impl Draft {
@@ -66,7 +68,8 @@ impl Draft {
 
     /// The cache entry of the state after the events.
     pub(crate) fn entry(&self, last: Position, correlation_id: CorrelationId) -> Option<Entry> {
-        (self.entry)(self, last, self.correlation_id.or(Some(correlation_id)))
+        let made = StreamOrigin { workspace: self.workspace, correlation_id };
+        (self.entry)(self, last, self.origin.unwrap_or(made))
     }
 }
 
@@ -170,7 +173,7 @@ impl Scope {
             let Loaded { state, version, position, .. } = base;
             return Ok(Decided { stream, state, version, position, events });
         }
-        Ok(self.note(target, base, events))
+        self.note(target, base, events)
     }
 
     /// Adds the events to the draft of their stream.
@@ -179,8 +182,13 @@ impl Scope {
         target: Target,
         base: Loaded<A>,
         events: Vec<A::Event>,
-    ) -> Decided<A> {
+    ) -> Result<Decided<A>, CommandError<A::Rejection>> {
         let stream = target.stream;
+        let known = base.origin.map(|origin| origin.workspace);
+        let Some(workspace) = known.or(target.workspace) else {
+            let reason = format!("the stream {stream} does not exist and has no workspace");
+            return Err(CommandError::Invalid { reason });
+        };
         let written = i64::try_from(events.len()).unwrap_or(i64::MAX);
         let version = StreamVersion(base.version.0.saturating_add(written));
         let state = Arc::unwrap_or_clone(base.state);
@@ -193,7 +201,7 @@ impl Scope {
         });
         let erased: Arc<dyn Any + Send + Sync> = Arc::<A>::clone(&state);
         let mut notes = self.notes();
-        if let Some(draft) = notes.drafts.iter_mut().find(|draft| draft.target.stream == stream) {
+        if let Some(draft) = notes.drafts.iter_mut().find(|draft| draft.stream == stream) {
             draft.events.extend(drafts);
             draft.due.retain(|time| !due_done.contains(&time.due));
             draft.due_done.retain(|key| !due.iter().any(|time| time.due == *key));
@@ -202,31 +210,36 @@ impl Scope {
             draft.state = erased;
         } else {
             notes.drafts.push(Draft {
-                target,
+                stream,
+                workspace,
                 category: A::Event::CATEGORY,
                 expected: base.version,
-                correlation_id: base.correlation_id,
+                origin: base.origin,
                 events: drafts.collect(),
                 due,
                 due_done,
                 r#type: TypeId::of::<A>(),
                 fingerprint: A::SNAPSHOT,
                 state: erased,
-                entry: |draft, last, correlation_id| {
+                entry: |draft, last, origin| {
                     let state = Arc::clone(&draft.state).downcast::<A>().ok()?;
-                    Some(Entry::new(state, draft.version(), last, correlation_id))
+                    Some(Entry::new(state, draft.version(), last, Some(origin)))
                 },
             });
         }
-        Decided { stream, state, version, position: base.position, events }
+        Ok(Decided { stream, state, version, position: base.position, events })
     }
 
     fn drafted<A: Aggregate>(&self, stream: StreamId) -> Option<Loaded<A>> {
         let notes = self.notes();
-        let draft = notes.drafts.iter().find(|draft| draft.target.stream == stream)?;
+        let draft = notes.drafts.iter().find(|draft| draft.stream == stream)?;
         let state = Arc::clone(&draft.state).downcast::<A>().ok()?;
-        let (version, correlation_id) = (draft.version(), draft.correlation_id);
-        Some(Loaded { state, version, position: Position::START, correlation_id })
+        Some(Loaded {
+            state,
+            version: draft.version(),
+            position: Position::START,
+            origin: draft.origin,
+        })
     }
 
     async fn look<A: Aggregate>(&self, stream: StreamId) -> Result<Loaded<A>, LoadError> {
