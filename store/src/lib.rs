@@ -23,7 +23,9 @@ mod idempotency;
 mod intake;
 mod json_text;
 mod read;
+pub mod simulated;
 mod snapshot;
+pub mod tail;
 mod validate;
 
 use async_trait::async_trait;
@@ -42,6 +44,8 @@ pub use lease::{Lease, WorkerLease};
 pub use log_lines::{LogLevel, LogLine, LogQuery};
 pub use migrate::migrate;
 pub use postgres::{LogConfig, PostgresLog};
+pub use simulated::{AppendFault, Faults, SimulatedLog};
+pub use tail::{Tail, TailReader};
 
 /// The largest payload of one event. A JetStream message must fit in 1 MiB with its envelope; larger values are blobs.
 pub const MAX_PAYLOAD_BYTES: usize = 512 * 1024;
