@@ -221,6 +221,12 @@ impl Dispatch {
         self.untaken.len()
     }
 
+    /// How many executions workers have.
+    #[must_use]
+    pub fn running_len(&self) -> usize {
+        self.workers.values().map(BTreeSet::len).sum()
+    }
+
     /// How many executions are open.
     #[must_use]
     pub fn len(&self) -> usize {
