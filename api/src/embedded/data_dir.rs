@@ -8,7 +8,6 @@
 //! ```
 
 use std::fs::{self, DirBuilder, File, Permissions, TryLockError};
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{
     DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown, symlink,
@@ -162,9 +161,9 @@ fn postgres_home(root: &Path, user: Option<ServerUser>) -> io::Result<PathBuf> {
     let home = root.join("postgres");
     if !home.exists() {
         if user.is_some() && !open_to_all(root) {
-            let mut hasher = DefaultHasher::new();
-            root.hash(&mut hasher);
-            let elsewhere = Path::new(OPEN_FOLDER).join(format!("data-{:016x}", hasher.finish()));
+            // A new name each time: a data directory that was deleted and made again starts afresh.
+            let name = format!("data-{}", hex::encode(rand::random::<[u8; 8]>()));
+            let elsewhere = Path::new(OPEN_FOLDER).join(name);
             tracing::warn!(
                 data_dir = %root.display(), postgres = %elsewhere.display(),
                 "the data directory is closed to the user that Postgres must run as; its files go elsewhere"

@@ -301,7 +301,8 @@ async fn initdb(
     write_private(&password_file, password.expose_secret()).map_err(failed)?;
     data.give_to_postgres(&password_file).map_err(failed)?;
 
-    let output = command_as(&program.beside("initdb"), data.postgres_user)
+    let mut command = command_as(&program.beside("initdb"), data.postgres_user);
+    command
         .arg("-D")
         .arg(&unfinished)
         .args([
@@ -313,10 +314,12 @@ async fn initdb(
             "--data-checksums",
         ])
         .arg("--pwfile")
-        .arg(&password_file)
-        .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .output();
+        .arg(&password_file);
+    if cfg!(target_os = "linux") && program.major() >= 17 {
+        // One flush of the file system instead of one for each of a thousand files: half a second instead of four.
+        command.arg("--sync-method=syncfs");
+    }
+    let output = command.stdin(Stdio::null()).kill_on_drop(true).output();
     let output = tokio::select! {
         output = output => output,
         () = cancel.cancelled() => Err(io::ErrorKind::Interrupted.into()),
