@@ -19,6 +19,7 @@ pub mod policies;
 pub mod preview;
 pub mod record;
 pub mod scope;
+pub mod start;
 mod submit;
 pub mod timers;
 mod turns;

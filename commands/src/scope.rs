@@ -11,7 +11,9 @@ use std::{
 
 use chrono::{DateTime, Utc};
 use ledgerline_domain::{Aggregate, event::DomainEvent, id::CorrelationId};
-use ledgerline_store::{DueKey, DueTime, Position, StreamId, StreamRead, StreamVersion, Workspace};
+use ledgerline_store::{
+    DueKey, DueTime, EventLog, Position, StreamId, StreamRead, StreamVersion, Workspace,
+};
 use uuid::Uuid;
 
 use crate::{
@@ -122,6 +124,11 @@ impl Scope {
     #[must_use]
     pub fn new_id(&self) -> Uuid {
         self.commands.clock().new_id()
+    }
+
+    /// The log, for values that must be stored before the events that name them.
+    pub(crate) fn log(&self) -> &Arc<dyn EventLog> {
+        self.commands.log()
     }
 
     /// An aggregate that the decision rests on: the append is refused when it has moved by then.

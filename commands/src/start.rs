@@ -1,0 +1,224 @@
+//! From a workflow to the first command of an execution: what a start, a rerun and a retry have in common.
+//!
+//! Each function reads through the [`Scope`], so the workflow as it was looked at goes with the append: a run is never requested of a
+//! workflow that was paused, archived or deleted in the meantime. To be used in a plan of [`crate::Commands::execute_with`] or
+//! [`crate::Commands::transact`], after the caller's permission was looked at in the same plan.
+
+use ledgerline_domain::{
+    execution::{
+        ConcurrencyLimit, Execution, ExecutionCommand, ExecutionRejection, NodeOutput, Plan,
+        RequestExecution, TriggerType, rerun_of, retry_of,
+    },
+    expression::ExpressionError,
+    graph::Graph,
+    id::{ExecutionId, WorkflowId},
+    json::Json,
+    workflow::{StartPlan, Workflow, WorkflowCommand, WorkflowRejection, WorkflowVersion},
+};
+use sha2::{Digest, Sha256};
+use tokio::task::spawn_blocking;
+
+use crate::{CommandError, Decided, LoadError, Scope, Target};
+
+/// The carried outputs of a retry that stand in its first event; larger ones are blobs. Half of what an event may hold, since the input
+/// stands there too.
+const MAX_CARRIED_BYTES: usize = 256 * 1024;
+
+/// The longest key of a limit as it is; a longer one is counted by its hash.
+const MAX_KEY_BYTES: usize = 200;
+
+/// A run of a workflow is wanted.
+#[derive(Clone, Debug)]
+pub struct Start {
+    /// The id that the execution will have: a new one, or one that follows from a cause that must be started once for ever.
+    pub execution_id: ExecutionId,
+    /// Of which workflow.
+    pub workflow_id: WorkflowId,
+    /// What starts it.
+    pub trigger_type: TriggerType,
+    /// What the trigger gives.
+    pub input: Json,
+    /// How many triggers and child runs lie between this and a person.
+    pub depth: u16,
+}
+
+/// A run is wanted again, from its beginning.
+#[derive(Clone, Debug)]
+pub struct Rerun {
+    /// The id that the new execution will have.
+    pub execution_id: ExecutionId,
+    /// The one that is run again.
+    pub of: ExecutionId,
+    /// Another input; none for the same.
+    pub input: Option<Json>,
+    /// Another version; none for the same.
+    pub version: Option<WorkflowVersion>,
+}
+
+/// A run is wanted to go on where another one failed.
+#[derive(Clone, Copy, Debug)]
+pub struct Retry {
+    /// The id that the new execution will have.
+    pub execution_id: ExecutionId,
+    /// The one that failed or was cancelled.
+    pub of: ExecutionId,
+    /// The plan of a graph, as workers run it.
+    pub plan: fn(&Graph) -> Plan,
+}
+
+/// Why a run is refused.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum StartRejection {
+    /// The workflow refuses it.
+    #[error(transparent)]
+    Workflow(#[from] WorkflowRejection),
+    /// The execution does.
+    #[error(transparent)]
+    Execution(#[from] ExecutionRejection),
+    /// The key that runs are counted by can't be evaluated over this input.
+    #[error("the concurrency key cannot be evaluated over the input")]
+    Key(#[source] ExpressionError),
+}
+
+/// What a plan of a start comes to.
+pub type Request = Result<(Target, ExecutionCommand), CommandError<StartRejection>>;
+
+/// The command that starts a run: of the published version, else (by a person or a parent run) of the latest draft.
+///
+/// # Errors
+/// What the workflow or its concurrency key refuses.
+pub async fn start(scope: &Scope, start: &Start) -> Request {
+    let plan =
+        plan_of(scope, start.workflow_id, |workflow| workflow.start_plan(start.trigger_type));
+    let plan = plan.await?;
+    let request = RequestExecution {
+        workspace_id: plan.workspace_id,
+        workflow_id: start.workflow_id,
+        workflow_version: plan.version,
+        trigger_type: start.trigger_type,
+        input: start.input.clone(),
+        queue: plan.queue,
+        limit: limit(start.workflow_id, &plan, &start.input).await?,
+        timeout_ms: plan.timeout_ms,
+        origin: None,
+        planned_nodes: plan.planned_nodes,
+        depth: start.depth,
+    };
+    Ok(command(start.execution_id, request))
+}
+
+/// Starts a run by hand and lets triggers start others from now on: one append over both streams. Decides in the scope, so the plan has
+/// nothing more to do.
+///
+/// # Errors
+/// What the workflow or its concurrency key refuses.
+pub async fn start_and_activate(
+    scope: &Scope,
+    wanted: &Start,
+) -> Result<Decided<Execution>, CommandError<StartRejection>> {
+    let (target, command) = start(scope, wanted).await?;
+    let decided = scope.decide(target, &command).await.map_err(CommandError::widen)?;
+    let workflow = Target::existing(wanted.workflow_id);
+    let activate = &WorkflowCommand::ActivateIntake;
+    scope.decide::<Workflow>(workflow, activate).await.map_err(CommandError::widen)?;
+    Ok(decided)
+}
+
+/// The command that runs everything again.
+///
+/// # Errors
+/// What the workflow or its concurrency key refuses; [`ExecutionRejection::NotRequested`] where there is nothing to run again.
+pub async fn rerun(scope: &Scope, rerun: &Rerun) -> Request {
+    let origin = scope.peek::<Execution>(rerun.of).await?.state;
+    let rejected = |rejection: ExecutionRejection| CommandError::Rejected(rejection.into());
+    let mut request = rerun_of(rerun.of, &origin, None).map_err(rejected)?;
+    if let Some(input) = &rerun.input {
+        request.input = input.clone();
+    }
+    let version = rerun.version.unwrap_or(request.workflow_version);
+    let plan = plan_of(scope, request.workflow_id, |workflow| workflow.version_plan(version));
+    settle(&mut request, &plan.await?).await?;
+    Ok(command(rerun.execution_id, request))
+}
+
+/// The command that goes on where another run failed. What does not fit in one event is stored as blobs on the way.
+///
+/// # Errors
+/// What the workflow or its concurrency key refuses; [`ExecutionRejection::NothingToRetry`].
+pub async fn retry(scope: &Scope, retry: &Retry) -> Request {
+    let origin = scope.peek::<Execution>(retry.of).await?.state;
+    let rejected = |rejection: ExecutionRejection| CommandError::Rejected(rejection.into());
+    let asked = &origin.run().ok_or_else(|| rejected(ExecutionRejection::NotRequested))?.request;
+    let version = asked.workflow_version;
+    let plan = plan_of(scope, asked.workflow_id, |workflow| workflow.version_plan(version)).await?;
+    let nodes = (retry.plan)(&plan.graph);
+    let mut request = retry_of(retry.of, &origin, &nodes, plan.timeout_ms).map_err(rejected)?;
+    settle(&mut request, &plan).await?;
+    let mut blobs: Vec<Json> = Vec::new();
+    request.shrink_carried(MAX_CARRIED_BYTES, |value| {
+        blobs.push(value.clone());
+        let content = value.as_str().as_bytes();
+        NodeOutput::Blob {
+            hash: hex(&Sha256::digest(content)),
+            size_bytes: u64::try_from(content.len()).unwrap_or(u64::MAX),
+        }
+    });
+    let Target { stream, .. } = Target::existing(retry.execution_id);
+    for value in blobs {
+        let stored = scope.log().put_blob(value.as_str().as_bytes()).await;
+        stored.map_err(|error| LoadError::from_store(stream, error))?;
+    }
+    Ok(command(retry.execution_id, request))
+}
+
+async fn plan_of(
+    scope: &Scope,
+    workflow_id: WorkflowId,
+    plan: impl FnOnce(&Workflow) -> Result<StartPlan, WorkflowRejection>,
+) -> Result<StartPlan, CommandError<StartRejection>> {
+    let workflow = scope.read::<Workflow>(workflow_id).await?;
+    plan(&workflow.state).map_err(|rejection| CommandError::Rejected(rejection.into()))
+}
+
+/// What a run that is made from another one takes from the version that it runs.
+async fn settle(
+    request: &mut RequestExecution,
+    plan: &StartPlan,
+) -> Result<(), CommandError<StartRejection>> {
+    request.workflow_version = plan.version;
+    request.queue = plan.queue;
+    request.timeout_ms = plan.timeout_ms;
+    request.planned_nodes = plan.planned_nodes;
+    request.limit = limit(request.workflow_id, plan, &request.input).await?;
+    Ok(())
+}
+
+/// The limit that concerns a run with this input.
+async fn limit(
+    workflow_id: WorkflowId,
+    plan: &StartPlan,
+    input: &Json,
+) -> Result<Option<ConcurrencyLimit>, CommandError<StartRejection>> {
+    let Some(limit) = plan.concurrency.limit else { return Ok(None) };
+    if plan.concurrency.key.is_none() {
+        return Ok(Some(ConcurrencyLimit { key: workflow_id.to_string(), limit }));
+    }
+    // An expression that runs long can't be stopped, so it must not hold up anybody else's command.
+    let (concurrency, input) = (plan.concurrency.clone(), input.clone());
+    let key = spawn_blocking(move || concurrency.key_of(&input)).await.map_err(|_| {
+        CommandError::Invalid { reason: "the concurrency key broke off".to_owned() }
+    })?;
+    let key = key.map_err(|error| CommandError::Rejected(StartRejection::Key(error)))?;
+    let key = key.unwrap_or_default();
+    let key = if key.len() > MAX_KEY_BYTES { hex(&Sha256::digest(key.as_bytes())) } else { key };
+    Ok(Some(ConcurrencyLimit { key: format!("{workflow_id}:{key}"), limit }))
+}
+
+fn command(execution_id: ExecutionId, request: RequestExecution) -> (Target, ExecutionCommand) {
+    let target = Target::new(execution_id, request.workspace_id);
+    (target, ExecutionCommand::Request(Box::new(request)))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
