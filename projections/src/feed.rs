@@ -16,7 +16,7 @@ use uuid::Uuid;
 use crate::projection::LogEvent;
 
 /// The most events of one batch: larger ones are no faster (measured at 5k, 20k, 50k).
-pub const MAX_BATCH: usize = 5_000;
+pub(crate) const MAX_BATCH: usize = 5_000;
 
 /// The bytes of payload that one read aims at most for; the count is lowered when events turn out large.
 const MAX_READ_BYTES: usize = 16 * 1024 * 1024;
@@ -154,7 +154,7 @@ impl Kept {
 }
 
 /// The decoded log, shared by the projectors of a process.
-pub struct Feed {
+pub(crate) struct Feed {
     log: Arc<dyn EventLog>,
     kept: Mutex<Kept>,
     /// One read at a time: whoever comes second mostly finds what it wanted.
@@ -164,13 +164,13 @@ pub struct Feed {
 impl Feed {
     /// A feed of this log.
     #[must_use]
-    pub fn new(log: Arc<dyn EventLog>) -> Self {
+    pub(crate) fn new(log: Arc<dyn EventLog>) -> Self {
         Self { log, kept: Mutex::default(), reading: tokio::sync::Mutex::new(EVENT_BYTES) }
     }
 
     /// The log it reads.
     #[must_use]
-    pub fn log(&self) -> &Arc<dyn EventLog> {
+    pub(crate) fn log(&self) -> &Arc<dyn EventLog> {
         &self.log
     }
 
