@@ -172,7 +172,8 @@ fn node_reference(after: &str) -> Option<String> {
         let field = field.trim_start();
         let end =
             field.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).unwrap_or(field.len());
-        return (end > 0).then(|| field[..end].to_owned());
+        let is_call = field[end..].trim_start().starts_with('(');
+        return (end > 0 && !is_call).then(|| field[..end].to_owned());
     }
     let index = after.strip_prefix('[')?.trim_start();
     let quote = index.chars().next().filter(|c| matches!(c, '"' | '\''))?;

@@ -291,6 +291,8 @@ impl DraftGraph {
             }
         };
         place.node_id = id.map(str::to_owned);
+        // Taken before the node is read: the nodes of its body have ids of the same definition.
+        let is_new = id.is_some_and(|id| reader.ids.insert(id.to_owned()));
         let kind = value.get("type").and_then(Value::as_str).and_then(NodeKind::from_name);
         let node = read_node(value, id.unwrap_or_default(), place.clone(), settings, reader);
         let Some(id) = id else { return };
@@ -298,7 +300,7 @@ impl DraftGraph {
             let reason = "a trigger can't stand inside a loop";
             reader.report(&place.field("type"), ProblemCode::TriggerMisplaced, reason);
         }
-        if !reader.ids.insert(id.to_owned()) {
+        if !is_new {
             let reason = format!("another node has the id `{id}`");
             reader.report(&place.field("id"), ProblemCode::IdDuplicate, reason);
             return;

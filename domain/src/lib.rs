@@ -14,6 +14,7 @@ pub mod limits;
 pub mod node;
 pub mod permission;
 pub mod policy;
+pub mod testing;
 pub mod upcast;
 pub mod workflow;
 pub mod workspace;

@@ -437,3 +437,6 @@ impl Aggregate for Workspace {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

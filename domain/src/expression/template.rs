@@ -127,10 +127,9 @@ impl Template {
     }
 
     fn run(&self, variables: Vec<(String, Value)>) -> Result<Value, ExpressionError> {
-        let context: JinjaValue = variables
-            .into_iter()
-            .map(|(name, value)| (name, JinjaValue::from(Serde(value))))
-            .collect();
+        let context = JinjaValue::from_pairs(
+            variables.into_iter().map(|(name, value)| (name, JinjaValue::from(Serde(value)))),
+        );
         if let [Part::Value { source, program }] = self.0.parts.as_slice() {
             return value_of(source, program, &context);
         }

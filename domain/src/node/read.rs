@@ -419,10 +419,10 @@ fn read_for_each(
     reader.loop_depth += 1;
     let body = Graph::read_body(fields, settings, reader);
     reader.loop_depth -= 1;
-    let body = body?;
-    if body.is_empty() {
+    if fields.get("nodes").is_none_or(|nodes| nodes.as_array().is_some_and(Vec::is_empty)) {
         let reason = "a loop has at least one node";
         reader.report(&fields.place_of("nodes"), ProblemCode::Required, reason);
     }
+    let body = body?;
     Some(NodeConfig::ForEach(Box::new(ForEachConfig { items: items?, concurrency, body })))
 }

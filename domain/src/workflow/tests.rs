@@ -1,1 +1,364 @@
+//! The rules of a workflow.
 
+use proptest::prelude::*;
+use serde_json::json;
+use uuid::Uuid;
+
+use super::*;
+use crate::testing::{given, now};
+
+const WORKSPACE: WorkspaceId = WorkspaceId(Uuid::from_u128(7));
+
+fn definition(expression: &str) -> Definition {
+    let value = json!({
+        "nodes": [
+            { "id": "start", "type": "trigger.manual" },
+            { "id": "sum", "type": "logic.transform", "config": { "expression": expression } },
+        ],
+        "connections": [{ "from": "start", "to": "sum" }],
+        "settings": { "concurrency": { "limit": 5, "key": "input.customer" }, "queue": "high", "timeout_ms": 60_000 },
+    });
+    Definition::parse(value.into()).expect("sound")
+}
+
+fn empty() -> Definition {
+    Definition::parse(json!({}).into()).expect("an empty draft is sound")
+}
+
+fn new_draft(definition: Definition) -> NewDraft {
+    NewDraft {
+        name: "Nightly".to_owned(),
+        description: "Every night".to_owned(),
+        definition,
+        tags: vec!["night".to_owned()],
+        is_public: false,
+    }
+}
+
+fn create(definition: Definition) -> WorkflowCommand {
+    WorkflowCommand::Create(CreateWorkflow {
+        workspace_id: WORKSPACE,
+        parent_workflow_id: None,
+        draft: new_draft(definition),
+    })
+}
+
+fn save(definition: Definition) -> WorkflowCommand {
+    WorkflowCommand::SaveDraft(SaveDraft { draft: new_draft(definition) })
+}
+
+fn stored(definition: &Definition) -> Draft {
+    new_draft(definition.clone()).checked().expect("fits")
+}
+
+fn created_with(definition: &Definition) -> WorkflowEvent {
+    WorkflowCreated { workspace_id: WORKSPACE, parent_workflow_id: None, draft: stored(definition) }
+        .into()
+}
+
+fn created() -> WorkflowEvent {
+    created_with(&definition("1"))
+}
+
+fn saved(version: i32, expression: &str) -> WorkflowEvent {
+    DraftSaved { version: WorkflowVersion(version), draft: stored(&definition(expression)) }.into()
+}
+
+fn published(version: i32) -> WorkflowEvent {
+    WorkflowPublished { version: WorkflowVersion(version) }.into()
+}
+
+fn publish(version: Option<i32>) -> WorkflowCommand {
+    WorkflowCommand::Publish(PublishWorkflow { version: version.map(WorkflowVersion) })
+}
+
+fn archived() -> Vec<WorkflowEvent> {
+    vec![created(), WorkflowArchived {}.into()]
+}
+
+fn deleted() -> Vec<WorkflowEvent> {
+    vec![created(), WorkflowDeleted {}.into()]
+}
+
+#[test]
+fn a_workflow_is_created_once_with_version_1() {
+    given::<Workflow>([]).when(&create(definition("1"))).then([created()]);
+    given::<Workflow>([created()]).when(&create(definition("1"))).then_nothing();
+    given::<Workflow>([created()])
+        .when(&create(definition("2")))
+        .rejected(&WorkflowRejection::AlreadyExists);
+    given::<Workflow>(deleted())
+        .when(&create(definition("1")))
+        .rejected(&WorkflowRejection::AlreadyExists);
+}
+
+#[test]
+fn the_text_of_a_draft_is_bounded() {
+    let cases: [(fn(&mut NewDraft), WorkflowRejection); 6] = [
+        (|draft| draft.name.clear(), WorkflowRejection::NameInvalid),
+        (|draft| draft.name = "x".repeat(256), WorkflowRejection::NameInvalid),
+        (|draft| draft.description = "x".repeat(10_001), WorkflowRejection::DescriptionTooLong),
+        (|draft| draft.tags = vec!["x".to_owned(); 33], WorkflowRejection::TagsInvalid),
+        (|draft| draft.tags = vec![" ".to_owned()], WorkflowRejection::TagsInvalid),
+        (
+            |draft| {
+                draft.definition = Definition::parse(
+                    Json::parse(&format!("{{{}}}", " ".repeat(460_000))).unwrap(),
+                )
+                .unwrap();
+            },
+            WorkflowRejection::DefinitionTooLarge,
+        ),
+    ];
+    for (spoil, rejection) in cases {
+        let mut draft = new_draft(definition("1"));
+        spoil(&mut draft);
+        given::<Workflow>([created()])
+            .when(&WorkflowCommand::SaveDraft(SaveDraft { draft }))
+            .rejected(&rejection);
+    }
+}
+
+#[test]
+fn every_draft_is_the_next_version() {
+    given::<Workflow>([created()])
+        .when(&save(definition("2")))
+        .then([saved(2, "2")])
+        .when(&save(definition("1")))
+        .then([saved(3, "1")]);
+}
+
+#[test]
+fn saving_what_the_latest_version_holds_leads_to_nothing() {
+    given::<Workflow>([created()]).when(&save(definition("1"))).then_nothing();
+}
+
+#[test]
+fn a_draft_may_be_empty_and_cannot_be_published_or_started() {
+    let history = || [created_with(&empty())];
+    given::<Workflow>([]).when(&create(empty())).then(history());
+    given::<Workflow>(history()).when(&publish(None)).rejected(&WorkflowRejection::GraphEmpty);
+    let start = given::<Workflow>(history()).state().start_plan(TriggerType::Manual);
+    assert_eq!(start.err(), Some(WorkflowRejection::GraphEmpty));
+}
+
+#[test]
+fn publishing_names_a_version_or_takes_the_latest() {
+    let history = || [created(), saved(2, "2")];
+    given::<Workflow>(history()).when(&publish(None)).then([published(2)]);
+    given::<Workflow>(history())
+        .when(&publish(Some(1)))
+        .then([published(1)])
+        .when(&publish(Some(1)))
+        .then_nothing()
+        .when(&publish(Some(2)))
+        .then([published(2)]);
+    for missing in [-1, 0, 3] {
+        given::<Workflow>(history())
+            .when(&publish(Some(missing)))
+            .rejected(&WorkflowRejection::VersionNotFound);
+    }
+}
+
+#[test]
+fn unpublishing_gives_a_draft() {
+    given::<Workflow>([created(), published(1)])
+        .when(&WorkflowCommand::Unpublish)
+        .then([WorkflowUnpublished {}.into()])
+        .when(&WorkflowCommand::Unpublish)
+        .then_nothing();
+}
+
+#[test]
+fn archiving_says_all_that_it_does() {
+    given::<Workflow>([created(), published(1), IntakeActivated {}.into()])
+        .when(&WorkflowCommand::Archive)
+        .then([
+            IntakeDeactivated {}.into(),
+            WorkflowUnpublished {}.into(),
+            WorkflowArchived {}.into(),
+        ])
+        .when(&WorkflowCommand::Archive)
+        .then_nothing()
+        .when(&WorkflowCommand::Unarchive)
+        .then([WorkflowUnarchived {}.into()])
+        .when(&WorkflowCommand::Unarchive)
+        .then_nothing();
+}
+
+#[test]
+fn an_archived_workflow_is_not_edited() {
+    for command in [
+        save(definition("2")),
+        publish(None),
+        WorkflowCommand::Unpublish,
+        WorkflowCommand::ActivateIntake,
+        WorkflowCommand::PauseIntake,
+    ] {
+        given::<Workflow>(archived()).when(&command).rejected(&WorkflowRejection::Archived);
+    }
+    given::<Workflow>(archived()).when(&WorkflowCommand::DeactivateIntake).then_nothing();
+}
+
+#[test]
+fn intake_goes_on_and_off() {
+    given::<Workflow>([created()])
+        .when(&WorkflowCommand::DeactivateIntake)
+        .then_nothing()
+        .when(&WorkflowCommand::ActivateIntake)
+        .then([IntakeActivated {}.into()])
+        .when(&WorkflowCommand::ActivateIntake)
+        .then_nothing()
+        .when(&WorkflowCommand::PauseIntake)
+        .then([IntakePaused {}.into()])
+        .when(&WorkflowCommand::ActivateIntake)
+        .then([IntakeActivated {}.into()])
+        .when(&WorkflowCommand::DeactivateIntake)
+        .then([IntakeDeactivated {}.into()]);
+}
+
+#[test]
+fn a_deleted_workflow_is_gone_and_its_versions_are_not() {
+    given::<Workflow>(archived())
+        .when(&WorkflowCommand::Delete)
+        .then([WorkflowDeleted {}.into()])
+        .when(&WorkflowCommand::Delete)
+        .then_nothing();
+    for command in [
+        save(definition("2")),
+        publish(None),
+        WorkflowCommand::Unpublish,
+        WorkflowCommand::Archive,
+        WorkflowCommand::Unarchive,
+        WorkflowCommand::ActivateIntake,
+        WorkflowCommand::DeactivateIntake,
+    ] {
+        given::<Workflow>(deleted()).when(&command).rejected(&WorkflowRejection::NotFound);
+        given::<Workflow>([]).when(&command).rejected(&WorkflowRejection::NotFound);
+    }
+    given::<Workflow>([]).when(&WorkflowCommand::Delete).rejected(&WorkflowRejection::NotFound);
+    let workflow = given::<Workflow>(deleted()).state();
+    assert_eq!(workflow.status(), None);
+    let content = workflow.content().expect("kept");
+    assert_eq!(content.graph(WorkflowVersion(1)).map(|graph| graph.len()), Ok(2));
+}
+
+#[test]
+fn a_status_is_reached_by_the_command_that_means_it() {
+    let draft = given::<Workflow>([created()]).state();
+    let in_archive = given::<Workflow>(archived()).state();
+    assert_eq!(draft.command_for(WorkflowStatus::Published), publish(None));
+    assert_eq!(draft.command_for(WorkflowStatus::Archived), WorkflowCommand::Archive);
+    assert_eq!(draft.command_for(WorkflowStatus::Draft), WorkflowCommand::Unpublish);
+    assert_eq!(in_archive.command_for(WorkflowStatus::Draft), WorkflowCommand::Unarchive);
+}
+
+/// Which version each trigger runs, or why none does, for a history.
+fn starts(history: impl IntoIterator<Item = WorkflowEvent>) -> [Result<i32, WorkflowRejection>; 2] {
+    let workflow = given::<Workflow>(history).state();
+    [TriggerType::Manual, TriggerType::Cron]
+        .map(|trigger| workflow.start_plan(trigger).map(|plan| plan.version.0))
+}
+
+#[test]
+fn a_start_runs_the_published_version_else_by_hand_the_latest_draft() {
+    use WorkflowRejection as No;
+    let active = || WorkflowEvent::from(IntakeActivated {});
+    let paused = || WorkflowEvent::from(IntakePaused {});
+    let table: [(Vec<WorkflowEvent>, [Result<i32, No>; 2]); 9] = [
+        (vec![], [Err(No::NotFound); 2]),
+        (vec![created()], [Ok(1), Err(No::IntakeInactive)]),
+        (vec![created(), saved(2, "2")], [Ok(2), Err(No::IntakeInactive)]),
+        (vec![created(), active()], [Ok(1), Err(No::NotPublished)]),
+        (vec![created(), published(1), saved(2, "2")], [Ok(1), Err(No::IntakeInactive)]),
+        (vec![created(), published(1), saved(2, "2"), active()], [Ok(1), Ok(1)]),
+        (vec![created(), published(1), paused()], [Err(No::IntakePaused); 2]),
+        (archived(), [Err(No::Archived); 2]),
+        (deleted(), [Err(No::NotFound); 2]),
+    ];
+    for (history, expected) in table {
+        assert_eq!(starts(history.clone()), expected, "{history:?}");
+    }
+}
+
+#[test]
+fn a_plan_holds_all_that_a_start_needs() {
+    let workflow = given::<Workflow>([created()]).state();
+    let plan = workflow.start_plan(TriggerType::Manual).expect("starts");
+    assert_eq!(plan.workspace_id, WORKSPACE);
+    assert_eq!(plan.planned_nodes, 2);
+    assert_eq!(plan.queue, Queue::High);
+    assert_eq!(plan.timeout_ms, Some(60_000));
+    assert_eq!(plan.concurrency.limit, Some(5));
+    let input = json!({ "customer": "c-1" }).into();
+    assert_eq!(plan.concurrency.key_of(&input), Ok(Some("c-1".to_owned())));
+    assert_eq!(&plan.definition, definition("1").text());
+}
+
+#[test]
+fn a_run_keeps_its_version_whatever_is_published_later() {
+    let workflow =
+        given::<Workflow>([created(), published(1), saved(2, "2"), published(2)]).state();
+    let of = |version| workflow.version_plan(WorkflowVersion(version)).map(|plan| plan.version.0);
+    assert_eq!([of(1), of(2), of(3)], [Ok(1), Ok(2), Err(WorkflowRejection::VersionNotFound)]);
+}
+
+#[test]
+fn a_version_that_is_no_longer_sound_says_so() {
+    let mut draft = stored(&definition("1"));
+    draft.definition = json!({ "nodes": [{ "id": "a", "type": "gone.kind" }] }).into();
+    let event = WorkflowCreated { workspace_id: WORKSPACE, parent_workflow_id: None, draft };
+    given::<Workflow>([event.into()])
+        .when(&publish(None))
+        .rejected(&WorkflowRejection::DefinitionInvalid);
+}
+
+#[test]
+fn a_graph_is_parsed_once() {
+    let workflow = given::<Workflow>([created()]).state();
+    let content = workflow.content().expect("created");
+    let first = content.graph(WorkflowVersion(1)).expect("sound");
+    let later = workflow.clone();
+    let second = later.content().expect("created").graph(WorkflowVersion(1)).expect("sound");
+    assert!(Arc::ptr_eq(&first, &second));
+}
+
+fn any_command() -> impl Strategy<Value = WorkflowCommand> {
+    prop_oneof![
+        (1_i32..4).prop_map(|n| create(definition(&n.to_string()))),
+        (1_i32..4).prop_map(|n| save(definition(&n.to_string()))),
+        prop::option::of(0..4).prop_map(publish),
+        prop::sample::select(vec![
+            WorkflowCommand::Unpublish,
+            WorkflowCommand::Archive,
+            WorkflowCommand::Unarchive,
+            WorkflowCommand::ActivateIntake,
+            WorkflowCommand::PauseIntake,
+            WorkflowCommand::DeactivateIntake,
+            WorkflowCommand::Delete,
+        ]),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    /// Whatever is commanded: what is decided folds, the published version exists, a repeat leads to nothing, and the state survives
+    /// being stored.
+    #[test]
+    fn any_accepted_history_folds(commands in prop::collection::vec(any_command(), 1..25)) {
+        let mut workflow = Workflow::default();
+        for command in &commands {
+            let Ok(events) = workflow.decide(command, now()) else { continue };
+            workflow = events.iter().fold(workflow, |workflow, event| workflow.evolve(event));
+            if let (Some(version), Some(content)) = (workflow.published_version(), workflow.content()) {
+                prop_assert!(content.version(version).is_some());
+            }
+            if !matches!(command, WorkflowCommand::Create(_)) {
+                prop_assert_eq!(workflow.decide(command, now()), Ok(vec![]));
+            }
+            let text = serde_json::to_string(&workflow).unwrap();
+            prop_assert_eq!(&serde_json::from_str::<Workflow>(&text).unwrap(), &workflow);
+        }
+    }
+}
