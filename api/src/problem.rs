@@ -191,9 +191,9 @@ impl Problem {
     /// A problem of a kind, with what went wrong this time, written for the caller.
     pub fn new(kind: ProblemKind, detail: impl Into<Cow<'static, str>>) -> Self {
         let retry_after_s = match kind {
-            ProblemKind::Overloaded | ProblemKind::NotYetVisible | ProblemKind::ConcurrentChange => {
-                Some(1)
-            }
+            ProblemKind::Overloaded
+            | ProblemKind::NotYetVisible
+            | ProblemKind::ConcurrentChange => Some(1),
             ProblemKind::DependencyAway | ProblemKind::TimedOut => Some(5),
             _ => None,
         };
@@ -420,9 +420,9 @@ impl From<sqlx::Error> for Problem {
             | sqlx::Error::PoolClosed
             | sqlx::Error::WorkerCrashed => true,
             // Classes 08 connection, 53 resources, 57 operator intervention; 40 is a lost race that a repeat wins.
-            sqlx::Error::Database(database) => database
-                .code()
-                .is_some_and(|code| ["08", "40", "53", "57"].contains(&code.get(..2).unwrap_or(""))),
+            sqlx::Error::Database(database) => database.code().is_some_and(|code| {
+                ["08", "40", "53", "57"].contains(&code.get(..2).unwrap_or(""))
+            }),
             _ => false,
         };
         if transient { Self::away("the database", &error) } else { Self::internal(&error) }

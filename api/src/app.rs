@@ -1,0 +1,226 @@
+//! The state that handlers share, and the layers around all routes.
+//!
+//! Layers do what is the same for every route and nothing else: correlation, tracing, metrics, a deadline, a bound on what is
+//! under way, the body limit, panics, CORS, compression, headers. Who may do what is a value that handlers ask for
+//! ([`crate::extract::Caller`]), never a layer.
+
+use std::{any::Any, sync::Arc, time::Instant};
+
+use axum::{
+    Router,
+    extract::{DefaultBodyLimit, MatchedPath, OriginalUri, Request, State},
+    http::{HeaderName, HeaderValue, Method, header},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+};
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::sync::Semaphore;
+use tower_http::{
+    catch_panic::CatchPanicLayer,
+    compression::{
+        CompressionLayer, Predicate,
+        predicate::{DefaultPredicate, NotForContentType},
+    },
+    cors::{AllowOrigin, CorsLayer},
+    sensitive_headers::SetSensitiveHeadersLayer,
+};
+use tracing::{Instrument, field};
+
+use crate::{
+    clock::Clock,
+    config::Config,
+    extract::{
+        RequestContext,
+        context::CORRELATION_ID,
+        conventions::{IDEMPOTENCY_KEY, IF_PLAN, MIN_POSITION, POSITION, WORKSPACE},
+    },
+    health::Health,
+    identity::Identity,
+    problem::{Problem, ProblemKind},
+    routes::docs::Documents,
+};
+
+/// What handlers share. Cheap to clone; made once by the composition root.
+#[derive(Clone)]
+pub struct AppState {
+    /// The configuration of the process.
+    pub config: Arc<Config>,
+    /// Where the time comes from.
+    pub clock: Clock,
+    /// Accounts, sessions and keys.
+    pub identity: Identity,
+    /// How the parts of the process are.
+    pub health: Health,
+    /// What `/metrics` renders; None where no recorder is installed (tests).
+    pub metrics: Option<PrometheusHandle>,
+    /// The rendered pages.
+    pub(crate) documents: Arc<Documents>,
+    /// One permit for each request that may be under way.
+    in_flight: Arc<Semaphore>,
+}
+
+impl AppState {
+    /// The state of a process.
+    #[must_use]
+    pub fn new(
+        config: Config,
+        clock: Clock,
+        identity: Identity,
+        health: Health,
+        metrics: Option<PrometheusHandle>,
+    ) -> Self {
+        let in_flight = Arc::new(Semaphore::new(config.http.max_in_flight));
+        let documents = Arc::new(Documents::render(&crate::router::openapi()));
+        Self { config: Arc::new(config), clock, identity, health, metrics, documents, in_flight }
+    }
+}
+
+/// Puts the layers around the routes. The last one added is the first one a request meets.
+pub fn with_layers(routes: Router<AppState>, state: &AppState) -> Router {
+    let secrets =
+        [header::AUTHORIZATION, header::COOKIE, header::SET_COOKIE, header::SEC_WEBSOCKET_PROTOCOL];
+    routes
+        .layer(CatchPanicLayer::custom(answer_panic))
+        .layer(DefaultBodyLimit::max(state.config.http.body_limit_bytes))
+        .layer(middleware::from_fn_with_state(state.clone(), bound))
+        .layer(middleware::from_fn_with_state(state.clone(), harden))
+        .layer(middleware::from_fn_with_state(state.clone(), correlate))
+        .layer(cors(&state.config.http.allowed_origins))
+        // Server-sent events are left as they are: compression would hold lines back.
+        .layer(CompressionLayer::new().compress_when(
+            DefaultPredicate::new().and(NotForContentType::const_new("application/x-ndjson")),
+        ))
+        .layer(SetSensitiveHeadersLayer::new(secrets))
+        .with_state(state.clone())
+}
+
+/// A panic is our fault: logged with its message, answered as a 500 without it.
+fn answer_panic(panic: Box<dyn Any + Send + 'static>) -> Response {
+    let message = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("a panic without a message");
+    tracing::error!(panic = message, "a handler panicked");
+    metrics::counter!("http_panics_total").increment(1);
+    Problem::broken().into_response()
+}
+
+/// Makes the request's context, a span around everything it leads to, and what every answer carries.
+async fn correlate(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
+    let context = RequestContext::of(
+        request.headers(),
+        request.extensions(),
+        &state.config.http.trusted_proxies,
+        state.clock.now(),
+    );
+    let correlation = context.correlation_id.0;
+    let path = request
+        .extensions()
+        .get::<OriginalUri>()
+        .map_or_else(|| request.uri().path(), |uri| uri.path())
+        .to_owned();
+    let route = request
+        .extensions()
+        .get::<MatchedPath>()
+        .map_or_else(|| "unmatched".to_owned(), |path| path.as_str().to_owned());
+    let method = request.method().clone();
+    let span = tracing::info_span!(
+        "request",
+        %method,
+        %route,
+        correlation_id = %correlation,
+        trace = context.trace.as_deref().unwrap_or(""),
+        user_id = field::Empty
+    );
+    request.extensions_mut().insert(context);
+    let started = Instant::now();
+    let mut response = next.run(request).instrument(span.clone()).await;
+    if let Some(problem) = response.extensions_mut().remove::<Problem>() {
+        response = complete(response, problem, &path, correlation);
+    }
+    let id = HeaderValue::try_from(correlation.to_string()).expect("a UUID is a header value");
+    response.headers_mut().insert(CORRELATION_ID, id);
+    let status = response.status();
+    let elapsed = started.elapsed();
+    let labels =
+        [("method", method.to_string()), ("route", route), ("status", status.as_u16().to_string())];
+    metrics::counter!("http_requests_total", &labels).increment(1);
+    metrics::histogram!("http_request_duration_seconds", &labels[..2]).record(elapsed);
+    span.in_scope(|| {
+        let elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
+        tracing::debug!(status = status.as_u16(), elapsed_ms, %path, "answered");
+    });
+    response
+}
+
+/// Writes a problem again with the path and the correlation id, and keeps the headers that were added on the way (`Allow`, cookies).
+fn complete(old: Response, problem: Problem, path: &str, correlation: uuid::Uuid) -> Response {
+    let mut response = problem.answer(Some(path), Some(correlation));
+    for (name, value) in old.headers() {
+        if name != header::CONTENT_LENGTH && !response.headers().contains_key(name) {
+            response.headers_mut().append(name, value.clone());
+        }
+    }
+    response
+}
+
+/// Refuses what is more than can be worked on, and ends what takes too long. Both count until the answer begins.
+async fn bound(State(state): State<AppState>, request: Request, next: Next) -> Response {
+    let Ok(_permit) = state.in_flight.try_acquire() else {
+        return Problem::new(ProblemKind::Overloaded, "too many requests are under way")
+            .into_response();
+    };
+    match tokio::time::timeout(state.config.http.request_timeout(), next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => {
+            Problem::new(ProblemKind::TimedOut, "the answer was not ready in time").into_response()
+        }
+    }
+}
+
+/// Headers that make a browser careful. A page that needs more sets its own policy before.
+async fn harden(State(state): State<AppState>, request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    let mut default = |name: HeaderName, value: &'static str| {
+        response.headers_mut().entry(name).or_insert(HeaderValue::from_static(value));
+    };
+    default(header::X_CONTENT_TYPE_OPTIONS, "nosniff");
+    default(header::X_FRAME_OPTIONS, "DENY");
+    default(header::REFERRER_POLICY, "no-referrer");
+    default(header::CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'");
+    default(header::CACHE_CONTROL, "no-store");
+    if state.config.http.secure() {
+        default(header::STRICT_TRANSPORT_SECURITY, "max-age=31536000");
+    }
+    response
+}
+
+fn cors(origins: &[String]) -> CorsLayer {
+    let origins: Vec<HeaderValue> =
+        origins.iter().filter_map(|origin| HeaderValue::try_from(origin).ok()).collect();
+    CorsLayer::new()
+        .allow_origin(AllowOrigin::list(origins))
+        .allow_methods([Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE])
+        .allow_headers([
+            header::AUTHORIZATION,
+            header::CONTENT_TYPE,
+            header::ACCEPT,
+            header::IF_MATCH,
+            IDEMPOTENCY_KEY,
+            IF_PLAN,
+            MIN_POSITION,
+            WORKSPACE,
+            CORRELATION_ID,
+            HeaderName::from_static("traceparent"),
+            HeaderName::from_static("last-event-id"),
+        ])
+        .expose_headers([
+            header::ETAG,
+            header::LOCATION,
+            header::RETRY_AFTER,
+            POSITION,
+            CORRELATION_ID,
+        ])
+        .max_age(std::time::Duration::from_secs(3_600))
+}

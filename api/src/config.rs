@@ -1,0 +1,521 @@
+//! The configuration of a process: parsed once, checked as a whole before a port opens, then handed down by section.
+//!
+//! Three sources, the later ones win: built-in defaults, a TOML file (`--config`), flags and environment variables. The file
+//! holds every setting; flags and variables exist for those that differ from deployment to deployment. Secrets never print.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use clap::{Args, ValueEnum};
+use ipnet::IpNet;
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+use url::Url;
+
+/// The exit code of a process whose configuration is not valid (`EX_USAGE`).
+pub const EXIT_CONFIG: i32 = 64;
+
+/// The name of the variable that holds the master key, for messages.
+pub const MASTER_KEY_VARIABLE: &str = "LEDGERLINE_MASTER_KEY";
+
+/// Everything that can be set.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Which parts of the product this process runs. Default: all.
+    pub roles: Vec<Role>,
+    /// Where and how HTTP is served.
+    pub http: HttpConfig,
+    /// The database that holds the log, the read rows and the accounts.
+    pub database: DatabaseConfig,
+    /// The messaging server through which others hear.
+    pub nats: NatsConfig,
+    /// Accounts, tokens and keys.
+    pub auth: AuthConfig,
+    /// The part that runs executions.
+    pub worker: WorkerConfig,
+    /// Logs and metrics.
+    pub telemetry: TelemetryConfig,
+    /// A private Postgres and nats-server as child processes.
+    pub embedded: EmbeddedConfig,
+}
+
+/// A part of the product. A process runs one or more; each may run in any number of processes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize, ValueEnum)]
+#[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
+pub enum Role {
+    /// HTTP, WebSocket and SSE.
+    Api,
+    /// Keeps the read tables.
+    Projector,
+    /// Publishes the log to NATS.
+    Relay,
+    /// Reacts to events: triggers, timers, dispatch.
+    Policies,
+    /// Runs executions.
+    Worker,
+}
+
+impl Role {
+    /// All parts, as one process runs them by default.
+    pub const ALL: [Self; 5] =
+        [Self::Api, Self::Projector, Self::Relay, Self::Policies, Self::Worker];
+}
+
+/// Where and how HTTP is served.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HttpConfig {
+    /// Address and port to listen on. Port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// How users reach this deployment. It is the issuer of access tokens and decides whether cookies demand HTTPS.
+    pub public_url: Url,
+    /// Origins beside our own whose pages may call the API (CORS), e.g. `https://app.example.com`.
+    pub allowed_origins: Vec<String>,
+    /// Networks whose `X-Forwarded-For` is believed. Empty: nobody's.
+    pub trusted_proxies: Vec<IpNet>,
+    /// How long a request may take until its answer begins. Streams may go on after that.
+    pub request_timeout_ms: u64,
+    /// The largest body.
+    pub body_limit_bytes: usize,
+    /// How many requests are worked on at once; more are answered 503.
+    pub max_in_flight: usize,
+    /// How long a stop waits for open requests.
+    pub drain_timeout_ms: u64,
+}
+
+impl Default for HttpConfig {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            public_url: Url::parse("http://localhost:8080").expect("the literal is a URL"),
+            allowed_origins: Vec::new(),
+            trusted_proxies: Vec::new(),
+            request_timeout_ms: 30_000,
+            body_limit_bytes: 10 * 1024 * 1024,
+            max_in_flight: 2_048,
+            drain_timeout_ms: 20_000,
+        }
+    }
+}
+
+impl HttpConfig {
+    /// How long a request may take until its answer begins.
+    #[must_use]
+    pub const fn request_timeout(&self) -> Duration {
+        Duration::from_millis(self.request_timeout_ms)
+    }
+
+    /// Whether users come over HTTPS, so that cookies may demand it.
+    #[must_use]
+    pub fn secure(&self) -> bool {
+        self.public_url.scheme() == "https"
+    }
+
+    /// The origin of our own pages, as a browser writes it.
+    #[must_use]
+    pub fn own_origin(&self) -> String {
+        self.public_url.origin().ascii_serialization()
+    }
+}
+
+/// The database.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DatabaseConfig {
+    /// Connection string, `postgres://user:password@host/database`. None: the embedded one.
+    pub url: Option<SecretString>,
+    /// How many connections this process opens at most.
+    pub max_connections: u32,
+    /// How long a statement waits for a free connection.
+    pub acquire_timeout_ms: u64,
+}
+
+impl Default for DatabaseConfig {
+    fn default() -> Self {
+        Self { url: None, max_connections: 32, acquire_timeout_ms: 5_000 }
+    }
+}
+
+/// The messaging server.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct NatsConfig {
+    /// Server, `nats://host:4222`, with credentials in it where needed. None: the embedded one, or none at all.
+    pub url: Option<SecretString>,
+    /// The first part of every subject and stream name, so that deployments can share a server.
+    pub prefix: String,
+    /// On how many servers a stream is kept.
+    pub replicas: usize,
+}
+
+impl Default for NatsConfig {
+    fn default() -> Self {
+        Self { url: None, prefix: "ledgerline".to_owned(), replicas: 1 }
+    }
+}
+
+/// Accounts, tokens and keys.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AuthConfig {
+    /// 32 bytes in base64, under which signing keys and secrets are sealed. All processes of a deployment share it; losing it
+    /// ends all sessions and makes stored secrets unreadable. `openssl rand -base64 32` makes one.
+    pub master_key: Option<SecretString>,
+    /// How long an access token is good.
+    pub access_token_ttl_s: u32,
+    /// How long a session lives after its last refresh.
+    pub refresh_token_ttl_s: u32,
+    /// How many passwords are hashed at once; each takes 64 MiB.
+    pub password_hash_concurrency: usize,
+    /// After how many days a new signing key is made.
+    pub signing_key_days: u32,
+    /// Whether anybody may register. The first user always may.
+    pub open_registration: bool,
+}
+
+impl Default for AuthConfig {
+    fn default() -> Self {
+        Self {
+            master_key: None,
+            access_token_ttl_s: 15 * 60,
+            refresh_token_ttl_s: 7 * 24 * 60 * 60,
+            password_hash_concurrency: 2,
+            signing_key_days: 30,
+            open_registration: true,
+        }
+    }
+}
+
+/// The part that runs executions.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct WorkerConfig {
+    /// How many executions this process runs at once.
+    pub slots: u32,
+}
+
+impl Default for WorkerConfig {
+    fn default() -> Self {
+        Self { slots: 64 }
+    }
+}
+
+/// Logs and metrics.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TelemetryConfig {
+    /// How log lines look.
+    pub log_format: LogFormat,
+    /// Which lines are written, in the syntax of `tracing` (`info,ledgerline_api=debug`).
+    pub log_filter: String,
+    /// Whether `/metrics` is served to anybody who reaches the port.
+    pub public_metrics: bool,
+}
+
+impl Default for TelemetryConfig {
+    fn default() -> Self {
+        Self { log_format: LogFormat::Pretty, log_filter: "info".to_owned(), public_metrics: true }
+    }
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// For people.
+    Pretty,
+    /// One JSON object a line, for machines.
+    Json,
+}
+
+/// A private Postgres and nats-server as child processes.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EmbeddedConfig {
+    /// Whether to start them. What has a `url` of its own is not started.
+    pub enabled: bool,
+    /// Where their data and the generated master key are kept.
+    pub data_dir: PathBuf,
+}
+
+impl Default for EmbeddedConfig {
+    fn default() -> Self {
+        Self { enabled: false, data_dir: PathBuf::from("data") }
+    }
+}
+
+/// The flags and variables that override the file.
+#[derive(Args, Clone, Debug, Default)]
+pub struct ConfigArgs {
+    /// A TOML file with any of the settings.
+    #[arg(long, env = "LEDGERLINE_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Which parts this process runs (default: all).
+    #[arg(long, env = "LEDGERLINE_ROLES", value_delimiter = ',', value_enum)]
+    pub roles: Option<Vec<Role>>,
+    /// Address and port to listen on.
+    #[arg(long, env = "LEDGERLINE_LISTEN")]
+    pub listen: Option<SocketAddr>,
+    /// How users reach this deployment.
+    #[arg(long, env = "LEDGERLINE_PUBLIC_URL")]
+    pub public_url: Option<Url>,
+    /// Origins beside our own whose pages may call the API.
+    #[arg(long, env = "LEDGERLINE_ALLOWED_ORIGINS", value_delimiter = ',')]
+    pub allowed_origins: Option<Vec<String>>,
+    /// Networks whose X-Forwarded-For is believed.
+    #[arg(long, env = "LEDGERLINE_TRUSTED_PROXIES", value_delimiter = ',')]
+    pub trusted_proxies: Option<Vec<IpNet>>,
+    /// Connection string of Postgres.
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
+    pub database_url: Option<SecretString>,
+    /// The NATS server.
+    #[arg(long, env = "NATS_URL", hide_env_values = true)]
+    pub nats_url: Option<SecretString>,
+    /// The first part of every subject.
+    #[arg(long, env = "LEDGERLINE_NATS_PREFIX")]
+    pub nats_prefix: Option<String>,
+    /// 32 bytes in base64, under which keys and secrets are sealed. Only as a variable: a flag would show in the process list.
+    #[arg(skip)]
+    pub master_key: Option<SecretString>,
+    /// A file that holds the master key.
+    #[arg(long, env = "LEDGERLINE_MASTER_KEY_FILE", value_name = "FILE")]
+    pub master_key_file: Option<PathBuf>,
+    /// How many executions this process runs at once.
+    #[arg(long, env = "LEDGERLINE_WORKER_SLOTS")]
+    pub worker_slots: Option<u32>,
+    /// How log lines look.
+    #[arg(long, env = "LEDGERLINE_LOG_FORMAT", value_enum)]
+    pub log_format: Option<LogFormat>,
+    /// Which log lines are written.
+    #[arg(long, env = "LEDGERLINE_LOG")]
+    pub log_filter: Option<String>,
+    /// Start a private Postgres and nats-server.
+    #[arg(long, env = "LEDGERLINE_EMBEDDED")]
+    pub embedded: bool,
+    /// Where the embedded services keep their data.
+    #[arg(long, env = "LEDGERLINE_DATA_DIR", value_name = "FOLDER")]
+    pub data_dir: Option<PathBuf>,
+}
+
+/// Why a configuration is not valid. Exit with [`EXIT_CONFIG`].
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A file that is named cannot be read.
+    #[error("failed to read {path}")]
+    Unreadable {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file is not TOML, or has a setting that does not exist or has another type.
+    #[error("failed to understand {path}")]
+    Malformed {
+        /// Which file.
+        path: PathBuf,
+        /// Where and why.
+        #[source]
+        source: Box<toml::de::Error>,
+    },
+    /// Settings that cannot stand. All of them, so that one start shows all.
+    #[error("{}", .0.join("; "))]
+    Invalid(Vec<String>),
+}
+
+impl Config {
+    /// Puts the three sources together and checks the result.
+    ///
+    /// # Errors
+    /// [`ConfigError`] with everything that is wrong.
+    pub fn load(args: ConfigArgs) -> Result<Self, ConfigError> {
+        let mut config = match &args.config {
+            None => Self::default(),
+            Some(path) => toml::from_str(&read(path)?).map_err(|source| {
+                ConfigError::Malformed { path: path.clone(), source: Box::new(source) }
+            })?,
+        };
+        config.override_with(args)?;
+        if config.roles.is_empty() {
+            config.roles = Role::ALL.to_vec();
+        }
+        config.check()?;
+        Ok(config)
+    }
+
+    fn override_with(&mut self, args: ConfigArgs) -> Result<(), ConfigError> {
+        fn set<T>(target: &mut T, value: Option<T>) {
+            if let Some(value) = value {
+                *target = value;
+            }
+        }
+        set(&mut self.roles, args.roles);
+        set(&mut self.http.listen, args.listen);
+        set(&mut self.http.public_url, args.public_url);
+        set(&mut self.http.allowed_origins, args.allowed_origins);
+        set(&mut self.http.trusted_proxies, args.trusted_proxies);
+        set(&mut self.nats.prefix, args.nats_prefix);
+        set(&mut self.worker.slots, args.worker_slots);
+        set(&mut self.telemetry.log_format, args.log_format);
+        set(&mut self.telemetry.log_filter, args.log_filter);
+        set(&mut self.embedded.data_dir, args.data_dir);
+        self.embedded.enabled |= args.embedded;
+        self.database.url = args.database_url.or(self.database.url.take());
+        self.nats.url = args.nats_url.or(self.nats.url.take());
+        if let Some(path) = &args.master_key_file {
+            self.auth.master_key = Some(read(path)?.trim().to_owned().into());
+        }
+        self.auth.master_key = args.master_key.or(self.auth.master_key.take());
+        Ok(())
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let mut wrong = Vec::new();
+        let mut demand = |holds: bool, otherwise: &str| {
+            if !holds {
+                wrong.push(otherwise.to_owned());
+            }
+        };
+        let scheme = self.http.public_url.scheme();
+        demand(scheme == "http" || scheme == "https", "http.public_url must be http or https");
+        for origin in &self.http.allowed_origins {
+            let same =
+                Url::parse(origin).is_ok_and(|url| url.origin().ascii_serialization() == *origin);
+            demand(same, "http.allowed_origins must hold origins like https://app.example.com");
+        }
+        demand(
+            self.http.request_timeout_ms >= 1_000,
+            "http.request_timeout_ms must be at least 1000",
+        );
+        demand(self.http.body_limit_bytes >= 1_024, "http.body_limit_bytes must be at least 1024");
+        demand(self.http.max_in_flight >= 1, "http.max_in_flight must be at least 1");
+        demand(
+            self.database.url.is_some() || self.embedded.enabled,
+            "a database is needed: set DATABASE_URL, or start with --embedded",
+        );
+        demand(
+            self.database.url.as_ref().is_none_or(|url| {
+                let url = url.expose_secret();
+                url.starts_with("postgres://") || url.starts_with("postgresql://")
+            }),
+            "database.url must begin with postgres://",
+        );
+        demand(self.database.max_connections >= 4, "database.max_connections must be at least 4");
+        demand(
+            !self.nats.prefix.is_empty()
+                && self
+                    .nats
+                    .prefix
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-'),
+            "nats.prefix must be letters, digits, - and _",
+        );
+        demand((1..=5).contains(&self.nats.replicas), "nats.replicas must be between 1 and 5");
+        demand(
+            self.auth.master_key.is_some() || self.embedded.enabled,
+            "a master key is needed: set LEDGERLINE_MASTER_KEY (openssl rand -base64 32 makes one)",
+        );
+        demand(
+            self.auth.master_key.as_ref().is_none_or(|key| decode_key(key).is_some()),
+            "auth.master_key must be 32 bytes in base64",
+        );
+        demand(
+            (60..=3_600).contains(&self.auth.access_token_ttl_s),
+            "auth.access_token_ttl_s must be between 60 and 3600",
+        );
+        demand(
+            self.auth.refresh_token_ttl_s > self.auth.access_token_ttl_s,
+            "auth.refresh_token_ttl_s must be longer than an access token's",
+        );
+        demand(
+            (1..=64).contains(&self.auth.password_hash_concurrency),
+            "auth.password_hash_concurrency must be between 1 and 64",
+        );
+        demand(self.auth.signing_key_days >= 1, "auth.signing_key_days must be at least 1");
+        demand((1..=4_096).contains(&self.worker.slots), "worker.slots must be between 1 and 4096");
+        if wrong.is_empty() { Ok(()) } else { Err(ConfigError::Invalid(wrong)) }
+    }
+}
+
+/// The 32 bytes of a master key in base64.
+pub(crate) fn decode_key(key: &SecretString) -> Option<[u8; 32]> {
+    STANDARD.decode(key.expose_secret().trim()).ok()?.try_into().ok()
+}
+
+fn read(path: &PathBuf) -> Result<String, ConfigError> {
+    std::fs::read_to_string(path)
+        .map_err(|source| ConfigError::Unreadable { path: path.clone(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        config: ConfigArgs,
+    }
+
+    fn load(file: &str, flags: &[&str]) -> Result<Config, ConfigError> {
+        let folder =
+            std::env::temp_dir().join(format!("ledgerline-config-{}", uuid::Uuid::now_v7()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let path = folder.join("ledgerline.toml");
+        std::fs::write(&path, file).unwrap();
+        let path = path.to_str().unwrap().to_owned();
+        let arguments = ["ledgerline", "--config", &path].into_iter().chain(flags.iter().copied());
+        let config = Config::load(Cli::parse_from(arguments).config);
+        std::fs::remove_dir_all(&folder).unwrap();
+        config
+    }
+
+    const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+
+    #[test]
+    fn a_flag_wins_over_the_file_and_the_file_over_the_default() {
+        let config = load(
+            &format!(
+                "[http]\nlisten = '127.0.0.1:9000'\nmax_in_flight = 7\n[auth]\nmaster_key = '{KEY}'"
+            ),
+            &["--listen", "127.0.0.1:9001", "--database-url", "postgres://db/x"],
+        )
+        .unwrap();
+        assert_eq!(config.http.listen.port(), 9001);
+        assert_eq!(config.http.max_in_flight, 7);
+        assert_eq!(config.auth.access_token_ttl_s, 900);
+        assert_eq!(config.roles, Role::ALL);
+    }
+
+    #[test]
+    fn everything_that_is_wrong_is_said_at_once() {
+        let error = load(
+            "[http]\nrequest_timeout_ms = 1\nallowed_origins = ['https://x/path']\n[auth]\nmaster_key = 'short'",
+            &["--database-url", "mysql://db"],
+        )
+        .unwrap_err();
+        let ConfigError::Invalid(wrong) = error else { panic!("{error}") };
+        assert_eq!(wrong.len(), 4, "{wrong:?}");
+    }
+
+    #[test]
+    fn a_setting_that_does_not_exist_is_refused() {
+        assert!(matches!(load("[http]\nlisten_on = 1", &[]), Err(ConfigError::Malformed { .. })));
+    }
+
+    #[test]
+    fn secrets_do_not_print() {
+        let config = load(
+            &format!("[auth]\nmaster_key = '{KEY}'"),
+            &["--database-url", "postgres://user:hunter2@db/x"],
+        )
+        .unwrap();
+        let printed = format!("{config:?}");
+        assert!(!printed.contains("hunter2") && !printed.contains(KEY), "{printed}");
+    }
+}

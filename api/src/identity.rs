@@ -1,0 +1,177 @@
+//! Who may come in: accounts, credentials, sessions, tokens and keys, in ordinary tables that can be erased.
+//!
+//! Nothing here is event-sourced: it is personal or secret, and the log never forgets. Events name a person by id only. The only
+//! thing the log hears is that a person exists ([`OnRegistered`]: the personal workspace).
+//!
+//! Reading order: [`account`] (register, login), [`session`] (refresh, revoke), [`keys`] (access tokens), [`check`] (every request).
+
+pub mod account;
+pub mod api_key;
+pub mod backoff;
+pub mod check;
+pub mod keys;
+pub mod password;
+pub mod seal;
+pub mod session;
+pub mod token;
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use futures_util::future::BoxFuture;
+pub use ledgerline_domain::id::{SessionId, UserId, WorkspaceId};
+use sqlx::PgPool;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use self::{
+    check::{Checker, Live, Presented},
+    keys::{KeyError, KeyRing},
+    password::Passwords,
+    seal::MasterKey,
+};
+use crate::{clock::Clock, config::AuthConfig, problem::Problem};
+
+/// How often keys are looked after and what has run out is removed.
+const UPKEEP_EVERY: Duration = Duration::from_secs(600);
+
+/// A person has registered; the log has to hear of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Registered {
+    /// Who.
+    pub user_id: UserId,
+    /// The workspace to create, with the person as its owner. The id follows from the person's, so it is made once for ever.
+    pub personal_workspace_id: WorkspaceId,
+    /// The name, for the name of the workspace.
+    pub full_name: String,
+    /// When.
+    pub at: DateTime<Utc>,
+}
+
+/// What happens when somebody has registered. May be called again for the same person and must then change nothing.
+pub type OnRegistered =
+    Arc<dyn Fn(Registered) -> BoxFuture<'static, Result<(), Problem>> + Send + Sync>;
+
+/// Accounts and sessions of the deployment. Cheap to clone.
+#[derive(Clone)]
+pub struct Identity(Arc<Inner>);
+
+struct Inner {
+    pool: PgPool,
+    config: AuthConfig,
+    passwords: Passwords,
+    keys: KeyRing,
+    checker: Checker,
+    on_registered: OnRegistered,
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Identity").field("config", &self.0.config).finish_non_exhaustive()
+    }
+}
+
+/// What [`Identity::start`] is built from.
+pub struct IdentityParts {
+    /// The database with the migrated tables.
+    pub pool: PgPool,
+    /// The section of the configuration.
+    pub config: AuthConfig,
+    /// Under which signing keys are sealed.
+    pub master_key: MasterKey,
+    /// The issuer of access tokens: the deployment's public URL.
+    pub issuer: String,
+    /// Where the time comes from.
+    pub clock: Clock,
+    /// What happens when somebody has registered.
+    pub on_registered: OnRegistered,
+}
+
+impl Identity {
+    /// Reads or makes the signing keys and starts the background work on the process's tasks.
+    ///
+    /// # Errors
+    /// When the database is away or the signing keys were sealed under another master key.
+    pub async fn start(
+        parts: IdentityParts,
+        tasks: &TaskTracker,
+        stop: &CancellationToken,
+    ) -> Result<Self, KeyError> {
+        let IdentityParts { pool, config, master_key, issuer, clock, on_registered } = parts;
+        let keys = KeyRing::open(
+            pool.clone(),
+            master_key,
+            issuer,
+            TimeDelta::days(i64::from(config.signing_key_days)),
+            TimeDelta::seconds(i64::from(config.access_token_ttl_s)),
+            clock.now(),
+        )
+        .await?;
+        let identity = Self(Arc::new(Inner {
+            passwords: Passwords::new(config.password_hash_concurrency),
+            checker: Checker::start(pool.clone(), clock.clone(), tasks, stop),
+            pool,
+            config,
+            keys,
+            on_registered,
+        }));
+        let (upkeep, stop) = (identity.clone(), stop.clone());
+        tasks.spawn(async move { upkeep.look_after(clock, stop).await });
+        Ok(identity)
+    }
+
+    async fn look_after(self, clock: Clock, stop: CancellationToken) {
+        let mut tick = tokio::time::interval(UPKEEP_EVERY);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        while stop.run_until_cancelled(tick.tick()).await.is_some() {
+            if let Err(error) = self.0.keys.upkeep(clock.now()).await {
+                tracing::warn!(%error, "the signing keys could not be looked after");
+            }
+            if let Err(error) = session::prune(&self.0.pool, clock.now()).await {
+                tracing::warn!(%error, "expired sessions could not be removed");
+            }
+        }
+    }
+
+    /// What is known of a session or key that is good now; None when it is not. See [`check`].
+    ///
+    /// # Errors
+    /// 503 when the database is away or too many others wait.
+    pub async fn check(&self, presented: Presented) -> Result<Option<Live>, Problem> {
+        self.0.checker.check(presented).await
+    }
+
+    /// The keys that sign access tokens.
+    #[must_use]
+    pub fn keys(&self) -> &KeyRing {
+        &self.0.keys
+    }
+
+    /// Whether the database answers, for `/health/ready`.
+    ///
+    /// # Errors
+    /// 503 when it does not.
+    pub async fn ping(&self) -> Result<(), Problem> {
+        sqlx::query_scalar!(r#"SELECT 1 AS "one!""#).fetch_one(self.pool()).await?;
+        Ok(())
+    }
+
+    fn pool(&self) -> &PgPool {
+        &self.0.pool
+    }
+
+    fn config(&self) -> &AuthConfig {
+        &self.0.config
+    }
+
+    fn passwords(&self) -> &Passwords {
+        &self.0.passwords
+    }
+
+    fn refresh_ttl(&self) -> TimeDelta {
+        TimeDelta::seconds(i64::from(self.0.config.refresh_token_ttl_s))
+    }
+
+    async fn tell_registered(&self, registered: Registered) -> Result<(), Problem> {
+        (self.0.on_registered)(registered).await
+    }
+}

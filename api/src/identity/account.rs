@@ -1,0 +1,498 @@
+//! Accounts: registering, signing in, and what a person may change of the own account.
+
+use chrono::{DateTime, Utc};
+use ledgerline_domain::id::{UserId, WorkspaceId};
+use secrecy::{ExposeSecret, SecretString};
+use serde::Serialize;
+use sqlx::PgConnection;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::{
+    Identity, Registered,
+    backoff::{self, Subject},
+    session::{self, Client, TokenAnswer},
+};
+use crate::problem::{FieldError, Problem, ProblemKind};
+
+/// The shortest password.
+pub const MIN_PASSWORD_CHARS: usize = 12;
+/// The longest password: hashing takes longer with length, and nobody types more.
+pub const MAX_PASSWORD_BYTES: usize = 1_024;
+/// The longest name of a person.
+pub const MAX_NAME_CHARS: usize = 255;
+/// The longest address (RFC 5321).
+pub const MAX_EMAIL_CHARS: usize = 254;
+
+/// A person, as that person sees the own account.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct User {
+    /// The id by which events name this person.
+    #[schema(value_type = Uuid)]
+    pub id: UserId,
+    /// The address, as it was typed.
+    #[schema(example = "ada@example.com")]
+    pub email: String,
+    /// The name.
+    #[schema(example = "Ada Lovelace")]
+    pub full_name: String,
+    /// Whether the address was verified.
+    pub email_verified: bool,
+    /// Whether this person is an operator of the deployment.
+    pub is_operator: bool,
+    /// The workspace that is this person's own.
+    #[schema(value_type = Uuid)]
+    pub personal_workspace_id: WorkspaceId,
+    /// When the account was made.
+    pub created_at: DateTime<Utc>,
+    /// When it was last changed.
+    pub updated_at: DateTime<Utc>,
+}
+
+/// What somebody gives who registers.
+#[derive(Debug)]
+pub struct Registration {
+    /// The address.
+    pub email: String,
+    /// The password.
+    pub password: SecretString,
+    /// The name.
+    pub full_name: String,
+}
+
+impl Registration {
+    /// Everything that is not valid, at once.
+    fn check(&mut self) -> Result<(), Problem> {
+        let mut errors = Vec::new();
+        self.email = self.email.trim().to_owned();
+        if !is_address(&self.email) {
+            errors.push(FieldError::new("/email", "invalid", "must be an email address"));
+        }
+        errors.extend(check_password("/password", &self.password));
+        match clean_name(&self.full_name) {
+            Ok(name) => self.full_name = name,
+            Err(error) => errors.push(error),
+        }
+        if errors.is_empty() { Ok(()) } else { Err(Problem::invalid_values(errors)) }
+    }
+}
+
+fn check_password(pointer: &str, password: &SecretString) -> Option<FieldError> {
+    let text = password.expose_secret();
+    if text.chars().count() < MIN_PASSWORD_CHARS {
+        let detail = format!("must have at least {MIN_PASSWORD_CHARS} characters");
+        return Some(FieldError::new(pointer, "too_short", detail));
+    }
+    (text.len() > MAX_PASSWORD_BYTES).then(|| {
+        FieldError::new(
+            pointer,
+            "too_long",
+            format!("must have at most {MAX_PASSWORD_BYTES} bytes"),
+        )
+    })
+}
+
+fn clean_name(name: &str) -> Result<String, FieldError> {
+    let name = name.trim();
+    let refuse = |code: &str, detail: &str| Err(FieldError::new("/full_name", code, detail));
+    match name.chars().count() {
+        0 => refuse("too_short", "must not be empty"),
+        1..=MAX_NAME_CHARS if name.chars().any(char::is_control) => {
+            refuse("invalid", "must not hold control characters")
+        }
+        1..=MAX_NAME_CHARS => Ok(name.to_owned()),
+        _ => refuse("too_long", "must have at most 255 characters"),
+    }
+}
+
+/// Whether a text has the form of an address. Whether mail arrives there only mail can tell.
+fn is_address(text: &str) -> bool {
+    let Some((local, domain)) = text.rsplit_once('@') else { return false };
+    text.chars().count() <= MAX_EMAIL_CHARS
+        && !text.chars().any(|c| c.is_whitespace() || c.is_control())
+        && (1..=64).contains(&local.len())
+        && !local.contains('@')
+        && domain.split('.').all(|label| !label.is_empty() && !label.starts_with('-'))
+}
+
+/// The form in which two spellings of one address are equal.
+fn address_key(email: &str) -> String {
+    email.trim().to_lowercase()
+}
+
+/// The account of a person, None when there is none.
+pub(super) async fn read(
+    connection: &mut PgConnection,
+    user: UserId,
+) -> Result<Option<User>, Problem> {
+    let row = sqlx::query!(
+        r#"SELECT u.user_id, u.email, u.full_name, u.email_verified_at, u.created_at, u.updated_at,
+                  o.user_id IS NOT NULL AS "operator!"
+           FROM users u LEFT JOIN operators o ON o.user_id = u.user_id WHERE u.user_id = $1"#,
+        user.0
+    )
+    .fetch_optional(connection)
+    .await?;
+    Ok(row.map(|row| User {
+        id: user,
+        email: row.email,
+        full_name: row.full_name,
+        email_verified: row.email_verified_at.is_some(),
+        is_operator: row.operator,
+        personal_workspace_id: WorkspaceId::personal(user),
+        created_at: row.created_at,
+        updated_at: row.updated_at,
+    }))
+}
+
+fn on_constraint(
+    error: sqlx::Error,
+    constraint: &str,
+    problem: impl FnOnce() -> Problem,
+) -> Problem {
+    match error.as_database_error().and_then(|error| error.constraint()) {
+        Some(name) if name == constraint => problem(),
+        _ => error.into(),
+    }
+}
+
+impl Identity {
+    /// Makes an account, its first session and its personal workspace. The first account of a deployment is its operator.
+    ///
+    /// # Errors
+    /// 422 for values that are not valid, 409 when the address is taken, 403 when registration is closed, 429 after many tries.
+    pub async fn register(
+        &self,
+        mut registration: Registration,
+        client: &Client,
+        now: DateTime<Utc>,
+    ) -> Result<TokenAnswer, Problem> {
+        registration.check()?;
+        let place: Vec<Subject<'_>> = client.ip.map(Subject::Ip).into_iter().collect();
+        backoff::count(self.pool(), &place, now).await?;
+        self.demand_open_registration().await?;
+        let hash = self.passwords().hash(registration.password.clone()).await?;
+        let user = UserId(Uuid::now_v7());
+        let ttl = self.refresh_ttl();
+        let mut transaction = self.pool().begin().await?;
+        self.insert_account(&mut transaction, user, &registration, &hash, now).await?;
+        let (session, refresh) = session::open(&mut transaction, user, client, ttl, now).await?;
+        let account = read(&mut transaction, user).await?.ok_or_else(Problem::broken)?;
+        transaction.commit().await?;
+        backoff::forgive(self.pool(), &place, now).await?;
+        self.make_personal_workspace(user, &registration.full_name, now).await?;
+        metrics::counter!("auth_registrations_total").increment(1);
+        self.token_answer(account, session, &refresh, now)
+    }
+
+    async fn demand_open_registration(&self) -> Result<(), Problem> {
+        if self.config().open_registration {
+            return Ok(());
+        }
+        let anybody = sqlx::query_scalar!(r#"SELECT EXISTS (SELECT 1 FROM users) AS "anybody!""#)
+            .fetch_one(self.pool())
+            .await?;
+        if anybody {
+            return Err(Problem::forbidden("registration is closed; ask for an invitation"));
+        }
+        Ok(())
+    }
+
+    async fn insert_account(
+        &self,
+        connection: &mut PgConnection,
+        user: UserId,
+        registration: &Registration,
+        hash: &str,
+        now: DateTime<Utc>,
+    ) -> Result<(), Problem> {
+        sqlx::query!(
+            "INSERT INTO users (user_id, email, email_key, full_name, created_at, updated_at)
+             VALUES ($1, $2, $3, $4, $5, $5)",
+            user.0,
+            registration.email,
+            address_key(&registration.email),
+            registration.full_name,
+            now
+        )
+        .execute(&mut *connection)
+        .await
+        .map_err(|error| {
+            on_constraint(error, "users_email_key_key", || {
+                Problem::new(ProblemKind::AddressTaken, "an account with this address exists")
+            })
+        })?;
+        sqlx::query!(
+            "INSERT INTO credentials (user_id, password_hash, changed_at) VALUES ($1, $2, $3)",
+            user.0,
+            hash,
+            now
+        )
+        .execute(&mut *connection)
+        .await?;
+        // True is unique and the row is never removed, so of two first registrations at once one waits and is then not the first.
+        sqlx::query!(
+            "INSERT INTO operators (user_id, first_registered, added_at) VALUES ($1, true, $2)
+             ON CONFLICT (first_registered) DO NOTHING",
+            user.0,
+            now
+        )
+        .execute(connection)
+        .await?;
+        Ok(())
+    }
+
+    /// Signs somebody in. An unknown address gets the same answer after the same work as a wrong password.
+    ///
+    /// # Errors
+    /// 401 when address or password is wrong, 429 after many tries.
+    pub async fn login(
+        &self,
+        email: &str,
+        password: SecretString,
+        client: &Client,
+        now: DateTime<Utc>,
+    ) -> Result<TokenAnswer, Problem> {
+        let key = address_key(email);
+        let mut subjects: Vec<Subject<'_>> = client.ip.map(Subject::Ip).into_iter().collect();
+        subjects.push(Subject::Address(&key));
+        backoff::count(self.pool(), &subjects, now).await?;
+        let row = sqlx::query!(
+            "SELECT u.user_id, u.full_name, u.personal_workspace_at, c.password_hash
+             FROM users u JOIN credentials c ON c.user_id = u.user_id WHERE u.email_key = $1",
+            key
+        )
+        .fetch_optional(self.pool())
+        .await?;
+        let hash = row.as_ref().map(|row| row.password_hash.clone());
+        // Longer ones cannot be registered; the work is done all the same, on what would be hashed anyhow.
+        let possible = password.expose_secret().len() <= MAX_PASSWORD_BYTES;
+        let password = if possible { password } else { SecretString::from("") };
+        let right = self.passwords().verify(password, hash).await? && possible;
+        let Some(row) = row.filter(|_| right) else {
+            metrics::counter!("auth_logins_total", "outcome" => "refused").increment(1);
+            return Err(Problem::new(
+                ProblemKind::WrongCredentials,
+                "no account has this address with this password",
+            ));
+        };
+        backoff::forgive(self.pool(), &subjects, now).await?;
+        let user = UserId(row.user_id);
+        if row.personal_workspace_at.is_none() {
+            self.make_personal_workspace(user, &row.full_name, now).await?;
+        }
+        let mut transaction = self.pool().begin().await?;
+        let ttl = self.refresh_ttl();
+        let (session, refresh) = session::open(&mut transaction, user, client, ttl, now).await?;
+        let account = read(&mut transaction, user).await?.ok_or_else(Problem::broken)?;
+        transaction.commit().await?;
+        metrics::counter!("auth_logins_total", "outcome" => "accepted").increment(1);
+        self.token_answer(account, session, &refresh, now)
+    }
+
+    /// Tells the log of a new person: creates the personal workspace, once for ever, however often this is tried.
+    async fn make_personal_workspace(
+        &self,
+        user: UserId,
+        full_name: &str,
+        now: DateTime<Utc>,
+    ) -> Result<(), Problem> {
+        let registered = Registered {
+            user_id: user,
+            personal_workspace_id: WorkspaceId::personal(user),
+            full_name: full_name.to_owned(),
+            at: now,
+        };
+        self.tell_registered(registered).await?;
+        sqlx::query!(
+            "UPDATE users SET personal_workspace_at = $2 WHERE user_id = $1 AND personal_workspace_at IS NULL",
+            user.0,
+            now
+        )
+        .execute(self.pool())
+        .await?;
+        Ok(())
+    }
+
+    /// The account of a person; None when it is gone.
+    ///
+    /// # Errors
+    /// 503 when the database is away.
+    pub async fn user(&self, user: UserId) -> Result<Option<User>, Problem> {
+        let mut connection = self.pool().acquire().await?;
+        read(&mut connection, user).await
+    }
+
+    /// The person with an address; None when there is none.
+    ///
+    /// # Errors
+    /// 503 when the database is away.
+    pub async fn user_by_address(&self, email: &str) -> Result<Option<User>, Problem> {
+        let user = sqlx::query_scalar!(
+            "SELECT user_id FROM users WHERE email_key = $1",
+            address_key(email)
+        )
+        .fetch_optional(self.pool())
+        .await?;
+        match user {
+            None => Ok(None),
+            Some(user) => self.user(UserId(user)).await,
+        }
+    }
+
+    /// Names and addresses of people by id, for lists that hold ids only. Those who are gone are left out.
+    ///
+    /// # Errors
+    /// 503 when the database is away.
+    pub async fn people(&self, ids: &[UserId]) -> Result<Vec<Person>, Problem> {
+        let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
+        let rows = sqlx::query!(
+            "SELECT user_id, email, full_name FROM users WHERE user_id = ANY ($1)",
+            &ids
+        )
+        .fetch_all(self.pool())
+        .await?;
+        Ok(rows
+            .into_iter()
+            .map(|row| Person {
+                id: UserId(row.user_id),
+                email: row.email,
+                full_name: row.full_name,
+            })
+            .collect())
+    }
+
+    /// Changes the name of a person.
+    ///
+    /// # Errors
+    /// 422 when the name is not valid.
+    pub async fn rename(
+        &self,
+        user: UserId,
+        full_name: &str,
+        now: DateTime<Utc>,
+    ) -> Result<Option<User>, Problem> {
+        let name = clean_name(full_name).map_err(|error| Problem::invalid_values(vec![error]))?;
+        sqlx::query!(
+            "UPDATE users SET full_name = $2, updated_at = $3 WHERE user_id = $1 AND full_name <> $2",
+            user.0,
+            name,
+            now
+        )
+        .execute(self.pool())
+        .await?;
+        self.user(user).await
+    }
+
+    /// Changes a password; all other sessions of the person end.
+    ///
+    /// # Errors
+    /// 401 when the old password is wrong, 422 when the new one is too short, 429 after many tries.
+    pub async fn change_password(
+        &self,
+        user: &User,
+        current: super::SessionId,
+        old: SecretString,
+        new: SecretString,
+        now: DateTime<Utc>,
+    ) -> Result<(), Problem> {
+        if let Some(error) = check_password("/new_password", &new) {
+            return Err(Problem::invalid_values(vec![error]));
+        }
+        let key = address_key(&user.email);
+        backoff::count(self.pool(), &[Subject::Address(&key)], now).await?;
+        let hash = sqlx::query_scalar!(
+            "SELECT password_hash FROM credentials WHERE user_id = $1",
+            user.id.0
+        )
+        .fetch_optional(self.pool())
+        .await?;
+        if !self.passwords().verify(old, hash).await? {
+            return Err(Problem::new(
+                ProblemKind::WrongCredentials,
+                "the old password is not the account's",
+            ));
+        }
+        let hash = self.passwords().hash(new).await?;
+        let mut transaction = self.pool().begin().await?;
+        sqlx::query!(
+            "UPDATE credentials SET password_hash = $2, changed_at = $3 WHERE user_id = $1",
+            user.id.0,
+            hash,
+            now
+        )
+        .execute(&mut *transaction)
+        .await?;
+        let because = "password_changed";
+        session::revoke_all(&mut transaction, user.id, Some(current), because, now).await?;
+        transaction.commit().await?;
+        backoff::forgive(self.pool(), &[Subject::Address(&key)], now).await
+    }
+
+    /// Makes the person with an address an operator (`ledgerline operator add`). False when nobody has it.
+    ///
+    /// # Errors
+    /// 503 when the database is away.
+    pub async fn add_operator(&self, email: &str, now: DateTime<Utc>) -> Result<bool, Problem> {
+        let Some(user) = self.user_by_address(email).await? else { return Ok(false) };
+        sqlx::query!(
+            "INSERT INTO operators (user_id, added_at) VALUES ($1, $2) ON CONFLICT (user_id) DO NOTHING",
+            user.id.0,
+            now
+        )
+        .execute(self.pool())
+        .await?;
+        Ok(true)
+    }
+}
+
+/// A person as others in the same workspace see them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Person {
+    /// The id.
+    #[schema(value_type = Uuid)]
+    pub id: UserId,
+    /// The address.
+    pub email: String,
+    /// The name.
+    pub full_name: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses() {
+        for good in
+            ["a@b.co", "first.last+tag@sub.example.com", "me@localhost", "grüße@example.com"]
+        {
+            assert!(is_address(good), "{good}");
+        }
+        let long = format!("{}@example.com", "a".repeat(65));
+        for bad in
+            ["", "a", "@b.co", "a@", "a@b@c.d", "a b@c.d", "a@b..c", "a@-b.c", "a\u{0}@b.c", &long]
+        {
+            assert!(!is_address(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn everything_that_is_wrong_is_said_at_once() {
+        let mut registration = Registration {
+            email: "nobody".to_owned(),
+            password: "short".into(),
+            full_name: "  ".to_owned(),
+        };
+        let problem = registration.check().unwrap_err();
+        let pointers: Vec<&str> = problem.errors().iter().map(|e| e.pointer.as_str()).collect();
+        assert_eq!(pointers, ["/email", "/password", "/full_name"]);
+    }
+
+    #[test]
+    fn a_password_counts_in_characters() {
+        assert!(check_password("/password", &"ääääääääääää".into()).is_none());
+        assert!(check_password("/password", &"äääääääääää".into()).is_some());
+        assert!(check_password("/password", &"x".repeat(1_025).into()).is_some());
+    }
+}

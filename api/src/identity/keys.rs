@@ -1,0 +1,322 @@
+//! The keys that sign access tokens: Ed25519, shared by all processes through `signing_keys`, their private halves sealed.
+//!
+//! A token names its key (`kid`) and nothing else about how it is to be verified: the algorithm is EdDSA, whatever the token says.
+//! A key signs for `auth.signing_key_days`; then the first process that notices makes the next one. A process that meets a
+//! key it has not seen reads the table again, so rotation needs no coordination.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, RwLock},
+};
+
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use chrono::{DateTime, TimeDelta, Utc};
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use ledgerline_domain::id::{SessionId, UserId};
+use serde::{Deserialize, Serialize};
+use sqlx::PgPool;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::seal::{MasterKey, SealError, SealPurpose};
+
+/// Who access tokens are for.
+pub const AUDIENCE: &str = "ledgerline-api";
+
+/// How far the clocks of processes may differ.
+const LEEWAY: TimeDelta = TimeDelta::seconds(30);
+
+/// How often an unknown `kid` may make the table be read again, so that forged tokens cannot load the database.
+const REREAD_AFTER: TimeDelta = TimeDelta::seconds(1);
+
+/// What an access token says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claims {
+    /// The person.
+    pub sub: UserId,
+    /// The session: checked on every request, so that a token dies with it.
+    pub sid: SessionId,
+    /// The person's address when the token was made, for display.
+    pub email: String,
+    /// Always `access`: no other kind of token is accepted in its place.
+    pub r#type: String,
+    /// Who it is for.
+    pub aud: String,
+    /// Who made it: the deployment's public URL.
+    pub iss: String,
+    /// Until when it is good, in seconds since 1970.
+    pub exp: i64,
+    /// When it was made, in seconds since 1970.
+    pub iat: i64,
+    /// Its own id.
+    pub jti: Uuid,
+}
+
+/// The public halves, for others who want to verify our tokens (RFC 7517).
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct KeySet {
+    /// All keys whose tokens may still be good.
+    pub keys: Vec<PublicKey>,
+}
+
+/// One public key (RFC 8037).
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct PublicKey {
+    /// Always `OKP`.
+    pub kty: &'static str,
+    /// Always `Ed25519`.
+    pub crv: &'static str,
+    /// The key, in base64url.
+    pub x: String,
+    /// Its name, as in the header of a token.
+    pub kid: String,
+    /// Always `EdDSA`.
+    pub alg: &'static str,
+    /// Always `sig`.
+    pub r#use: &'static str,
+}
+
+/// Why a key could not be made, read or used.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    /// The table cannot be read or written.
+    #[error("failed to read the signing keys")]
+    Database(#[from] sqlx::Error),
+    /// The master key is not the one under which the keys were sealed.
+    #[error("failed to open a signing key")]
+    Sealed(#[from] SealError),
+    /// The cryptographic library refuses.
+    #[error("failed to make or use a signing key")]
+    Crypto,
+}
+
+/// Why a token is not accepted. For the log; a caller only hears that it is not good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TokenRefused {
+    /// Not a token, another algorithm, another audience or issuer, or a signature that does not fit.
+    #[error("the access token is not valid")]
+    Invalid,
+    /// Made with a key that is not (or no longer) known.
+    #[error("the access token was signed with an unknown key")]
+    UnknownKey,
+    /// Past its time.
+    #[error("the access token has expired")]
+    Expired,
+}
+
+/// The keys of this process.
+#[derive(Debug)]
+pub struct KeyRing {
+    pool: PgPool,
+    master: MasterKey,
+    issuer: String,
+    lifetime: TimeDelta,
+    token_ttl: TimeDelta,
+    keys: RwLock<Arc<Keys>>,
+}
+
+#[derive(Debug)]
+struct Keys {
+    read_at: DateTime<Utc>,
+    signing: Option<SigningKey>,
+    verifying: HashMap<String, DecodingKey>,
+    public: Vec<PublicKey>,
+}
+
+struct SigningKey {
+    kid: String,
+    created_at: DateTime<Utc>,
+    key: EncodingKey,
+}
+
+impl std::fmt::Debug for SigningKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SigningKey").field("kid", &self.kid).finish_non_exhaustive()
+    }
+}
+
+impl KeyRing {
+    /// Reads the keys, and makes the first one of the deployment.
+    ///
+    /// # Errors
+    /// When the table cannot be reached or was sealed under another master key.
+    pub async fn open(
+        pool: PgPool,
+        master: MasterKey,
+        issuer: String,
+        lifetime: TimeDelta,
+        token_ttl: TimeDelta,
+        now: DateTime<Utc>,
+    ) -> Result<Self, KeyError> {
+        let empty =
+            Keys { read_at: now, signing: None, verifying: HashMap::new(), public: Vec::new() };
+        let ring =
+            Self { pool, master, issuer, lifetime, token_ttl, keys: RwLock::new(Arc::new(empty)) };
+        ring.upkeep(now).await?;
+        Ok(ring)
+    }
+
+    /// Reads the table again, makes the next key when the present one has signed long enough, and forgets those whose last
+    /// token has expired.
+    ///
+    /// # Errors
+    /// As [`KeyRing::open`].
+    pub async fn upkeep(&self, now: DateTime<Utc>) -> Result<(), KeyError> {
+        self.reread(now).await?;
+        let due =
+            self.current().signing.as_ref().is_none_or(|key| now - key.created_at >= self.lifetime);
+        if due {
+            self.make_next(now).await?;
+            self.reread(now).await?;
+        }
+        let gone = now - self.lifetime - self.token_ttl - TimeDelta::hours(1);
+        sqlx::query!(
+            "DELETE FROM signing_keys WHERE created_at < $1
+             AND created_at < (SELECT max(created_at) FROM signing_keys)",
+            gone
+        )
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
+    /// Signs an access token.
+    ///
+    /// # Errors
+    /// When there is no key, which [`KeyRing::open`] excludes.
+    pub fn sign(
+        &self,
+        user: UserId,
+        session: SessionId,
+        email: &str,
+        now: DateTime<Utc>,
+    ) -> Result<String, KeyError> {
+        let claims = Claims {
+            sub: user,
+            sid: session,
+            email: email.to_owned(),
+            r#type: "access".to_owned(),
+            aud: AUDIENCE.to_owned(),
+            iss: self.issuer.clone(),
+            exp: (now + self.token_ttl).timestamp(),
+            iat: now.timestamp(),
+            jti: Uuid::now_v7(),
+        };
+        let keys = self.current();
+        let signing = keys.signing.as_ref().ok_or(KeyError::Crypto)?;
+        let mut header = Header::new(Algorithm::EdDSA);
+        header.kid = Some(signing.kid.clone());
+        jsonwebtoken::encode(&header, &claims, &signing.key).map_err(|_| KeyError::Crypto)
+    }
+
+    /// What a token says, when it is ours and still good.
+    ///
+    /// # Errors
+    /// [`TokenRefused`].
+    pub async fn verify(&self, token: &str, now: DateTime<Utc>) -> Result<Claims, TokenRefused> {
+        let header = jsonwebtoken::decode_header(token).map_err(|_| TokenRefused::Invalid)?;
+        if header.alg != Algorithm::EdDSA {
+            return Err(TokenRefused::Invalid);
+        }
+        let kid = header.kid.ok_or(TokenRefused::Invalid)?;
+        let mut keys = self.current();
+        if !keys.verifying.contains_key(&kid) && now - keys.read_at >= REREAD_AFTER {
+            // A failed read leaves the keys as they are: the token is then refused as unknown.
+            if let Err(error) = self.reread(now).await {
+                tracing::warn!(%error, "the signing keys could not be read again");
+            }
+            keys = self.current();
+        }
+        let key = keys.verifying.get(&kid).ok_or(TokenRefused::UnknownKey)?;
+        let claims = jsonwebtoken::decode::<Claims>(token, key, &self.validation())
+            .map_err(|_| TokenRefused::Invalid)?
+            .claims;
+        if claims.r#type != "access" || claims.iat > (now + LEEWAY).timestamp() {
+            return Err(TokenRefused::Invalid);
+        }
+        if claims.exp <= now.timestamp() {
+            return Err(TokenRefused::Expired);
+        }
+        Ok(claims)
+    }
+
+    /// The public halves.
+    #[must_use]
+    pub fn public(&self) -> KeySet {
+        KeySet { keys: self.current().public.clone() }
+    }
+
+    fn validation(&self) -> Validation {
+        let mut validation = Validation::new(Algorithm::EdDSA);
+        validation.set_audience(&[AUDIENCE]);
+        validation.set_issuer(&[&self.issuer]);
+        validation.set_required_spec_claims(&["exp", "aud", "iss", "sub"]);
+        // Compared with the clock that was handed in, not with the machine's.
+        validation.validate_exp = false;
+        validation
+    }
+
+    fn current(&self) -> Arc<Keys> {
+        Arc::clone(&self.keys.read().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+
+    async fn reread(&self, now: DateTime<Utc>) -> Result<(), KeyError> {
+        let rows = sqlx::query!(
+            "SELECT kid, public_key, sealed_private_key, created_at FROM signing_keys
+             WHERE retired_at IS NULL OR retired_at > $1 ORDER BY created_at, kid",
+            now
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        let mut keys =
+            Keys { read_at: now, signing: None, verifying: HashMap::new(), public: Vec::new() };
+        for row in rows {
+            let x = URL_SAFE_NO_PAD.encode(&row.public_key);
+            let verifying = DecodingKey::from_ed_components(&x).map_err(|_| KeyError::Crypto)?;
+            keys.verifying.insert(row.kid.clone(), verifying);
+            keys.public.push(PublicKey {
+                kty: "OKP",
+                crv: "Ed25519",
+                x,
+                kid: row.kid.clone(),
+                alg: "EdDSA",
+                r#use: "sig",
+            });
+            let private =
+                self.master.open(SealPurpose::SigningKey, &row.kid, &row.sealed_private_key)?;
+            keys.signing = Some(SigningKey {
+                kid: row.kid,
+                created_at: row.created_at,
+                key: EncodingKey::from_ed_der(&private),
+            });
+        }
+        *self.keys.write().unwrap_or_else(std::sync::PoisonError::into_inner) = Arc::new(keys);
+        Ok(())
+    }
+
+    async fn make_next(&self, now: DateTime<Utc>) -> Result<(), KeyError> {
+        let pair = Ed25519KeyPair::generate().map_err(|_| KeyError::Crypto)?;
+        let private = pair.to_pkcs8().map_err(|_| KeyError::Crypto)?;
+        let kid = Uuid::now_v7().to_string();
+        let sealed = self.master.seal(SealPurpose::SigningKey, &kid, private.as_ref())?;
+        // Several processes may find a key due at once; the condition and the lock let one of them make it.
+        let mut transaction = self.pool.begin().await?;
+        sqlx::query!("LOCK TABLE signing_keys IN SHARE ROW EXCLUSIVE MODE")
+            .execute(&mut *transaction)
+            .await?;
+        sqlx::query!(
+            "INSERT INTO signing_keys (kid, public_key, sealed_private_key, created_at)
+             SELECT $1, $2, $3, $4 WHERE NOT EXISTS (SELECT 1 FROM signing_keys WHERE created_at > $5)",
+            kid,
+            pair.public_key().as_ref(),
+            sealed,
+            now,
+            now - self.lifetime
+        )
+        .execute(&mut *transaction)
+        .await?;
+        transaction.commit().await?;
+        Ok(())
+    }
+}

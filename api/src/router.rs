@@ -1,0 +1,166 @@
+//! All routes on one screen: method and path stand at the handler (`#[utoipa::path]`), who serves what stands here.
+//!
+//! To add one: a handler with its doc comment in `routes/<noun>.rs`, a line here, and `UPDATE_OPENAPI=1 cargo test -p ledgerline-api
+//! openapi` to write the document anew. A failure that is documented nowhere else is in every operation as its `default` answer.
+
+use axum::{Router, http::Method};
+use utoipa::{
+    Modify, OpenApi,
+    openapi::{
+        Content, Ref, RefOr, ResponseBuilder,
+        security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme},
+    },
+};
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use crate::{
+    app::{AppState, with_layers},
+    problem::{PROBLEM_MEDIA_TYPE, Problem, ProblemBody, ProblemKind},
+    routes::{auth, docs, health},
+};
+
+/// Where the API is.
+pub const BASE_PATH: &str = "/api/v1";
+
+/// Everything under [`BASE_PATH`].
+fn api() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new()
+        .routes(routes!(auth::register))
+        .routes(routes!(auth::login))
+        .routes(routes!(auth::refresh))
+        .routes(routes!(auth::logout))
+        .routes(routes!(auth::me, auth::update_me))
+        .routes(routes!(auth::change_password))
+        .routes(routes!(auth::sessions))
+        .routes(routes!(auth::end_session))
+        .routes(routes!(auth::ws_ticket))
+        .routes(routes!(auth::api_keys, auth::make_api_key))
+        .routes(routes!(auth::end_api_key))
+}
+
+/// What has a fixed path of its own; served with and without [`BASE_PATH`], documented without.
+fn fixed() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new()
+        .routes(routes!(health::health))
+        .routes(routes!(health::ready))
+        .routes(routes!(health::metrics))
+        .routes(routes!(auth::jwks))
+        .routes(routes!(docs::openapi))
+        .routes(routes!(docs::overview))
+        .routes(routes!(docs::reference))
+        .routes(routes!(docs::problems))
+        .routes(routes!(docs::problem))
+        .routes(routes!(docs::stylesheet))
+}
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Ledgerline",
+        description = "Event-sourced workflow automation. Failures are RFC 9457 problem documents, each with a page of its own.",
+        license(name = "Apache-2.0", identifier = "Apache-2.0")
+    ),
+    components(schemas(ProblemBody)),
+    modifiers(&Security),
+    tags(
+        (name = "auth", description = "Accounts, sessions and keys"),
+        (name = "operations", description = "Health, metrics and these documents")
+    )
+)]
+struct Document;
+
+struct Security;
+
+impl Modify for Security {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        let bearer = HttpBuilder::new()
+            .scheme(HttpAuthScheme::Bearer)
+            .description(Some("An access token (`POST /auth/login`) or an API key"))
+            .build();
+        let components = document.components.get_or_insert_default();
+        components.add_security_scheme("bearer", SecurityScheme::Http(bearer));
+        document.security = Some(vec![SecurityRequirement::new("bearer", Vec::<String>::new())]);
+    }
+}
+
+fn all() -> (Router<AppState>, utoipa::openapi::OpenApi) {
+    let (without_document, _) = fixed().split_for_parts();
+    let (routes, mut document) = OpenApiRouter::with_openapi(Document::openapi())
+        .merge(fixed())
+        .nest(BASE_PATH, api())
+        .split_for_parts();
+    document_failures(&mut document);
+    (routes.nest(BASE_PATH, without_document), document)
+}
+
+/// The OpenAPI document.
+#[must_use]
+pub fn openapi() -> utoipa::openapi::OpenApi {
+    all().1
+}
+
+/// All routes with their layers.
+#[must_use]
+pub fn router(state: &AppState) -> Router {
+    let routes = all().0.fallback(no_such_path).method_not_allowed_fallback(no_such_method);
+    with_layers(routes, state)
+}
+
+async fn no_such_path() -> Problem {
+    Problem::new(ProblemKind::NotFound, "there is nothing at this path")
+}
+
+async fn no_such_method(method: Method) -> Problem {
+    Problem::new(ProblemKind::MethodNotAllowed, format!("{method} is not possible at this path"))
+}
+
+/// Every operation can fail in the one form of failures.
+fn document_failures(document: &mut utoipa::openapi::OpenApi) {
+    let failure = ResponseBuilder::new()
+        .description("A problem (RFC 9457)")
+        .content(PROBLEM_MEDIA_TYPE, Content::new(Some(Ref::from_schema_name("Problem"))))
+        .build();
+    for item in document.paths.paths.values_mut() {
+        let operations =
+            [&mut item.get, &mut item.post, &mut item.put, &mut item.patch, &mut item.delete];
+        for operation in operations.into_iter().flatten() {
+            operation
+                .responses
+                .responses
+                .entry("default".to_owned())
+                .or_insert_with(|| RefOr::T(failure.clone()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_committed_openapi_document_is_the_present_one() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/openapi.json");
+        let present = format!("{}\n", openapi().to_pretty_json().unwrap());
+        if std::env::vars().any(|(name, _)| name == "UPDATE_OPENAPI") {
+            std::fs::write(path, &present).unwrap();
+        }
+        let committed = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(
+            committed == present,
+            "api/openapi.json is stale: UPDATE_OPENAPI=1 cargo test -p ledgerline-api openapi"
+        );
+    }
+
+    #[test]
+    fn every_operation_says_how_it_fails_and_what_it_is() {
+        for (path, item) in openapi().paths.paths {
+            for operation in
+                [item.get, item.post, item.put, item.patch, item.delete].into_iter().flatten()
+            {
+                assert!(operation.responses.responses.contains_key("default"), "{path}");
+                assert!(operation.summary.is_some(), "{path} has no doc comment");
+                assert!(operation.tags.is_some_and(|tags| tags.len() == 1), "{path} has no tag");
+            }
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! Handlers, one file a noun, with their request and response types beside them. Which path leads where is in [`crate::router`].
+
+pub mod auth;
+pub mod docs;
+pub mod health;
