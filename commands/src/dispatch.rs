@@ -11,7 +11,7 @@
 //! **Who was lost.** A worker without a live lease has lost its claims, and each is handed out again under the next one. A claim that
 //! nobody took for [`DispatchSettings::untaken_grace`] though a slot is free was lost on the way, and is handed out again too.
 
-use std::{collections::HashSet, future::pending, sync::Arc, time::Duration};
+use std::{collections::HashSet, convert::Infallible, future::pending, sync::Arc, time::Duration};
 
 use chrono::TimeDelta;
 use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Commands,
     follow::{Fold, Follower},
-    lead::{Leading, StandDown, Term, TermEnd, lead_until_stopped},
+    lead::{Lead, Leading, StandDown, Term, TermEnd, lead_until_stopped},
     submit::{Answer, Reaction, carry_out},
 };
 
@@ -95,19 +95,15 @@ impl Dispatcher {
     /// # Errors
     /// [`StandDown`] when the log holds what this process can't read.
     pub async fn run(self, stop: CancellationToken) -> Result<(), StandDown> {
-        let lead = async |term: &mut Term| match self.lead(term, &stop).await {
-            Ok(never) => match never {},
-            Err(ended) => ended,
-        };
         let leading = &self.settings.leading;
-        lead_until_stopped(self.commands.log(), READER, leading, &stop, lead).await
+        lead_until_stopped(&self, self.commands.log(), leading, &stop).await
     }
 
-    async fn lead(
+    async fn serve(
         &self,
         term: &mut Term,
         stop: &CancellationToken,
-    ) -> Result<std::convert::Infallible, TermEnd> {
+    ) -> Result<Infallible, TermEnd> {
         let restore = self.restore(term.position());
         let follower = term.during(stop, restore).await??;
         let mut desk = Desk {
@@ -147,6 +143,17 @@ impl Dispatcher {
             }
         }
         Ok(follower)
+    }
+}
+
+impl Lead for Dispatcher {
+    const READER: &'static str = READER;
+
+    async fn lead(&self, term: &mut Term, stop: &CancellationToken) -> TermEnd {
+        match self.serve(term, stop).await {
+            Ok(never) => match never {},
+            Err(ended) => ended,
+        }
     }
 }
 

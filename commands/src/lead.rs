@@ -185,16 +185,28 @@ impl Term {
 /// How long to wait before asking for the lease again after a term that was lost.
 const AFTER_A_LOSS: Duration = Duration::from_millis(200);
 
+/// A loop that leads by lease.
+pub(crate) trait Lead: Sync {
+    /// The name of its lease.
+    const READER: &'static str;
+
+    /// Leads for one term, until that ends.
+    fn lead(
+        &self,
+        term: &mut Term,
+        stop: &CancellationToken,
+    ) -> impl Future<Output = TermEnd> + Send;
+}
+
 /// Leads term after term.
-pub(crate) async fn lead_until_stopped(
+pub(crate) async fn lead_until_stopped<L: Lead>(
+    looped: &L,
     log: &Arc<dyn EventLog>,
-    reader: &'static str,
     leading: &Leading,
     stop: &CancellationToken,
-    lead: impl AsyncFn(&mut Term) -> TermEnd,
 ) -> Result<(), StandDown> {
-    while let Some(mut term) = Term::begin(log, reader, leading, stop).await {
-        let ended = lead(&mut term).await;
+    while let Some(mut term) = Term::begin(log, L::READER, leading, stop).await {
+        let ended = looped.lead(&mut term, stop).await;
         term.end().await;
         match ended {
             TermEnd::Stopped => break,

@@ -21,6 +21,8 @@ pub mod record;
 pub mod scope;
 pub mod start;
 mod submit;
+#[cfg(test)]
+mod testing;
 pub mod timers;
 mod turns;
 

@@ -3,7 +3,7 @@
 //! At least once, and harmless when more often: the events of a reaction have ids that derive from its cause, and the checkpoint
 //! moves only when every reaction to what lies before it was answered.
 
-use std::{sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use ledgerline_domain::{
     event::{AnyEvent, DomainEvent as _, Recorded},
@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Commands,
     follow::{Fold, Follower},
-    lead::{Leading, StandDown, Term, TermEnd, lead_until_stopped},
+    lead::{Lead, Leading, StandDown, Term, TermEnd, lead_until_stopped},
     submit::{Reaction, submit},
 };
 
@@ -75,18 +75,14 @@ impl Policies {
     /// # Errors
     /// [`StandDown`] when the log holds what this process can't read.
     pub async fn run(self, stop: CancellationToken) -> Result<(), StandDown> {
-        let lead = async |term: &mut Term| self.lead(term, &stop).await;
-        lead_until_stopped(self.commands.log(), READER, &self.leading, &stop, lead).await
+        lead_until_stopped(&self, self.commands.log(), &self.leading, &stop).await
     }
 
-    async fn lead(&self, term: &mut Term, stop: &CancellationToken) -> TermEnd {
-        match self.follow(term, stop).await {
-            Ok(()) => TermEnd::Lost,
-            Err(ended) => ended,
-        }
-    }
-
-    async fn follow(&self, term: &mut Term, stop: &CancellationToken) -> Result<(), TermEnd> {
+    async fn follow(
+        &self,
+        term: &mut Term,
+        stop: &CancellationToken,
+    ) -> Result<Infallible, TermEnd> {
         let restore =
             Follower::<PolicyState>::restore(&self.commands, &self.tail, READER, term.position());
         let mut follower = term.during(stop, restore).await??;
@@ -109,6 +105,17 @@ impl Policies {
                 follower.measure_lag();
                 settled_at = Instant::now();
             }
+        }
+    }
+}
+
+impl Lead for Policies {
+    const READER: &'static str = READER;
+
+    async fn lead(&self, term: &mut Term, stop: &CancellationToken) -> TermEnd {
+        match self.follow(term, stop).await {
+            Ok(never) => match never {},
+            Err(ended) => ended,
         }
     }
 }

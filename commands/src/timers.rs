@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     CommandError, Commands, Context, LoadError, Target,
     due::timer_of,
-    lead::{Leading, StandDown, Term, TermEnd, lead_until_stopped},
+    lead::{Lead, Leading, StandDown, Term, TermEnd, lead_until_stopped},
 };
 
 /// The lease under which due times are fired.
@@ -70,11 +70,10 @@ impl Timers {
     /// # Errors
     /// [`StandDown`] when the log holds what this process can't read.
     pub async fn run(self, stop: CancellationToken) -> Result<(), StandDown> {
-        let lead = async |term: &mut Term| self.lead(term, &stop).await;
-        lead_until_stopped(self.commands.log(), READER, &self.leading, &stop, lead).await
+        lead_until_stopped(&self, self.commands.log(), &self.leading, &stop).await
     }
 
-    async fn lead(&self, term: &mut Term, stop: &CancellationToken) -> TermEnd {
+    async fn watch(&self, term: &mut Term, stop: &CancellationToken) -> TermEnd {
         let mut stuck = HashSet::new();
         loop {
             let fence = term.fence();
@@ -182,6 +181,14 @@ impl Timers {
     }
 }
 
+impl Lead for Timers {
+    const READER: &'static str = READER;
+
+    async fn lead(&self, term: &mut Term, stop: &CancellationToken) -> TermEnd {
+        self.watch(term, stop).await
+    }
+}
+
 /// What follows on a round.
 enum Next {
     /// More may be due.
@@ -191,3 +198,6 @@ enum Next {
     /// The log refuses for a while.
     BackOff,
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,97 @@
+//! Due times fire in time, once, and leave nothing behind.
+
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use ledgerline_domain::execution::{CancelReason, ExecutionCommand, ExecutionEvent};
+use ledgerline_store::EventLog as _;
+use tokio::time::sleep;
+
+use crate::testing::{LEASE, World};
+
+fn fired(world: &World) -> usize {
+    world.count(|event| matches!(event, ExecutionEvent::TimerFired(_)))
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_that_are_due_at_one_instant_fire_in_time_and_once() {
+    let world = World::new();
+    let workflow = world.workflow(None).await;
+    let mut process = world.process("one");
+    let due_at = world.clock.now() + TimeDelta::seconds(30);
+    for _ in 0..1_000 {
+        let id = process.start(workflow).await;
+        process.report(id, process.wait(due_at)).await;
+    }
+    process.timers();
+    let mut rival = world.process("rival");
+    rival.timers();
+    sleep(Duration::from_secs(29)).await;
+    assert_eq!(fired(&world), 0, "nothing fires before its time");
+    world.until(|world| fired(world) == 1_000).await;
+    sleep(Duration::from_secs(5)).await;
+    assert_eq!(fired(&world), 1_000);
+    for event in world.history() {
+        if let ledgerline_domain::event::AnyEvent::Execution(ExecutionEvent::TimerFired(_)) =
+            event.event
+        {
+            assert!(event.recorded_at >= due_at);
+            assert!(event.recorded_at < due_at + TimeDelta::seconds(1));
+        }
+    }
+    assert_eq!(world.log.next_due().await.unwrap(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_earlier_time_is_not_slept_through() {
+    let world = World::new();
+    let workflow = world.workflow(None).await;
+    let (mut process, other) = (world.process("one"), world.process("other"));
+    process.timers();
+    let now = world.clock.now();
+    for (process, seconds) in [(&process, 3_600), (&process, 5), (&other, 2)] {
+        let id = process.start(workflow).await;
+        process.report(id, process.wait(now + TimeDelta::seconds(seconds))).await;
+    }
+    world.until(|world| fired(world) == 1).await;
+    assert!(world.clock.now() < now + TimeDelta::seconds(3));
+    world.until(|world| fired(world) == 2).await;
+    assert!(world.clock.now() < now + TimeDelta::seconds(6));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_time_that_nobody_waits_for_goes_without_an_event() {
+    let world = World::new();
+    let workflow = world.workflow(None).await;
+    let mut process = world.process("one");
+    let id = process.start(workflow).await;
+    process.report(id, process.wait(world.clock.now() + TimeDelta::seconds(2))).await;
+    process.tell(id, ExecutionCommand::Cancel { reason: CancelReason::StoppedByUser }).await;
+    assert!(world.log.next_due().await.unwrap().is_some());
+    process.timers();
+    sleep(Duration::from_secs(4)).await;
+    assert_eq!(world.log.next_due().await.unwrap(), None);
+    assert_eq!(fired(&world), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_process_fires_what_a_dead_one_left() {
+    let world = World::new();
+    let workflow = world.workflow(None).await;
+    let mut first = world.process("first");
+    first.timers();
+    let mut ids = Vec::new();
+    for seconds in 1..=20 {
+        let id = first.start(workflow).await;
+        let due_at = world.clock.now() + TimeDelta::milliseconds(seconds * 100);
+        first.report(id, first.wait(due_at)).await;
+        ids.push(id);
+    }
+    world.until(|world| fired(world) >= 5).await;
+    first.crash();
+    let mut second = world.process("second");
+    second.timers();
+    world.until(|world| fired(world) == ids.len()).await;
+    sleep(LEASE * 4).await;
+    assert_eq!(fired(&world), ids.len());
+}
