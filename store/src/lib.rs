@@ -17,6 +17,7 @@ mod appender;
 mod batch;
 mod blob;
 pub mod checkpoint;
+pub mod conformance;
 mod due;
 mod fault;
 mod idempotency;

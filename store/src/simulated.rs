@@ -1,6 +1,6 @@
 //! The log in memory: the same contract, deterministic, on an injected clock, with faults on demand.
 //!
-//! Nothing here blocks or needs a thread: it runs in a single-threaded runtime with paused time. Two runs that call it in
+//! Nothing here blocks or needs a thread: it runs in a single-threaded runtime. Two runs that call it in
 //! the same order, with the same clock and the same faults, see the same log. Its state stands for the database: a simulated
 //! process that crashes is dropped, and the next one is given the same log.
 
@@ -226,8 +226,7 @@ impl State {
         for done in &intent.due_done {
             self.due.remove(done);
         }
-        self.due
-            .extend(intent.due.into_iter().map(|due| (due.due, due.due_at.trunc_subsecs(6))));
+        self.due.extend(intent.due.into_iter().map(|due| (due.due, due.due_at.trunc_subsecs(6))));
         receipt
     }
 
@@ -541,5 +540,91 @@ impl EventLog for SimulatedLog {
         state.keys.retain(|_, (_, receipt)| receipt.recorded_at >= before);
         state.workers.retain(|_, lease| lease.expires_at >= before);
         Ok(count(known - state.keys.len()).unsigned_abs())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conformance::{Contention, contend, everything, verify_log};
+
+    /// Each look at the clock is a millisecond later.
+    fn ticking() -> SimulatedClock {
+        let ticks = std::sync::atomic::AtomicI64::new(0);
+        Arc::new(move || {
+            let ms = ticks.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            DateTime::UNIX_EPOCH + TimeDelta::days(20_000) + TimeDelta::milliseconds(ms)
+        })
+    }
+
+    fn simulated() -> Arc<SimulatedLog> {
+        SimulatedLog::new(Uuid::nil(), ticking())
+    }
+
+    #[tokio::test]
+    async fn conforms() {
+        everything(simulated()).await;
+    }
+
+    #[tokio::test]
+    async fn a_clock_that_runs_backwards_does_not_turn_the_log_around() {
+        let ticks = std::sync::atomic::AtomicI64::new(0);
+        let backwards: SimulatedClock = Arc::new(move || {
+            let ms = ticks.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
+            DateTime::UNIX_EPOCH + TimeDelta::days(20_000) + TimeDelta::milliseconds(ms)
+        });
+        let log: Arc<dyn EventLog> = SimulatedLog::new(Uuid::nil(), backwards);
+        let contention = Contention { writers: 4, rounds: 20, streams: 4, seed: 2 };
+        let told = contend(vec![Arc::clone(&log)], contention).await;
+        verify_log(&*log, &told).await;
+    }
+
+    /// Loses every third reply, half of them after the commit, and turns others into conflicts and delays.
+    struct Weather(std::sync::atomic::AtomicU64);
+
+    impl Faults for Weather {
+        fn on_append(&self, _: &Intent) -> AppendFault {
+            match self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed) % 12 {
+                0 | 6 => AppendFault::BeforeCommit,
+                3 | 9 => AppendFault::AfterCommit,
+                4 => AppendFault::Conflict,
+                7 => AppendFault::Delay(Duration::from_millis(5)),
+                _ => AppendFault::None,
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn faults_leave_intents_whole() {
+        let log = simulated();
+        log.set_faults(Some(Arc::new(Weather(0.into()))));
+        let contention = Contention { writers: 8, rounds: 40, streams: 4, seed: 3 };
+        let told = contend(vec![Arc::clone(&log) as Arc<dyn EventLog>], contention).await;
+        log.set_faults(None);
+        verify_log(&*log, &told).await;
+        let positions: Vec<i64> = log.events().iter().map(|event| event.position.0).collect();
+        assert_eq!(positions, (1..=count(positions.len())).collect::<Vec<_>>());
+    }
+
+    struct Away;
+
+    impl Faults for Away {
+        fn on_append(&self, _: &Intent) -> AppendFault {
+            AppendFault::Overloaded
+        }
+
+        fn is_unavailable(&self, operation: &'static str) -> bool {
+            operation == "read"
+        }
+    }
+
+    #[tokio::test]
+    async fn outages_are_told_apart() {
+        let log = simulated();
+        log.set_faults(Some(Arc::new(Away)));
+        assert!(matches!(log.append(Intent::default()).await, Err(AppendError::Overloaded)));
+        let read = log.read(Position::START, 1, &Filter::default()).await;
+        assert!(matches!(read, Err(StoreError::Unavailable(_))));
+        log.head().await.expect("only reads are away");
     }
 }
