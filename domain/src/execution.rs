@@ -253,3 +253,6 @@ impl Aggregate for Execution {
         self.run().map_or(size_of::<Self>(), Run::weight)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,391 @@
+//! Slots and lines, by example and against a model.
 
+use chrono::TimeDelta;
+use proptest::prelude::*;
+use uuid::Uuid;
+
+use super::*;
+use crate::{
+    Aggregate,
+    event::{Actor, Metadata},
+    execution::{
+        CancelReason, Execution, ExecutionCommand, Outcome, Report, RequestExecution, Step,
+        TriggerType, WaitsFor,
+    },
+    id::{CorrelationId, EventId, WorkflowId},
+    json::Json,
+    workflow::WorkflowVersion,
+};
+
+fn at(seconds: i64) -> DateTime<Utc> {
+    DateTime::UNIX_EPOCH + TimeDelta::seconds(seconds)
+}
+
+fn id(number: usize) -> ExecutionId {
+    ExecutionId(Uuid::from_u128(number as u128 + 1))
+}
+
+/// A log with its executions, and the fold that follows it.
+#[derive(Default)]
+struct Log {
+    position: i64,
+    executions: HashMap<ExecutionId, Execution>,
+    dispatch: Dispatch,
+    /// Recorded and not applied yet.
+    unseen: Vec<Recorded<AnyEvent>>,
+}
+
+impl Log {
+    fn tell(&mut self, execution: ExecutionId, command: ExecutionCommand) -> bool {
+        let state = self.executions.entry(execution).or_default();
+        let Ok(events) = state.decide(&command, at(self.position)) else { return false };
+        for event in events {
+            *state = std::mem::take(state).evolve(&event);
+            self.position += 1;
+            self.unseen.push(Recorded {
+                position: self.position,
+                stream: execution.0,
+                version: self.position,
+                workspace: Uuid::nil(),
+                event_id: EventId(Uuid::from_u128(self.position as u128)),
+                recorded_at: at(self.position),
+                metadata: Metadata {
+                    actor: Actor::system("test"),
+                    correlation_id: CorrelationId(Uuid::nil()),
+                    causation_id: None,
+                    trace: None,
+                },
+                event: AnyEvent::Execution(event),
+            });
+        }
+        true
+    }
+
+    fn see(&mut self, count: usize) {
+        let count = count.min(self.unseen.len());
+        for event in self.unseen.drain(..count) {
+            self.dispatch.apply(&event);
+        }
+    }
+
+    fn see_all(&mut self) {
+        self.see(usize::MAX);
+    }
+
+    fn request(&mut self, number: usize, key: &str, limit: u32, workspace: u128, queue: Queue) {
+        let limit = (limit > 0).then(|| ConcurrencyLimit { key: key.to_owned(), limit });
+        let request = RequestExecution {
+            workspace_id: WorkspaceId(Uuid::from_u128(workspace)),
+            workflow_id: WorkflowId(Uuid::nil()),
+            workflow_version: WorkflowVersion(1),
+            trigger_type: TriggerType::Manual,
+            input: Json::null(),
+            queue,
+            limit,
+            timeout_ms: None,
+            origin: None,
+            planned_nodes: 1,
+            depth: 0,
+        };
+        assert!(self.tell(id(number), ExecutionCommand::Request(Box::new(request))));
+    }
+
+    /// Makes the decisions and carries them out.
+    fn decide(&mut self, max: usize) -> Vec<ExecutionId> {
+        let mut dispatched = Vec::new();
+        for decision in self.dispatch.decisions(max) {
+            let (execution, command) = match decision {
+                DispatchDecision::Queue { execution, limit } => {
+                    (execution, ExecutionCommand::Queue { limit })
+                }
+                DispatchDecision::Dispatch { execution, claim } => {
+                    dispatched.push(execution);
+                    (execution, ExecutionCommand::Dispatch { claim })
+                }
+            };
+            if !self.tell(execution, command) {
+                self.dispatch.forget(execution);
+            }
+        }
+        dispatched
+    }
+
+    fn report(&mut self, execution: ExecutionId, steps: Vec<Step>) -> bool {
+        let Some(open) = self.executions[&execution].open() else { return false };
+        let (claim, interventions) = (open.claim, open.interventions);
+        let worker = format!("worker-{}", execution.0.as_u128() % 3);
+        let report = Report { worker, claim, interventions, steps };
+        self.tell(execution, ExecutionCommand::Report(report))
+    }
+
+    fn finish(&mut self, execution: ExecutionId) -> bool {
+        let output = crate::execution::NodeOutput::Inline(Json::null());
+        self.report(execution, vec![Step::Finish(Outcome::Completed { output })])
+    }
+
+    fn wait(&mut self, execution: ExecutionId, node: &str) -> bool {
+        let step = Step::Wait {
+            path: node.into(),
+            attempt: crate::execution::Attempt(1),
+            input: Json::null(),
+            due_at: at(0),
+        };
+        self.report(execution, vec![step, Step::LetGo])
+    }
+
+    fn fire(&mut self, execution: ExecutionId) -> bool {
+        let due = self.executions[&execution]
+            .run()
+            .and_then(|run| run.active().next().map(|(path, node)| (path.clone(), node.attempt)));
+        let Some((path, attempt)) = due else { return false };
+        let command = ExecutionCommand::FireTimer { path, attempt, kind: TimerKind::Wait };
+        self.tell(execution, command)
+    }
+
+    /// Who holds a slot of a limit, by the log itself.
+    fn holders(&self, key: &str) -> usize {
+        let holds = |execution: &&Execution| {
+            let limit = execution.run().and_then(|run| run.request.limit.as_ref());
+            limit.is_some_and(|limit| limit.key == key)
+                && matches!(
+                    execution.waits_for(),
+                    Some(WaitsFor::Worker { .. } | WaitsFor::Lease { .. })
+                )
+        };
+        self.executions.values().filter(holds).count()
+    }
+}
+
+#[test]
+fn a_line_is_first_come_first_served_and_says_who_is_before() {
+    let mut log = Log::default();
+    for number in 0..4 {
+        log.request(number, "one", 2, 1, Queue::Default);
+    }
+    log.see_all();
+    assert_eq!(log.decide(10), [id(0), id(1)]);
+    assert_eq!(log.dispatch.decisions(10), [], "decided and not seen yet");
+    log.see_all();
+    assert_eq!(log.dispatch.decisions(10), []);
+    assert_eq!(
+        log.dispatch.why(id(3)),
+        Some(Why::InLine {
+            limit: ConcurrencyLimit { key: "one".to_owned(), limit: 2 },
+            place: 2,
+            resumed: false,
+            holders: vec![id(0), id(1)],
+        })
+    );
+    assert!(log.finish(id(1)));
+    log.see_all();
+    assert_eq!(log.decide(10), [id(2)]);
+    assert_eq!(log.dispatch.why(id(1)), None);
+    assert_eq!(log.dispatch.len(), 3);
+}
+
+#[test]
+fn who_waits_in_a_line_is_told_once() {
+    let mut log = Log::default();
+    log.request(0, "one", 1, 1, Queue::Default);
+    log.request(1, "one", 1, 1, Queue::Default);
+    log.see_all();
+    let limit = ConcurrencyLimit { key: "one".to_owned(), limit: 1 };
+    assert_eq!(
+        log.dispatch.decisions(10),
+        [
+            DispatchDecision::Dispatch { execution: id(0), claim: Claim(1) },
+            DispatchDecision::Queue { execution: id(1), limit: limit.clone() },
+        ]
+    );
+    assert_eq!(log.dispatch.decisions(10), []);
+    log.dispatch.forget(id(1));
+    assert_eq!(
+        log.dispatch.decisions(10),
+        [DispatchDecision::Queue { execution: id(1), limit: limit.clone() }]
+    );
+    log.tell(id(1), ExecutionCommand::Queue { limit });
+    log.see_all();
+    assert_eq!(log.dispatch.decisions(10), []);
+}
+
+#[test]
+fn a_run_that_waits_gives_its_slot_and_comes_back_at_the_head() {
+    let mut log = Log::default();
+    for number in 0..3 {
+        log.request(number, "one", 1, 1, Queue::High);
+    }
+    log.see_all();
+    assert_eq!(log.decide(10), [id(0)]);
+    assert!(log.wait(id(0), "pause"));
+    log.see_all();
+    assert_eq!(log.dispatch.why(id(0)), Some(Why::Timers));
+    assert_eq!(log.decide(10), [id(1)]);
+    assert!(log.fire(id(0)));
+    log.see_all();
+    assert!(matches!(log.dispatch.why(id(0)), Some(Why::InLine { place: 1, resumed: true, .. })));
+    assert_eq!(log.decide(10), []);
+    assert!(log.finish(id(1)));
+    log.see_all();
+    assert_eq!(log.decide(10), [id(0)], "before the third, which never ran");
+}
+
+#[test]
+fn queues_share_by_weight() {
+    let mut log = Log::default();
+    for number in 0..30 {
+        let queue = [Queue::High, Queue::Default, Queue::Low][number % 3];
+        log.request(number, "many", 100, 1, queue);
+    }
+    log.see_all();
+    let chosen = log.decide(7);
+    let of = |queue: usize| {
+        chosen.iter().filter(|execution| (execution.0.as_u128() - 1) as usize % 3 == queue).count()
+    };
+    assert_eq!([of(0), of(1), of(2)], [4, 2, 1]);
+}
+
+#[test]
+fn workspaces_take_turns() {
+    let mut log = Log::default();
+    for number in 0..10 {
+        log.request(number, "large", 100, 1, Queue::Default);
+    }
+    log.request(10, "small", 100, 2, Queue::Default);
+    log.request(11, "small", 100, 2, Queue::Default);
+    log.see_all();
+    assert_eq!(log.decide(4), [id(0), id(10), id(1), id(11)]);
+}
+
+#[test]
+fn a_slot_is_held_until_the_paused_worker_lets_go() {
+    let mut log = Log::default();
+    log.request(0, "one", 1, 1, Queue::Default);
+    log.request(1, "one", 1, 1, Queue::Default);
+    log.see_all();
+    log.decide(10);
+    log.report(id(0), Vec::new());
+    log.tell(id(0), ExecutionCommand::Pause { reason: PauseReason::User });
+    log.see_all();
+    assert_eq!(log.decide(10), []);
+    log.report(id(0), vec![Step::LetGo]);
+    log.see_all();
+    assert_eq!(log.dispatch.why(id(0)), Some(Why::Paused { reason: PauseReason::User }));
+    assert_eq!(log.decide(10), [id(1)]);
+}
+
+#[test]
+fn a_refused_dispatch_holds_no_slot() {
+    let mut log = Log::default();
+    log.request(0, "one", 1, 1, Queue::Default);
+    log.request(1, "one", 1, 1, Queue::Default);
+    log.see_all();
+    log.tell(id(0), ExecutionCommand::Cancel { reason: CancelReason::StoppedByUser });
+    assert_eq!(log.decide(10), [id(0)], "the cancel is not seen yet");
+    log.see_all();
+    assert_eq!(log.decide(10), [id(1)]);
+}
+
+#[test]
+fn lost_workers_and_untaken_claims_are_listed() {
+    let mut log = Log::default();
+    for number in 0..3 {
+        log.request(number, "none", 0, 1, Queue::Default);
+    }
+    log.report(id(0), Vec::new());
+    log.see_all();
+    assert_eq!(log.dispatch.workers().collect::<Vec<_>>(), ["worker-1"]);
+    assert_eq!(log.dispatch.claims_of("worker-1"), [(id(0), Claim(1))]);
+    assert_eq!(log.dispatch.claims_of("worker-9"), []);
+    assert_eq!(log.dispatch.untaken_len(), 2);
+    assert_eq!(log.dispatch.untaken(at(4)), [(id(1), Claim(1))]);
+    let running = Why::Running { worker: "worker-1".to_owned(), claim: Claim(1) };
+    assert_eq!(log.dispatch.why(id(0)), Some(running));
+    log.finish(id(0));
+    log.tell(id(1), ExecutionCommand::Redispatch { claim: Claim(1) });
+    log.see_all();
+    assert_eq!(log.dispatch.workers().count(), 0);
+    assert_eq!(log.dispatch.untaken(at(100)), [(id(2), Claim(1)), (id(1), Claim(2))]);
+}
+
+proptest! {
+    #[test]
+    fn a_limit_is_never_over_filled_and_everybody_gets_a_turn(
+        script in prop::collection::vec((0_u8..12, any::<u8>()), 1..200),
+    ) {
+        let mut log = Log::default();
+        let mut requested = 0;
+        for (action, number) in script {
+            let number = usize::from(number);
+            let execution = id(number % usize::max(requested, 1));
+            match action {
+                0..=2 => {
+                    let (key, limit) = [("a", 1), ("b", 2), ("c", 3), ("", 0)][number % 4];
+                    let queue = [Queue::High, Queue::Default, Queue::Low][number % 3];
+                    log.request(requested, key, limit, (number % 5) as u128, queue);
+                    requested += 1;
+                }
+                3 => log.see(number % 8),
+                4 | 5 => {
+                    // The decisions of one call are answered before the next event is applied.
+                    log.decide(number % 6);
+                }
+                _ if requested == 0 => {}
+                6 => drop(log.finish(execution)),
+                7 => drop(log.wait(execution, &format!("wait{number}"))),
+                8 => drop(log.fire(execution)),
+                9 => {
+                    let reason = PauseReason::User;
+                    let unpaused = !log.executions[&execution].is_waiting() && number > 128;
+                    let command = if unpaused {
+                        ExecutionCommand::Pause { reason }
+                    } else {
+                        ExecutionCommand::Unpause { reason }
+                    };
+                    log.tell(execution, command);
+                }
+                10 => {
+                    let reason = CancelReason::StoppedByUser;
+                    log.tell(execution, ExecutionCommand::Cancel { reason });
+                }
+                _ => {
+                    // A new process goes on from the checkpoint once it caught up.
+                    let text = serde_json::to_string(&log.dispatch).expect("plain data");
+                    log.dispatch = serde_json::from_str(&text).expect("it was written like that");
+                    log.see_all();
+                }
+            }
+            for (key, limit) in [("a", 1), ("b", 2), ("c", 3)] {
+                prop_assert!(log.holders(key) <= limit, "limit {key} is over-filled");
+            }
+        }
+        for _ in 0..requested * 8 {
+            log.see_all();
+            log.decide(100);
+            log.see_all();
+            for number in 0..requested {
+                let execution = id(number);
+                let reason = PauseReason::User;
+                match log.executions[&execution].waits_for() {
+                    None | Some(WaitsFor::Slot { .. }) => {}
+                    Some(WaitsFor::Worker { .. }) => drop(log.report(execution, Vec::new())),
+                    Some(WaitsFor::Lease { .. }) => {
+                        let paused = vec![Step::LetGo];
+                        let cancelled = vec![Step::Finish(Outcome::Cancelled)];
+                        drop(log.finish(execution)
+                            || log.report(execution, paused)
+                            || log.report(execution, cancelled));
+                    }
+                    Some(WaitsFor::Timers { .. }) => drop(log.fire(execution)),
+                    Some(WaitsFor::Resume { .. }) => {
+                        log.tell(execution, ExecutionCommand::Unpause { reason });
+                    }
+                }
+            }
+        }
+        log.see_all();
+        prop_assert!(log.executions.values().all(Execution::has_ended));
+        prop_assert!(log.dispatch.is_empty(), "nothing is kept of what ended");
+        prop_assert_eq!(log.dispatch.untaken_len(), 0);
+        prop_assert_eq!(log.dispatch.workers().count(), 0);
+    }
+}

@@ -266,7 +266,7 @@ impl Open {
     }
 
     fn abandoned(&self, kind: ErrorKind, message: &str) -> Vec<ExecutionEvent> {
-        self.abandon(kind, message).map(|(_, event)| event.into()).collect()
+        self.abandon(kind, message).map(Into::into).collect()
     }
 
     /// The end of every node whose effect may be under way: no node of an ended run is left running.
@@ -274,19 +274,16 @@ impl Open {
         &self,
         kind: ErrorKind,
         message: &str,
-    ) -> impl Iterator<Item = (NodePath, NodeFailed)> {
-        self.run.active().filter(|(_, node)| matches!(node.state, NodeState::Running(_))).map(
-            move |(path, node)| {
-                let error = NodeError { kind, message: message.to_owned(), details: None };
-                let event = NodeFailed {
-                    path: path.clone(),
-                    attempt: node.attempt,
-                    error,
-                    duration_ms: 0,
-                    retry_at: None,
-                };
-                (path.clone(), event)
-            },
-        )
+    ) -> impl Iterator<Item = NodeFailed> {
+        let running =
+            |node: &&(&NodePath, &super::NodeRun)| matches!(node.1.state, NodeState::Running(_));
+        let failed = move |(path, node): (&NodePath, &super::NodeRun)| NodeFailed {
+            path: path.clone(),
+            attempt: node.attempt,
+            error: NodeError { kind, message: message.to_owned(), details: None },
+            duration_ms: 0,
+            retry_at: None,
+        };
+        self.run.active().filter(move |node| running(&node)).map(failed)
     }
 }

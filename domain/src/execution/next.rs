@@ -4,7 +4,7 @@
 //! ten thousand nodes costs ten thousand small steps rather than ten thousand walks over the graph.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, HashMap},
     sync::Arc,
 };
 
@@ -117,17 +117,23 @@ pub struct Planner {
     scopes: HashMap<String, Frontier>,
     loops: HashMap<NodePath, LoopRun>,
     /// What may begin and costs no slot of the parallelism.
-    inline: VecDeque<NodePath>,
+    inline: BTreeMap<Order, NodePath>,
     /// What may begin when there is room.
-    effects: VecDeque<NodePath>,
+    effects: BTreeMap<Order, NodePath>,
     /// What is to be skipped.
-    skips: VecDeque<NodePath>,
+    skips: BTreeMap<Order, NodePath>,
 }
+
+/// The order in which nodes begin: that of the definition, and of the items in a loop. It follows from the path alone, so that what was
+/// read when changes no answer.
+type Order = Vec<u32>;
 
 /// How far one run of a graph is: the top level, or a body for one item.
 #[derive(Clone, Debug)]
 struct Frontier {
     plan: Arc<Plan>,
+    /// What the order of its nodes begins with.
+    order: Order,
     /// Per node, how many connections have not arrived.
     missing: Vec<u32>,
     /// Per node, whether one of the arrived connections was taken.
@@ -139,6 +145,7 @@ struct Frontier {
 #[derive(Clone, Debug)]
 struct LoopRun {
     body: Arc<Plan>,
+    order: Order,
     concurrency: u32,
     opened: u32,
     done: u32,
@@ -164,11 +171,11 @@ impl Planner {
             read: 0,
             scopes: HashMap::new(),
             loops: HashMap::new(),
-            inline: VecDeque::new(),
-            effects: VecDeque::new(),
-            skips: VecDeque::new(),
+            inline: BTreeMap::new(),
+            effects: BTreeMap::new(),
+            skips: BTreeMap::new(),
         };
-        planner.open_scope(String::new(), plan);
+        planner.open_scope(String::new(), Vec::new(), plan);
         planner
     }
 
@@ -268,8 +275,9 @@ impl Planner {
                 arrived.push((connection.to, frontier.taken[to]));
             }
         }
+        let order = frontier.order.clone();
         for (node, taken) in arrived {
-            self.note(&plan, path.scope(), node, taken);
+            self.note(&plan, path.scope(), &order, node, taken);
         }
         if is_done && let Some((owner, _)) = path.item() {
             if let Some(open) = self.loops.get_mut(owner) {
@@ -279,24 +287,27 @@ impl Planner {
     }
 
     /// A node may begin, or is to be skipped.
-    fn note(&mut self, plan: &Plan, scope: &str, node: u32, taken: bool) {
-        let node = plan.at(node);
+    fn note(&mut self, plan: &Plan, scope: &str, order: &[u32], index: u32, taken: bool) {
+        let node = plan.at(index);
         let path = NodePath::within(scope, &node.id);
-        match node.work {
-            _ if !taken => self.skips.push_back(path),
-            Work::Effect => self.effects.push_back(path),
-            Work::Inline | Work::Wait | Work::Loop { .. } => self.inline.push_back(path),
-        }
+        let order = [order, &[index]].concat();
+        let noted = match node.work {
+            _ if !taken => &mut self.skips,
+            Work::Effect => &mut self.effects,
+            Work::Inline | Work::Wait | Work::Loop { .. } => &mut self.inline,
+        };
+        noted.insert(order, path);
     }
 
-    fn open_scope(&mut self, scope: String, plan: Arc<Plan>) {
+    fn open_scope(&mut self, scope: String, order: Order, plan: Arc<Plan>) {
         for (root, _) in (0..).zip(plan.incoming()).filter(|(_, incoming)| **incoming == 0) {
-            self.note(&plan, &scope, root, true);
+            self.note(&plan, &scope, &order, root, true);
         }
         let frontier = Frontier {
             missing: plan.incoming().to_vec(),
             taken: vec![false; plan.len()],
             settled: 0,
+            order,
             plan,
         };
         self.scopes.insert(scope, frontier);
@@ -318,26 +329,30 @@ impl Planner {
             let Work::Loop { body, concurrency } = &node.work else { return };
             let (body, concurrency) = (Arc::clone(body), (*concurrency).max(1));
             self.ensure_scope(owner.scope());
-            let fresh = LoopRun { body, concurrency, opened: 0, done: 0 };
+            let Some(around) = self.scopes.get(owner.scope()) else { return };
+            let Some(index) = around.plan.index_of(owner.node_id()) else { return };
+            let order = [around.order.as_slice(), &[index]].concat();
+            let fresh = LoopRun { body, order, concurrency, opened: 0, done: 0 };
             self.loops.insert(owner.clone(), fresh);
         }
         let Some(open) = self.loops.get_mut(owner) else { return };
-        let (body, from) = (Arc::clone(&open.body), open.opened);
+        let (body, order, from) = (Arc::clone(&open.body), open.order.clone(), open.opened);
         open.opened = open.opened.max(upto);
         if body.is_empty() {
             open.done = open.opened;
         }
         for item in from..upto {
-            self.open_scope(owner.item_scope(item), Arc::clone(&body));
+            let order = [order.as_slice(), &[item]].concat();
+            self.open_scope(owner.item_scope(item), order, Arc::clone(&body));
         }
     }
 
     /// What might have begun in the body of a loop that ended does not.
     fn forget_body(&mut self, owner: &NodePath) {
         let outside = |path: &NodePath| !is_in_loop(path.as_str(), owner.as_str());
-        self.inline.retain(outside);
-        self.effects.retain(outside);
-        self.skips.retain(outside);
+        self.inline.retain(|_, path| outside(path));
+        self.effects.retain(|_, path| outside(path));
+        self.skips.retain(|_, path| outside(path));
         self.loops.retain(|path, _| outside(path));
         self.scopes.retain(|scope, _| !is_in_loop(scope, owner.as_str()));
     }
@@ -391,10 +406,12 @@ impl Planner {
     /// Forgets what was noted and has begun since.
     fn prune(&mut self, run: &Run) {
         let begun = |path: &NodePath| run.nodes.contains_key(path);
-        self.inline.retain(|path| !begun(path));
-        self.skips.retain(|path| !begun(path));
-        while self.effects.front().is_some_and(begun) {
-            self.effects.pop_front();
+        self.inline.retain(|_, path| !begun(path));
+        self.skips.retain(|_, path| !begun(path));
+        while let Some(first) = self.effects.first_entry()
+            && begun(first.get())
+        {
+            first.remove();
         }
     }
 
@@ -421,12 +438,12 @@ impl Planner {
             actions.push(action);
         }
         let reason = SkipReason::BranchNotTaken;
-        let skips = self.skips.iter().filter(|path| is_free(path));
+        let skips = self.skips.values().filter(|path| is_free(path));
         actions.extend(skips.map(|path| Action::SkipNode { path: path.clone(), reason }));
-        let inline = self.inline.iter().filter(|path| is_free(path));
+        let inline = self.inline.values().filter(|path| is_free(path));
         actions.extend(inline.map(|path| self.begin(path, Attempt(1))));
         let begun = |path: &&NodePath| open.run.nodes.contains_key(*path);
-        let effects = self.effects.iter().filter(|path| is_free(path) && !begun(path));
+        let effects = self.effects.values().filter(|path| is_free(path) && !begun(path));
         actions.extend(effects.take(room).map(|path| self.begin(path, Attempt(1))));
         actions.truncate(MAX_PLANNED_ACTIONS);
     }

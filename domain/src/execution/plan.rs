@@ -70,7 +70,9 @@ impl Plan {
     /// The plan of a graph, with those of its loops' bodies.
     #[must_use]
     pub fn of(graph: &Graph) -> Arc<Self> {
-        let indexed: Vec<(NodeIndex, &Node)> = graph.nodes().collect();
+        let mut indexed: Vec<(NodeIndex, &Node)> = graph.nodes().collect();
+        // What may begin at the same time begins in the order in which it was written.
+        indexed.sort_unstable_by_key(|(index, _)| *index);
         let index: HashMap<String, u32> =
             (0..).zip(&indexed).map(|(index, (_, node))| (node.id().to_owned(), index)).collect();
         let target = |edge: &Edge| PlanConnection {

@@ -188,19 +188,14 @@ impl<'a> Deciding<'a> {
             Seen::Absent => attempt == Attempt(1),
             Seen::Ready(ready) => attempt == ready,
             Seen::Running { attempt: running, here: false } => attempt == running,
-            Seen::Running { attempt: running, here: true }
-            | Seen::Looping(running)
-            | Seen::Timed(running)
-                if running == attempt =>
-            {
-                return Ok(false);
+            Seen::Running { attempt: seen, here: true }
+            | Seen::Looping(seen)
+            | Seen::Timed(seen)
+            | Seen::Completed(seen)
+            | Seen::Failed(seen) => {
+                return if seen == attempt { Ok(false) } else { Err(Contradiction(path.clone())) };
             }
-            Seen::Running { .. }
-            | Seen::Looping(_)
-            | Seen::Timed(_)
-            | Seen::Completed(_)
-            | Seen::Skipped
-            | Seen::Failed(_) => false,
+            Seen::Skipped => false,
         };
         if !new || self.intent != Intent::GoOn {
             return Err(Contradiction(path.clone()));
@@ -230,6 +225,10 @@ impl<'a> Deciding<'a> {
             return Err(Contradiction(path.clone()));
         }
         if matches!(before, Seen::Looping(_)) {
+            let message = "its worker was lost, and its loop ended before it ran again";
+            self.abandon(ErrorKind::UnknownOutcome, message, |node| {
+                is_in_loop(node.as_str(), path.as_str())
+            });
             self.closed.push(path);
         }
         self.touched.insert(path, becomes);
@@ -282,17 +281,14 @@ impl<'a> Deciding<'a> {
 
     /// Every node that was begun and did not end, after the steps so far.
     fn active(&self) -> impl Iterator<Item = Seen> {
-        let counts = |path: &NodePath| {
-            !self.closed.iter().any(|owner| is_in_loop(path.as_str(), owner.as_str()))
-        };
         let untouched = self
             .open
             .run
             .active()
             .map(|(path, _)| path)
-            .filter(move |path| counts(path) && !self.touched.contains_key(path))
+            .filter(|path| !self.is_closed(path) && !self.touched.contains_key(path))
             .map(|path| self.seen(path));
-        let touched = self.touched.iter().filter(move |(path, _)| counts(path));
+        let touched = self.touched.iter().filter(|(path, _)| !self.is_closed(path));
         touched.map(|(_, seen)| *seen).chain(untouched)
     }
 
@@ -317,7 +313,7 @@ impl<'a> Deciding<'a> {
         let runs = self.active().any(|seen| matches!(seen, Seen::Running { here: true, .. }));
         match (outcome, self.intent) {
             (Outcome::Cancelled, Intent::Cancel(reason)) => {
-                self.abandon(ErrorKind::Cancelled, "the execution was cancelled");
+                self.abandon(ErrorKind::Cancelled, "the execution was cancelled", |_| true);
                 self.push(ExecutionCancelled { reason });
             }
             (Outcome::Completed { output }, Intent::GoOn | Intent::Pause(_))
@@ -329,6 +325,7 @@ impl<'a> Deciding<'a> {
                 self.abandon(
                     ErrorKind::UnknownOutcome,
                     "its worker was lost, and another node failed before it ran again",
+                    |_| true,
                 );
                 self.push(ExecutionFailed { node: node.clone(), error: error.clone() });
             }
@@ -340,12 +337,20 @@ impl<'a> Deciding<'a> {
     }
 
     /// Ends what the fold has as running and the steps so far did not end.
-    fn abandon(&mut self, kind: ErrorKind, message: &str) {
-        for (path, event) in self.open.abandon(kind, message) {
-            if !self.touched.contains_key(&path) {
+    fn abandon(&mut self, kind: ErrorKind, message: &str, which: impl Fn(&NodePath) -> bool) {
+        for event in self.open.abandon(kind, message) {
+            if which(&event.path)
+                && !self.touched.contains_key(&event.path)
+                && !self.is_closed(&event.path)
+            {
                 self.push(event);
             }
         }
+    }
+
+    /// Whether a node stands in a loop that the steps so far ended.
+    fn is_closed(&self, path: &NodePath) -> bool {
+        self.closed.iter().any(|owner| is_in_loop(path.as_str(), owner.as_str()))
     }
 
     fn is_all_settled(&self) -> bool {

@@ -1,0 +1,449 @@
+//! Random graphs under random pauses, cancels, timers and crashes: every history ends, and a crash changes nothing but the time it takes.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// What the outside world does at a boundary between two appends.
+#[derive(Clone, Copy, Debug)]
+enum Happening {
+    /// The worker goes on; the number chooses which of its effects ends first.
+    Work(u8),
+    /// The worker is gone with everything that it did not report.
+    Crash,
+    Pause,
+    Unpause,
+    Cancel,
+    Fire,
+}
+
+/// A worker process: what it remembers is gone with it.
+struct Worker {
+    planner: Planner,
+    effects: BTreeMap<NodePath, Attempt>,
+}
+
+struct World {
+    plan: Arc<Plan>,
+    history: Vec<ExecutionEvent>,
+    execution: Execution,
+    worker: Option<Worker>,
+    seconds: i64,
+}
+
+impl World {
+    fn new(plan: Arc<Plan>, limit: Option<ConcurrencyLimit>) -> Self {
+        let mut world =
+            Self { plan, history: Vec::new(), execution: Execution::New, worker: None, seconds: 0 };
+        world.tell(ExecutionCommand::Request(Box::new(request(limit)))).expect("it is new");
+        world
+    }
+
+    fn tell(&mut self, command: ExecutionCommand) -> Result<usize, ExecutionRejection> {
+        self.seconds += 1;
+        let events = self.execution.decide(&command, at(self.seconds))?;
+        for event in &events {
+            self.execution = std::mem::take(&mut self.execution).evolve(event);
+        }
+        self.history.extend(events.iter().cloned());
+        let is_open = self.execution.open().is_some();
+        assert_eq!(self.execution.waits_for().is_some(), is_open, "{command:?}");
+        Ok(events.len())
+    }
+
+    fn happen(&mut self, happening: Happening) {
+        let Some(open) = self.execution.open() else { return };
+        let claim = open.claim;
+        match happening {
+            Happening::Work(choice) => self.go_on(choice),
+            Happening::Crash => {
+                // Five in a row end a run by themselves.
+                if open.lost_claims < 3 {
+                    self.worker = None;
+                    self.tell(ExecutionCommand::Redispatch { claim }).expect("a repeat at worst");
+                }
+            }
+            Happening::Pause => {
+                let _ = self.tell(ExecutionCommand::Pause { reason: PauseReason::User });
+            }
+            Happening::Unpause => {
+                let _ = self.tell(ExecutionCommand::Unpause { reason: PauseReason::User });
+            }
+            Happening::Cancel => {
+                let reason = CancelReason::StoppedByUser;
+                self.tell(ExecutionCommand::Cancel { reason }).expect("a repeat at worst");
+            }
+            Happening::Fire => self.fire(),
+        }
+    }
+
+    /// Whoever is to move the run moves it.
+    fn go_on(&mut self, choice: u8) {
+        let Some(waits_for) = self.execution.waits_for() else { return };
+        match waits_for {
+            WaitsFor::Slot { .. } => {
+                let claim = Claim(self.execution.open().expect("it waits").claim.0 + 1);
+                self.worker = None;
+                self.tell(ExecutionCommand::Dispatch { claim }).expect("it has no claim");
+            }
+            WaitsFor::Timers { .. } => self.fire(),
+            WaitsFor::Worker { claim } => {
+                let planner = Planner::new(Arc::clone(&self.plan));
+                self.worker = Some(Worker { planner, effects: BTreeMap::new() });
+                self.work(claim, choice);
+            }
+            WaitsFor::Lease { claim, .. } if self.worker.is_some() => self.work(claim, choice),
+            // It crashed and its lease ran out.
+            WaitsFor::Lease { claim, .. } => {
+                self.tell(ExecutionCommand::Redispatch { claim }).expect("the claim is live");
+            }
+            WaitsFor::Resume { reason } => {
+                self.tell(ExecutionCommand::Unpause { reason }).expect("it is paused");
+            }
+        }
+    }
+
+    fn fire(&mut self) {
+        let Some(open) = self.execution.open() else { return };
+        let due = open.run.active().filter_map(|(path, node)| {
+            let kind = match node.state {
+                NodeState::Waiting { .. } => TimerKind::Wait,
+                NodeState::Retrying { .. } => TimerKind::Retry,
+                _ => return None,
+            };
+            Some((node.due_at()?, path.clone(), node.attempt, kind))
+        });
+        if let Some((_, path, attempt, kind)) = due.min() {
+            self.tell(ExecutionCommand::FireTimer { path, attempt, kind }).expect("never refused");
+        }
+    }
+
+    /// One round of a worker: the outcome of one effect, what follows from it, one append.
+    fn work(&mut self, claim: Claim, choice: u8) {
+        let mut worker = self.worker.take().expect("a worker has it");
+        let mut report = Report {
+            worker: WORKER.to_owned(),
+            claim,
+            interventions: self.execution.interventions(),
+            steps: Vec::new(),
+        };
+        let mut local = self.execution.clone();
+        let mut events = Vec::new();
+        self.try_out(&mut local, &mut report, &mut events, Vec::new());
+        let is_cancelled = matches!(
+            local.open().map(|open| &open.phase),
+            Some(Phase::Running { intent: Intent::Cancel(_), .. })
+        );
+        if !is_cancelled && !worker.effects.is_empty() {
+            let nth = usize::from(choice) % worker.effects.len();
+            let (path, attempt) = worker.effects.iter().nth(nth).expect("it is in range");
+            let step = self.outcome(path, *attempt);
+            self.try_out(&mut local, &mut report, &mut events, vec![step]);
+        }
+        loop {
+            let actions = worker.planner.next(&local);
+            assert_eq!(actions, next(&local, &self.plan), "memory changes no answer");
+            let steps: Vec<Step> = actions.iter().filter_map(|action| self.step(action)).collect();
+            if steps.is_empty() {
+                break;
+            }
+            self.try_out(&mut local, &mut report, &mut events, steps);
+        }
+        let before = self.history.len();
+        let appended = self.tell(ExecutionCommand::Report(report)).expect("nobody intervened");
+        assert_eq!(self.history[before..], events, "in parts or as a whole");
+        assert!(appended > 0 || !worker.effects.is_empty(), "a round leads to something");
+        assert_eq!(self.execution, local);
+        worker.effects =
+            self.execution.in_flight().map(|(path, node)| (path.clone(), node.attempt)).collect();
+        let keeps = matches!(self.execution.waits_for(), Some(WaitsFor::Lease { .. }));
+        self.worker = keeps.then_some(worker);
+    }
+
+    /// Decides steps on a state that is not appended yet.
+    fn try_out(
+        &self,
+        local: &mut Execution,
+        report: &mut Report,
+        events: &mut Vec<ExecutionEvent>,
+        steps: Vec<Step>,
+    ) {
+        let part = Report { steps: steps.clone(), ..report.clone() };
+        let decided = local
+            .decide(&ExecutionCommand::Report(part), at(self.seconds + 1))
+            .expect("what is planned is accepted");
+        for event in &decided {
+            *local = std::mem::take(local).evolve(event);
+        }
+        events.extend(decided);
+        report.steps.extend(steps);
+    }
+
+    fn step(&self, action: &Action) -> Option<Step> {
+        let input = json!({}).into();
+        Some(match action.clone() {
+            Action::RunNode { path, attempt } => Step::Start { path, attempt, input },
+            Action::EvaluateInline { path, attempt } => self.outcome(&path, attempt),
+            Action::BeginWait { path, attempt } => {
+                let due_at = at(1_000 + i64::from(number_of(&path) % 100));
+                Step::Wait { path, attempt, input, due_at }
+            }
+            Action::OpenLoop { path, attempt } => {
+                let items = vec![json!(1).into(); usize::from(number_of(&path) % 4)];
+                Step::OpenLoop { path, attempt, items }
+            }
+            Action::CloseLoop { path, attempt, output } => Step::Complete {
+                path,
+                attempt,
+                output: NodeOutput::Inline(gathered(&output)),
+                port: None,
+                variable: None,
+                duration_ms: 0,
+            },
+            Action::SkipNode { path, reason } => Step::Skip { path, reason },
+            Action::FailNode { path, attempt, error } => self.failed(path, attempt, error),
+            Action::Abort => return None,
+            Action::LetGo { .. } => Step::LetGo,
+            Action::Finish(Ending::Completed(output)) => {
+                let output = NodeOutput::Inline(gathered(&output));
+                Step::Finish(Outcome::Completed { output })
+            }
+            Action::Finish(Ending::Failed { node, error }) => {
+                assert!(node.is_some(), "a run never gets stuck");
+                Step::Finish(Outcome::Failed { node, error })
+            }
+            Action::Finish(Ending::Cancelled) => Step::Finish(Outcome::Cancelled),
+        })
+    }
+
+    /// What a node comes to follows from its path and try alone.
+    fn outcome(&self, path: &NodePath, attempt: Attempt) -> Step {
+        let id = path.node_id();
+        if id.starts_with("bad") {
+            return self.failed(path.clone(), attempt, failure(ErrorKind::Permanent));
+        }
+        if id.starts_with("flaky") && attempt == Attempt(1) {
+            return self.failed(path.clone(), attempt, failure(ErrorKind::Transient));
+        }
+        let is_choice = id.starts_with("if");
+        let port = if number_of(path) % 2 == 0 { "true" } else { "false" };
+        Step::Complete {
+            path: path.clone(),
+            attempt,
+            output: NodeOutput::Inline(json!(path.as_str()).into()),
+            port: is_choice.then(|| port.to_owned()),
+            variable: None,
+            duration_ms: 0,
+        }
+    }
+
+    fn failed(&self, path: NodePath, attempt: Attempt, error: NodeError) -> Step {
+        let then = self.plan.after_failure(&path, attempt, &error, at(self.seconds), 0.5);
+        Step::Fail { path, attempt, error, duration_ms: 0, then }
+    }
+
+    /// Goes on undisturbed until it ends.
+    fn settle(&mut self) {
+        for _ in 0..2_000 {
+            if self.execution.has_ended() {
+                return;
+            }
+            self.go_on(0);
+        }
+        panic!("it never ends: {:?}", self.execution.waits_for());
+    }
+
+    fn ending(&self) -> (Option<Status>, Option<NodeOutput>) {
+        let output = match &self.execution {
+            Execution::Completed { output, .. } => Some(output.clone()),
+            _ => None,
+        };
+        (self.execution.status(), output)
+    }
+}
+
+fn gathered(output: &Gather) -> Json {
+    output.to_json(&Default::default()).expect("there are no blobs here")
+}
+
+fn number_of(path: &NodePath) -> u8 {
+    path.as_str().bytes().fold(7, |hash: u8, byte| hash.wrapping_mul(31).wrapping_add(byte))
+}
+
+/// A node of a random graph: its kind, two sources among those before it, and by which port.
+type Sketch = (u8, u8, u8, bool);
+
+fn definition(sketches: &[Sketch], effects_repeat: bool) -> Arc<Plan> {
+    let mut nodes: Vec<Value> = Vec::new();
+    let mut connections = Vec::new();
+    for (index, (kind, first, second, port)) in sketches.iter().enumerate() {
+        nodes.push(sketched(index, *kind, effects_repeat));
+        let mut sources: Vec<usize> = [first, second]
+            .into_iter()
+            .filter(|_| index > 0)
+            .map(|source| usize::from(*source) % index)
+            .collect();
+        sources.dedup();
+        for source in sources {
+            let from = nodes[source]["id"].clone();
+            let to = nodes[index]["id"].clone();
+            let id = from.as_str().expect("an id is a string");
+            connections.push(match (id.starts_with("if"), id.contains("branch"), port) {
+                (true, _, true) => json!({"from": from, "to": to, "port": "true"}),
+                (true, _, false) => json!({"from": from, "to": to, "port": "false"}),
+                (false, true, true) => json!({"from": from, "to": to, "port": "error"}),
+                (false, _, _) => json!({"from": from, "to": to}),
+            });
+        }
+    }
+    plan_of(json!(nodes), json!(connections))
+}
+
+fn sketched(index: usize, kind: u8, effects_repeat: bool) -> Value {
+    let config = json!({"method": "GET", "url": "https://a.test"});
+    let effect = |id: String, on_error: Value| {
+        json!({"id": id, "type": "action.http", "config": config, "on_error": on_error,
+            "idempotent": effects_repeat})
+    };
+    let fail = || json!("fail");
+    let each = |id: String, nodes: Value, connections: Value, on_error: &str| {
+        json!({"id": id, "type": "logic.for_each", "on_error": on_error, "config": {
+            "items": "input", "concurrency": 2, "nodes": nodes, "connections": connections}})
+    };
+    let wait = |id: String| json!({"id": id, "type": "logic.wait", "config": {"duration_ms": 1}});
+    let choice =
+        |id: String| json!({"id": id, "type": "logic.if", "config": {"condition": "true"}});
+    match kind % 11 {
+        0 => effect(format!("ok{index}"), fail()),
+        1 => json!({"id": format!("map{index}"), "type": "logic.transform",
+            "config": {"expression": "1"}}),
+        2 => choice(format!("if{index}")),
+        3 => wait(format!("wait{index}")),
+        4 => effect(format!("flaky{index}"), fail()),
+        5 => effect(format!("bad_go{index}"), json!({"action": "continue", "value": 1})),
+        6 => effect(format!("bad_branch{index}"), json!("branch")),
+        7 => {
+            let inner = json!([
+                effect(format!("ok_in{index}"), fail()),
+                choice(format!("if_in{index}")),
+                wait(format!("wait_in{index}")),
+                effect(format!("flaky_in{index}"), fail()),
+            ]);
+            let connections = json!([
+                {"from": format!("ok_in{index}"), "to": format!("if_in{index}")},
+                {"from": format!("if_in{index}"), "to": format!("wait_in{index}"), "port": "true"},
+                {"from": format!("if_in{index}"), "to": format!("flaky_in{index}"),
+                    "port": "false"},
+            ]);
+            each(format!("each{index}"), inner, connections, "fail")
+        }
+        8 => {
+            let bad = json!([
+                effect(format!("bad_in{index}"), fail()),
+                wait(format!("wait_in{index}")),
+                effect(format!("ok_in{index}"), fail()),
+            ]);
+            let nested = each(format!("inner{index}"), bad, json!([]), "fail");
+            let on_error = "continue";
+            each(format!("each{index}"), json!([nested]), json!([]), on_error)
+        }
+        9 => effect(format!("bad{index}"), fail()),
+        _ => effect(format!("ok{index}"), json!("branch")),
+    }
+}
+
+fn sketches() -> impl Strategy<Value = Vec<Sketch>> {
+    prop::collection::vec(any::<Sketch>(), 1..9)
+}
+
+fn limit() -> impl Strategy<Value = Option<ConcurrencyLimit>> {
+    prop::option::of(Just(one_at_a_time()))
+}
+
+fn crashes() -> impl Strategy<Value = Vec<Happening>> {
+    let happening = prop_oneof![
+        4 => any::<u8>().prop_map(Happening::Work),
+        3 => Just(Happening::Crash),
+        1 => Just(Happening::Pause),
+        2 => Just(Happening::Unpause),
+        1 => Just(Happening::Fire),
+    ];
+    prop::collection::vec(happening, 0..40)
+}
+
+fn everything() -> impl Strategy<Value = Vec<Happening>> {
+    let happening = prop_oneof![
+        20 => any::<u8>().prop_map(Happening::Work),
+        4 => Just(Happening::Crash),
+        2 => Just(Happening::Pause),
+        3 => Just(Happening::Unpause),
+        3 => Just(Happening::Fire),
+        1 => Just(Happening::Cancel),
+    ];
+    prop::collection::vec(happening, 0..60)
+}
+
+proptest! {
+    #[test]
+    fn every_history_ends_and_a_cancel_that_was_accepted_is_kept(
+        sketches in sketches(),
+        limit in limit(),
+        repeats in any::<bool>(),
+        happenings in everything(),
+    ) {
+        let mut world = World::new(definition(&sketches, repeats), limit);
+        for happening in happenings {
+            world.happen(happening);
+        }
+        let requested =
+            world.history.iter().position(|event| matches!(event, ExecutionEvent::CancelRequested(_)));
+        world.settle();
+        if let Some(position) = requested {
+            prop_assert_eq!(world.execution.status(), Some(Status::Cancelled));
+            let starts = |event: &ExecutionEvent| matches!(event, ExecutionEvent::NodeStarted(_));
+            prop_assert!(!world.history[position..].iter().any(starts));
+        }
+        let running = world.execution.run().expect("it ran").nodes.values();
+        let is_running = |node: &NodeRun| matches!(node.state, NodeState::Running(_));
+        prop_assert!(!running.into_iter().any(is_running), "nothing is left running");
+    }
+
+    #[test]
+    fn crashes_and_pauses_do_not_change_the_outcome(
+        sketches in sketches(),
+        limit in limit(),
+        happenings in crashes(),
+    ) {
+        let plan = definition(&sketches, true);
+        let mut undisturbed = World::new(Arc::clone(&plan), limit.clone());
+        undisturbed.settle();
+        let mut disturbed = World::new(plan, limit);
+        for happening in happenings {
+            disturbed.happen(happening);
+        }
+        disturbed.settle();
+        prop_assert_eq!(disturbed.ending(), undisturbed.ending());
+    }
+
+    #[test]
+    fn every_prefix_of_a_history_folds_as_it_was_made(
+        sketches in sketches(),
+        happenings in everything(),
+    ) {
+        let mut world = World::new(definition(&sketches, true), None);
+        for happening in happenings {
+            world.happen(happening);
+        }
+        let mut incremental = Execution::New;
+        for (length, event) in world.history.iter().enumerate() {
+            incremental = incremental.evolve(event);
+            prop_assert_eq!(&fold(&world.history[..=length]), &incremental);
+            let text = serde_json::to_string(&incremental).expect("a state is plain data");
+            let read: Execution = serde_json::from_str(&text).expect("it was written like that");
+            prop_assert_eq!(&read, &incremental, "a snapshot is the state");
+        }
+        prop_assert_eq!(incremental, world.execution);
+    }
+}
