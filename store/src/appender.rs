@@ -7,6 +7,7 @@
 //! is gone, asks by event id what landed, and sends only the rest again. An intent that was sent twice and loses is looked up
 //! before anybody is told, because it may have lost to itself.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -162,31 +163,36 @@ impl Appender {
                 answer(pending, verdict);
             }
         }
-        if !doubtful.is_empty() {
-            self.settle(doubtful).await;
-        }
-        Ok(())
+        if doubtful.is_empty() { Ok(()) } else { self.settle(doubtful, batch).await }
     }
 
-    /// Intents that were sent twice and lost: perhaps to their own first try.
-    async fn settle(&mut self, doubtful: Vec<(Pending, Verdict)>) {
-        for (pending, verdict) in doubtful {
-            let Some(Session { connection, .. }) = &mut self.session else {
-                pending.answer(Err(AppendError::Unavailable("the connection broke twice".into())));
-                continue;
-            };
-            match within(self.config.flush_timeout, find_landed(connection, &pending.intent)).await
-            {
-                Ok(Some(receipt)) => pending.answer(Ok(Outcome::Landed(receipt))),
-                Ok(None) => answer(pending, verdict),
-                Err(fault) => {
-                    let Fault::Lost(error) = fault else {
-                        pending.answer(Err(AppendError::Unavailable("the look-up failed".into())));
-                        continue;
-                    };
-                    pending.answer(Err(AppendError::Unavailable(error)));
-                    self.broken = self.session.take().map(|session| session.backend);
+    /// Intents that were sent twice and lost: perhaps to their own first try. When that can't be found out they are left in
+    /// the batch, to be tried again.
+    async fn settle(
+        &mut self,
+        doubtful: Vec<(Pending, Verdict)>,
+        batch: &mut Vec<Pending>,
+    ) -> Result<(), Fault> {
+        let landed = match &mut self.session {
+            Some(Session { connection, .. }) => {
+                let intents = doubtful.iter().map(|(pending, _)| &pending.intent);
+                within(self.config.flush_timeout, find_landed(connection, intents)).await
+            }
+            None => Err(Fault::Lost("there is no connection".into())),
+        };
+        match landed {
+            Ok(landed) => {
+                for (pending, verdict) in doubtful {
+                    match landed.receipt(&pending.intent) {
+                        Some(receipt) => pending.answer(Ok(Outcome::Landed(receipt))),
+                        None => answer(pending, verdict),
+                    }
                 }
+                Ok(())
+            }
+            Err(fault) => {
+                batch.extend(doubtful.into_iter().map(|(pending, _)| pending));
+                Err(fault)
             }
         }
     }
@@ -244,47 +250,58 @@ async fn end_backend(connection: &mut PgConnection, backend: Backend) -> Result<
 }
 
 /// Answers what is in the log already and leaves the rest in the batch.
-async fn resolve(connection: &mut PgConnection, batch: &mut Vec<Pending>) -> Result<(), Fault> {
-    let mut open = Vec::with_capacity(batch.len());
-    let mut fault = None;
-    for pending in batch.drain(..) {
-        if !pending.perhaps_landed || fault.is_some() {
-            open.push(pending);
-            continue;
-        }
-        match find_landed(connection, &pending.intent).await {
-            Ok(Some(receipt)) => pending.answer(Ok(Outcome::Landed(receipt))),
-            Ok(None) => open.push(pending),
-            Err(error) => {
-                fault = Some(error);
-                open.push(pending);
-            }
+async fn resolve(
+    connection: &mut PgConnection,
+    batch: &mut Vec<Pending>,
+) -> Result<(), sqlx::Error> {
+    let doubtful = batch.iter().filter(|pending| pending.perhaps_landed);
+    let landed = find_landed(connection, doubtful.map(|pending| &pending.intent)).await?;
+    for pending in std::mem::take(batch) {
+        match landed.receipt(&pending.intent).filter(|_| pending.perhaps_landed) {
+            Some(receipt) => pending.answer(Ok(Outcome::Landed(receipt))),
+            None => batch.push(pending),
         }
     }
-    *batch = open;
-    fault.map_or(Ok(()), |error| Err(error.into()))
+    Ok(())
 }
 
-/// The receipt of an intent whose first event is in the log where this intent would have put it.
+/// Where the first events of intents are in the log.
+struct Landed(HashMap<Uuid, FirstEvent>);
+
+struct FirstEvent {
+    event_id: Uuid,
+    stream_id: Uuid,
+    version: i64,
+    position: i64,
+    recorded_at: DateTime<Utc>,
+}
+
+impl Landed {
+    /// The receipt of an intent whose first event is in the log where this intent would have put it.
+    fn receipt(&self, intent: &Intent) -> Option<Receipt> {
+        let write = intent.writes.first()?;
+        let found = self.0.get(&write.events.first()?.event_id)?;
+        let is_here = found.stream_id == write.stream.0 && found.version == write.expected.0 + 1;
+        is_here.then(|| batch::receipt(intent, Position(found.position - 1), found.recorded_at))
+    }
+}
+
+/// Asks by event id, for all intents at once; an intent is whole or absent, so its first event speaks for it.
 async fn find_landed(
     connection: &mut PgConnection,
-    intent: &Intent,
-) -> Result<Option<Receipt>, sqlx::Error> {
-    let Some((write, event)) =
-        intent.writes.first().and_then(|write| Some((write, write.events.first()?)))
-    else {
-        return Ok(None);
-    };
-    let event_id: Uuid = event.event_id;
-    let found = sqlx::query!(
-        "SELECT position, recorded_at FROM events WHERE event_id = $1 AND stream_id = $2 AND version = $3",
-        event_id,
-        write.stream.0,
-        write.expected.0 + 1,
+    intents: impl Iterator<Item = &Intent>,
+) -> Result<Landed, sqlx::Error> {
+    let event_ids: Vec<Uuid> = intents
+        .filter_map(|intent| Some(intent.writes.first()?.events.first()?.event_id))
+        .collect();
+    let found = sqlx::query_as!(
+        FirstEvent,
+        "SELECT event_id, stream_id, version, position, recorded_at FROM events WHERE event_id = ANY ($1)",
+        &event_ids,
     )
-    .fetch_optional(connection)
+    .fetch_all(connection)
     .await?;
-    Ok(found.map(|found| batch::receipt(intent, Position(found.position - 1), found.recorded_at)))
+    Ok(Landed(found.into_iter().map(|event| (event.event_id, event)).collect()))
 }
 
 fn answer(pending: Pending, verdict: Verdict) {

@@ -105,13 +105,13 @@ async fn killed_connections_lose_and_double_nothing() {
             let mut killed = 0;
             while !done.is_cancelled() {
                 killed += terminate_appenders(&killer_pool).await;
-                tokio::time::sleep(Duration::from_millis(15)).await;
+                tokio::time::sleep(Duration::from_millis(100)).await;
             }
             killed
         }
     };
     let killer = tokio::spawn(killing);
-    let contention = Contention { writers: 16, rounds: 80, streams: 8, seed: 5 };
+    let contention = Contention { writers: 16, rounds: 120, streams: 8, seed: 5 };
     let told = contend(vec![running.log.clone()], contention).await;
     done.cancel();
     let killed = killer.await.expect("the killer does not panic");
