@@ -428,8 +428,10 @@ impl Carry {
                 .message(event, prefix, &term.source, previous)
                 .map_err(|error| refused(error.to_string(), false))?;
             let sent = tokio::select! {
-                () = self.nats.away() => return Err(Stop::NatsAway),
+                // Mostly it is sent at once, and the state of the connection need not be asked for.
+                biased;
                 sent = self.nats.jetstream().send_publish(outgoing.subject, outgoing.publish) => sent,
+                () = self.nats.away() => return Err(Stop::NatsAway),
             };
             let ack = sent.map_err(|error| refused(error.to_string(), false))?;
             term.window.push_back((event.position, ack));

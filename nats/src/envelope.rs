@@ -246,7 +246,7 @@ pub(crate) mod tests {
                 "source": "/ledgerline/00000000-0000-0000-0000-000000000008",
                 "type": "ledgerline.execution.node_completed.v1",
                 "subject": "00000000-0000-0000-0000-000000000002",
-                "time": "2026-11-18T09:06:40.123456Z",
+                "time": "2026-11-18T11:06:40.123456Z",
                 "datacontenttype": "application/json",
                 "position": 1042,
                 "streamversion": 7,

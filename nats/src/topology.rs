@@ -219,10 +219,13 @@ impl Nats {
         Ok(nats)
     }
 
-    /// Whether it can be used now; changes wake the watcher.
+    /// Whether it can be used now; changes from now on wake the watcher.
     #[must_use]
     pub fn state(&self) -> watch::Receiver<NatsState> {
-        self.state.clone()
+        let mut state = self.state.clone();
+        // A clone has seen only what its original has: without this the watcher would wake for what is long past.
+        state.mark_unchanged();
+        state
     }
 
     /// Whether it can be used now.
