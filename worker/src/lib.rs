@@ -1,8 +1,23 @@
 //! Who does the work: takes executions from the work queue, asks the domain what comes next, performs it, and appends what happened.
 //!
 //! Nothing about a run lives only here: a worker may die between any two instructions, and another one goes on from the log.
+//! Reading order: [`Worker`] (takes work, shows that it lives), `run` (one execution), `round` (what is appended next), `nodes` (the
+//! effects), then the guards that effects go through: [`outbound`], [`subprocess`], [`file_space`].
 
 pub mod allowed;
+mod definitions;
 pub mod file_space;
+mod hear;
+mod lease;
+mod log_lines;
+mod nodes;
 pub mod outbound;
+mod round;
+mod run;
+mod settings;
 pub mod subprocess;
+mod values;
+mod worker;
+
+pub use settings::WorkerSettings;
+pub use worker::{Worker, WorkerError};

@@ -131,15 +131,19 @@ impl Drop for Group {
     }
 }
 
-/// Runs a program to its end, giving each line to `line` as it is printed.
+/// Runs a program to its end, giving each line to `line` as it is printed; the program waits while that does.
 ///
 /// # Errors
 /// [`SubprocessError`]. In each case nothing of the program's process group is left.
-pub async fn run(
+pub async fn run<L, F>(
     program: Program,
     cancel: &CancellationToken,
-    line: &(dyn Fn(Output, &str) + Send + Sync),
-) -> Result<Finished, SubprocessError> {
+    line: &L,
+) -> Result<Finished, SubprocessError>
+where
+    L: Fn(Output, String) -> F + Sync,
+    F: Future<Output = ()> + Send,
+{
     let begun = Instant::now();
     let mut group = start(&program)?;
     let limit = program.max_output_bytes;
@@ -219,12 +223,16 @@ fn tether() -> Option<&'static str> {
 }
 
 /// Reads one output to its end, line by line.
-async fn collect(
+async fn collect<L, F>(
     pipe: Option<impl AsyncRead + Unpin>,
     output: Output,
     limit: usize,
-    line: &(dyn Fn(Output, &str) + Send + Sync),
-) -> Result<Vec<u8>, SubprocessError> {
+    line: &L,
+) -> Result<Vec<u8>, SubprocessError>
+where
+    L: Fn(Output, String) -> F,
+    F: Future<Output = ()>,
+{
     let Some(pipe) = pipe else { return Ok(Vec::new()) };
     let mut reader = BufReader::new(pipe);
     let mut all = Vec::new();
@@ -242,7 +250,8 @@ async fn collect(
         if all.len() > limit {
             return Err(SubprocessError::TooMuchOutput { limit });
         }
-        line(output, String::from_utf8_lossy(&all[begin..]).trim_end_matches(['\n', '\r']));
+        let text = String::from_utf8_lossy(&all[begin..]);
+        line(output, text.trim_end_matches(['\n', '\r']).to_owned()).await;
     }
 }
 
@@ -271,7 +280,8 @@ mod tests {
             program("echo one; echo two >&2; printf three; exit 3"),
             &CancellationToken::new(),
             &|output, line| {
-                seen.lock().unwrap().push((output, line.to_owned()));
+                seen.lock().unwrap().push((output, line));
+                std::future::ready(())
             },
         )
         .await
@@ -293,7 +303,8 @@ mod tests {
         let mut asked = program("env; cat");
         asked.env = BTreeMap::from([("GIVEN".to_owned(), "yes".to_owned())]);
         asked.stdin = Some(b"fed".to_vec());
-        let finished = run(asked, &CancellationToken::new(), &|_, _| ()).await.unwrap();
+        let finished =
+            run(asked, &CancellationToken::new(), &|_, _| std::future::ready(())).await.unwrap();
         assert!(
             finished.stdout.contains("GIVEN=yes") && finished.stdout.ends_with("fed"),
             "{}",
@@ -307,7 +318,7 @@ mod tests {
         let error = run(
             program("while :; do echo 0123456789; done"),
             &CancellationToken::new(),
-            &|_, _| (),
+            &|_, _| std::future::ready(()),
         )
         .await
         .unwrap_err();
@@ -322,10 +333,11 @@ mod tests {
         let cancel = CancellationToken::new();
         let stopper = cancel.clone();
         let begun = Instant::now();
-        let (ended, ()) = tokio::join!(run(program(&script), &cancel, &|_, _| ()), async {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            stopper.cancel();
-        });
+        let (ended, ()) =
+            tokio::join!(run(program(&script), &cancel, &|_, _| std::future::ready(())), async {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                stopper.cancel();
+            });
         assert!(matches!(ended, Err(SubprocessError::Cancelled)));
         assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
         tokio::time::sleep(Duration::from_millis(2_200)).await;

@@ -1,0 +1,81 @@
+//! The definitions that runs are pinned to, parsed once per version.
+
+use std::sync::Arc;
+
+use ledgerline_commands::{Commands, LoadError};
+use ledgerline_domain::{
+    execution::Plan,
+    graph::Graph,
+    id::WorkflowId,
+    json::Json,
+    workflow::{Workflow, WorkflowVersion},
+};
+use moka::sync::Cache;
+use serde_json::json;
+
+/// How many versions are kept parsed. A large graph takes some megabytes.
+const MAX_KEPT: u64 = 1_000;
+
+/// A version of a workflow, ready to run.
+pub(crate) struct Definition {
+    /// Its nodes with their compiled configurations.
+    pub(crate) graph: Arc<Graph>,
+    /// How a run walks it.
+    pub(crate) plan: Arc<Plan>,
+    /// What expressions see as `workflow`.
+    pub(crate) facts: Json,
+}
+
+/// Why a definition can't be had.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DefinitionError {
+    /// The workflow can't be read now.
+    #[error("the workflow can't be read")]
+    Load(#[from] LoadError),
+    /// The workflow has no such version, or this build can't parse what an older one accepted.
+    #[error("{0}")]
+    Unusable(String),
+}
+
+/// Parsed definitions by workflow and version. A version never changes, so an entry is right for ever.
+pub(crate) struct Definitions {
+    commands: Commands,
+    kept: Cache<(WorkflowId, WorkflowVersion), Arc<Definition>>,
+}
+
+impl Definitions {
+    pub(crate) fn new(commands: Commands) -> Self {
+        Self { commands, kept: Cache::new(MAX_KEPT) }
+    }
+
+    pub(crate) async fn get(
+        &self,
+        workflow: WorkflowId,
+        version: WorkflowVersion,
+    ) -> Result<Arc<Definition>, DefinitionError> {
+        if let Some(kept) = self.kept.get(&(workflow, version)) {
+            return Ok(kept);
+        }
+        let mut state = self.commands.load_cached::<Workflow>(workflow).await?.state;
+        if state.content().is_none_or(|content| content.version(version).is_none()) {
+            state = self.commands.load::<Workflow>(workflow).await?.state;
+        }
+        let content = state.content().ok_or_else(|| {
+            DefinitionError::Unusable(format!("the workflow {workflow} does not exist"))
+        })?;
+        let unusable = |reason: String| {
+            DefinitionError::Unusable(format!(
+                "version {} of the workflow can't run: {reason}",
+                version.0
+            ))
+        };
+        let draft =
+            content.version(version).ok_or_else(|| unusable("it does not exist".to_owned()))?;
+        let facts =
+            Json::from_value(&json!({"id": workflow, "name": draft.name, "version": version}));
+        let graph = content.graph(version).map_err(|error| unusable(error.to_string()))?;
+        let definition = Arc::new(Definition { plan: Plan::of(&graph), graph, facts });
+        self.kept.insert((workflow, version), Arc::clone(&definition));
+        Ok(definition)
+    }
+}

@@ -1,0 +1,67 @@
+//! The effects of nodes, one file a kind.
+//!
+//! To add one: its configuration in `domain/src/node/`, a file here, and an arm in [`perform`].
+
+mod command;
+mod file;
+mod http;
+
+use std::sync::Arc;
+
+use ledgerline_domain::{
+    execution::{Attempt, ErrorKind, NodeError, NodePath},
+    node::Resolved,
+};
+use ledgerline_store::LogLevel;
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::{log_lines::RunLines, settings::WorkerSettings, values::failure};
+
+/// What every effect of this process shares.
+pub(crate) struct Equipment {
+    pub(crate) settings: WorkerSettings,
+    pub(crate) http: reqwest::Client,
+}
+
+/// One try of a node.
+#[derive(Clone)]
+pub(crate) struct Try {
+    pub(crate) equipment: Arc<Equipment>,
+    pub(crate) workspace: Uuid,
+    pub(crate) execution: Uuid,
+    pub(crate) path: NodePath,
+    pub(crate) attempt: Attempt,
+    pub(crate) lines: RunLines,
+    pub(crate) cancel: CancellationToken,
+}
+
+impl Try {
+    /// Prints a line of this try.
+    async fn print(&self, level: LogLevel, message: &str, fields: Option<Value>) {
+        self.lines.print(level, self.path.as_str(), self.attempt.0, message, fields).await;
+    }
+}
+
+/// Does what a resolved configuration says, and gives the output.
+///
+/// # Errors
+/// The failure as it is recorded; its kind decides whether it is tried again.
+pub(crate) async fn perform(resolved: Resolved, of: &Try) -> Result<Value, NodeError> {
+    match resolved {
+        Resolved::Http(request) => http::perform(request, of).await,
+        Resolved::Command(command) => command::perform(command, of).await,
+        Resolved::File(operation) => file::perform(operation, of).await,
+        Resolved::TriggerManual
+        | Resolved::If(_)
+        | Resolved::Switch(_)
+        | Resolved::Transform(_)
+        | Resolved::SetVariable(_)
+        | Resolved::Wait(_)
+        | Resolved::ForEach(_) => Err(failure(
+            ErrorKind::Permanent,
+            format!("{} has no effect to perform", resolved.kind().as_str()),
+        )),
+    }
+}

@@ -1,0 +1,498 @@
+//! One round of a run: from what happened to what is appended next, without waiting for anything.
+//!
+//! Pure but for the time it takes: pure nodes are evaluated here, so a round runs off the async threads. It works on a copy of the
+//! state, which it moves on with the steps that it plans; when these are appended, that copy is the state.
+
+use std::{collections::HashMap, sync::Arc, time::Instant};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use ledgerline_domain::{
+    Aggregate as _,
+    execution::{
+        Action, AfterFailure, Attempt, Claim, Ending, ErrorKind, Execution, ExecutionCommand,
+        ExecutionRejection, Gather, NodeError, NodeOutput, NodePath, NodeState, Outcome, Planner,
+        Report, Run, Step, VariableValue,
+    },
+    expression::Scope,
+    json::Json,
+    limits::MAX_INLINE_OUTPUT_BYTES,
+    node::{Node, Resolved, ResolvedWait},
+};
+use serde_json::{Value, json};
+
+use crate::{
+    definitions::Definition,
+    values::{LargeValue, cleaned, failure, held},
+};
+
+/// How many steps one append may hold; each is up to three events, and the log takes a thousand.
+const MAX_STEPS: usize = 250;
+/// How many bytes of values one append may hold: a flush stays short, because everybody waits for it.
+const MAX_BYTES: usize = 2 * 1024 * 1024;
+
+/// What a try came to.
+#[derive(Clone, Debug)]
+pub(crate) struct Tried {
+    pub(crate) path: NodePath,
+    pub(crate) attempt: Attempt,
+    pub(crate) result: Result<Json, NodeError>,
+    pub(crate) duration_ms: u64,
+}
+
+/// Where a round begins.
+pub(crate) struct Beginning {
+    pub(crate) base: Arc<Execution>,
+    pub(crate) planner: Planner,
+    pub(crate) definition: Arc<Definition>,
+    pub(crate) worker: String,
+    pub(crate) claim: Claim,
+    /// What happened since the last append.
+    pub(crate) tried: Vec<Tried>,
+    /// Blobs that were loaded for it.
+    pub(crate) blobs: HashMap<String, Json>,
+    /// What expressions see as `execution` and `env`.
+    pub(crate) facts: Json,
+    pub(crate) env: Arc<std::collections::BTreeMap<String, String>>,
+    pub(crate) now: DateTime<Utc>,
+    /// Nothing new may begin: the process is going down.
+    pub(crate) draining: bool,
+}
+
+/// An effect that begins once the round is appended.
+#[derive(Debug)]
+pub(crate) struct Begin {
+    pub(crate) path: NodePath,
+    pub(crate) attempt: Attempt,
+    pub(crate) resolved: Resolved,
+    pub(crate) timeout_ms: Option<u64>,
+}
+
+/// What a round came to.
+pub(crate) struct Planned {
+    pub(crate) planner: Planner,
+    pub(crate) report: Report,
+    pub(crate) begin: Vec<Begin>,
+    pub(crate) blobs: Vec<LargeValue>,
+    pub(crate) abort: bool,
+    /// The run ended or was let go of: nothing is left for this worker.
+    pub(crate) over: bool,
+    /// It stopped at a bound: plan again as soon as this is appended.
+    pub(crate) more: bool,
+}
+
+/// How a round ends.
+pub(crate) enum RoundEnd {
+    Planned(Box<Planned>),
+    /// It needs these blobs; begin it again with them.
+    NeedsBlobs(Vec<String>),
+    /// The claim is not this worker's any more, or the run has ended.
+    StandDown(ExecutionRejection),
+}
+
+/// Plans a round.
+pub(crate) fn plan(beginning: &Beginning) -> RoundEnd {
+    let mut round = Round {
+        beginning,
+        spec: Execution::clone(&beginning.base),
+        planner: beginning.planner.clone(),
+        steps: Vec::new(),
+        begin: Vec::new(),
+        large: Vec::new(),
+        missing: Vec::new(),
+        bytes: 0,
+        abort: false,
+        over: false,
+    };
+    match round.plan() {
+        Err(rejection) => RoundEnd::StandDown(rejection),
+        Ok(_) if !round.missing.is_empty() => RoundEnd::NeedsBlobs(round.missing),
+        Ok(more) => RoundEnd::Planned(Box::new(Planned {
+            report: round.report(round.steps.clone()),
+            planner: round.planner,
+            begin: round.begin,
+            blobs: round.large,
+            abort: round.abort,
+            over: round.over,
+            more,
+        })),
+    }
+}
+
+struct Round<'a> {
+    beginning: &'a Beginning,
+    /// The state as it will be.
+    spec: Execution,
+    planner: Planner,
+    steps: Vec<Step>,
+    begin: Vec<Begin>,
+    large: Vec<LargeValue>,
+    missing: Vec<String>,
+    bytes: usize,
+    abort: bool,
+    over: bool,
+}
+
+impl Round<'_> {
+    /// Whether there is more to plan after this is appended.
+    fn plan(&mut self) -> Result<bool, ExecutionRejection> {
+        let tried: Vec<Tried> =
+            self.beginning.tried.iter().filter(|tried| self.awaits(tried)).cloned().collect();
+        let mut fresh = Vec::new();
+        for tried in tried {
+            fresh.push(self.ended(
+                tried.path,
+                tried.attempt,
+                tried.result,
+                None,
+                None,
+                tried.duration_ms,
+            ));
+        }
+        self.apply(fresh)?;
+        if self.beginning.draining {
+            return Ok(false);
+        }
+        while !self.over {
+            let actions = self.planner.next(&self.spec);
+            let mut fresh = Vec::new();
+            for action in actions {
+                if self.steps.len() + fresh.len() >= MAX_STEPS || self.bytes >= MAX_BYTES {
+                    self.apply(fresh)?;
+                    return Ok(true);
+                }
+                fresh.extend(self.step(action));
+            }
+            if !self.missing.is_empty() || fresh.is_empty() {
+                break;
+            }
+            self.apply(fresh)?;
+        }
+        Ok(false)
+    }
+
+    /// Whether the state still waits for the outcome of this try: not after a reload that found it recorded.
+    fn awaits(&self, tried: &Tried) -> bool {
+        self.spec
+            .in_flight()
+            .any(|(path, node)| *path == tried.path && node.attempt == tried.attempt)
+    }
+
+    fn report(&self, steps: Vec<Step>) -> Report {
+        Report {
+            worker: self.beginning.worker.clone(),
+            claim: self.beginning.claim,
+            interventions: self.beginning.base.interventions(),
+            steps,
+        }
+    }
+
+    /// Moves the state on by some steps. Without any it still takes the claim.
+    fn apply(&mut self, fresh: Vec<Step>) -> Result<(), ExecutionRejection> {
+        let command = ExecutionCommand::Report(self.report(fresh));
+        let events = self.spec.decide(&command, self.beginning.now)?;
+        for event in &events {
+            self.spec = std::mem::take(&mut self.spec).evolve(event);
+        }
+        if let ExecutionCommand::Report(report) = command {
+            self.steps.extend(report.steps);
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, action: Action) -> Option<Step> {
+        match action {
+            Action::RunNode { path, attempt } => self.start(path, attempt),
+            Action::EvaluateInline { path, attempt } => self.inline(path, attempt),
+            Action::BeginWait { path, attempt } => self.wait(path, attempt),
+            Action::OpenLoop { path, attempt } => self.open_loop(path, attempt),
+            Action::CloseLoop { path, attempt, output } => {
+                let result = self.gathered(&output)?;
+                Some(self.ended(path, attempt, Ok(result), None, None, 0))
+            }
+            Action::SkipNode { path, reason } => Some(Step::Skip { path, reason }),
+            Action::FailNode { path, attempt, error } => {
+                Some(self.ended(path, attempt, Err(error), None, None, 0))
+            }
+            Action::Abort => {
+                self.abort = true;
+                None
+            }
+            Action::LetGo { .. } => {
+                self.over = true;
+                Some(Step::LetGo)
+            }
+            Action::Finish(ending) => {
+                let outcome = self.outcome(ending)?;
+                self.over = true;
+                Some(Step::Finish(outcome))
+            }
+        }
+    }
+
+    fn start(&mut self, path: NodePath, attempt: Attempt) -> Option<Step> {
+        let timeout_ms = self.node(&path).and_then(Node::timeout_ms);
+        match self.resolved(&path)? {
+            Err(error) => Some(self.ended(path, attempt, Err(error), None, None, 0)),
+            Ok(resolved) => {
+                let input = resolved.input();
+                if input.as_str().len() > MAX_INLINE_OUTPUT_BYTES {
+                    let error = failure(
+                        ErrorKind::Validation,
+                        format!(
+                            "the evaluated configuration is larger than {MAX_INLINE_OUTPUT_BYTES} bytes"
+                        ),
+                    );
+                    return Some(self.ended(path, attempt, Err(error), None, None, 0));
+                }
+                self.bytes += input.as_str().len();
+                self.begin.push(Begin { path: path.clone(), attempt, resolved, timeout_ms });
+                Some(Step::Start { path, attempt, input })
+            }
+        }
+    }
+
+    fn inline(&mut self, path: NodePath, attempt: Attempt) -> Option<Step> {
+        let begun = Instant::now();
+        let resolved = match self.resolved(&path)? {
+            Ok(resolved) => resolved,
+            Err(error) => {
+                return Some(self.ended(path, attempt, Err(error), None, None, millis(begun)));
+            }
+        };
+        let (value, port, variable) = match resolved {
+            Resolved::TriggerManual => (self.run()?.request.input.clone(), None, None),
+            Resolved::If(taken) => {
+                (Json::from_value(&json!(taken.condition)), Some(taken.condition.to_string()), None)
+            }
+            Resolved::Switch(taken) => {
+                (Json::from_value(&json!(taken.port)), Some(taken.port), None)
+            }
+            Resolved::Transform(made) => {
+                return Some(self.computed(path, attempt, made.value, None, begun));
+            }
+            Resolved::SetVariable(set) => {
+                return Some(self.computed(path, attempt, set.value, Some(set.name), begun));
+            }
+            Resolved::Http(_)
+            | Resolved::Command(_)
+            | Resolved::File(_)
+            | Resolved::Wait(_)
+            | Resolved::ForEach(_) => {
+                let error =
+                    failure(ErrorKind::Permanent, "this kind of node is not computed in place");
+                return Some(self.ended(path, attempt, Err(error), None, None, 0));
+            }
+        };
+        Some(self.ended(path, attempt, Ok(value), port, variable, millis(begun)))
+    }
+
+    /// A value that an expression made; it may become a variable, which lives in every later state and so must be small.
+    fn computed(
+        &mut self,
+        path: NodePath,
+        attempt: Attempt,
+        value: Value,
+        variable: Option<String>,
+        begun: Instant,
+    ) -> Step {
+        let value = match cleaned(value) {
+            Ok(value) => Json::from_value(&value),
+            Err(error) => return self.ended(path, attempt, Err(error), None, None, millis(begun)),
+        };
+        if variable.is_some() && value.as_str().len() > MAX_INLINE_OUTPUT_BYTES {
+            let error = failure(
+                ErrorKind::Validation,
+                format!("the variable is larger than {MAX_INLINE_OUTPUT_BYTES} bytes"),
+            );
+            return self.ended(path, attempt, Err(error), None, None, millis(begun));
+        }
+        let variable = variable.map(|name| VariableValue { name, value: value.clone() });
+        self.ended(path, attempt, Ok(value), None, variable, millis(begun))
+    }
+
+    fn wait(&mut self, path: NodePath, attempt: Attempt) -> Option<Step> {
+        let resolved = match self.resolved(&path)? {
+            Ok(resolved) => resolved,
+            Err(error) => return Some(self.ended(path, attempt, Err(error), None, None, 0)),
+        };
+        let now = self.beginning.now;
+        let due_at = match &resolved {
+            Resolved::Wait(ResolvedWait::DurationMs(duration)) => {
+                let duration = i64::try_from(*duration)
+                    .ok()
+                    .and_then(TimeDelta::try_milliseconds)
+                    .unwrap_or_default();
+                now.checked_add_signed(duration).unwrap_or(now)
+            }
+            Resolved::Wait(ResolvedWait::Until(time)) => *time,
+            other => {
+                let error = failure(
+                    ErrorKind::Permanent,
+                    format!("{} does not wait", other.kind().as_str()),
+                );
+                return Some(self.ended(path, attempt, Err(error), None, None, 0));
+            }
+        };
+        Some(Step::Wait { path, attempt, input: resolved.input(), due_at })
+    }
+
+    fn open_loop(&mut self, path: NodePath, attempt: Attempt) -> Option<Step> {
+        let items = match self.resolved(&path)? {
+            Ok(Resolved::ForEach(resolved)) => resolved.items,
+            Ok(other) => {
+                let error = failure(
+                    ErrorKind::Permanent,
+                    format!("{} is not a loop", other.kind().as_str()),
+                );
+                return Some(self.ended(path, attempt, Err(error), None, None, 0));
+            }
+            Err(error) => return Some(self.ended(path, attempt, Err(error), None, None, 0)),
+        };
+        let items: Vec<Json> = items.iter().map(Json::from_value).collect();
+        let bytes: usize = items.iter().map(|item| item.as_str().len()).sum();
+        if bytes > MAX_INLINE_OUTPUT_BYTES {
+            let error = failure(
+                ErrorKind::Validation,
+                format!(
+                    "the items of the loop are larger than {MAX_INLINE_OUTPUT_BYTES} bytes together"
+                ),
+            );
+            return Some(self.ended(path, attempt, Err(error), None, None, 0));
+        }
+        self.bytes += bytes;
+        Some(Step::OpenLoop { path, attempt, items })
+    }
+
+    fn outcome(&mut self, ending: Ending) -> Option<Outcome> {
+        Some(match ending {
+            Ending::Completed(output) => {
+                let held = match output.as_is() {
+                    Some(output) => Ok((output, None)),
+                    None => held(self.gathered(&output)?),
+                };
+                match held {
+                    Ok((output, large)) => {
+                        self.large.extend(large);
+                        Outcome::Completed { output }
+                    }
+                    Err(error) => Outcome::Failed { node: None, error },
+                }
+            }
+            Ending::Failed { node, error } => Outcome::Failed { node, error },
+            Ending::Cancelled => Outcome::Cancelled,
+        })
+    }
+
+    /// The outcome of a try as a step: too large an output is a failure, and a failure may be followed by another try.
+    fn ended(
+        &mut self,
+        path: NodePath,
+        attempt: Attempt,
+        result: Result<Json, NodeError>,
+        port: Option<String>,
+        variable: Option<VariableValue>,
+        duration_ms: u64,
+    ) -> Step {
+        match result.and_then(held) {
+            Ok((output, large)) => {
+                self.bytes += match &output {
+                    NodeOutput::Inline(value) => value.as_str().len(),
+                    NodeOutput::Blob { .. } => 0,
+                };
+                self.large.extend(large);
+                Step::Complete { path, attempt, output, port, variable, duration_ms }
+            }
+            Err(error) => {
+                let then = self.beginning.definition.plan.after_failure(
+                    &path,
+                    attempt,
+                    &error,
+                    self.beginning.now,
+                    rand::random(),
+                );
+                let then = match then {
+                    AfterFailure::Continue { output: NodeOutput::Inline(value), port } => {
+                        match held(value) {
+                            Ok((output, large)) => {
+                                self.large.extend(large);
+                                AfterFailure::Continue { output, port }
+                            }
+                            Err(_) => AfterFailure::Stop,
+                        }
+                    }
+                    other => other,
+                };
+                Step::Fail { path, attempt, error, duration_ms, then }
+            }
+        }
+    }
+
+    fn run(&self) -> Option<&Run> {
+        self.spec.run()
+    }
+
+    fn node(&self, path: &NodePath) -> Option<&Node> {
+        let graph = &self.beginning.definition.graph;
+        graph.find(path.node_id()).map(|(graph, index)| graph.node(index))
+    }
+
+    /// A node's configuration, evaluated; `None` when a blob must be loaded first.
+    fn resolved(&mut self, path: &NodePath) -> Option<Result<Resolved, NodeError>> {
+        let Some(node) = self.node(path) else {
+            return Some(Err(failure(ErrorKind::Permanent, "the definition has no such node")));
+        };
+        let view = self.run()?.scope(path);
+        let missing: Vec<String> = view
+            .blobs(node.references())
+            .into_iter()
+            .filter(|hash| !self.beginning.blobs.contains_key(*hash))
+            .map(str::to_owned)
+            .collect();
+        if !missing.is_empty() {
+            self.missing.extend(missing);
+            return None;
+        }
+        let scope = Scope {
+            execution: self.beginning.facts.clone(),
+            workflow: self.beginning.definition.facts.clone(),
+            env: (*self.beginning.env).clone(),
+            ..view.to_scope(node.references(), &self.beginning.blobs)
+        };
+        Some(node.resolve(&scope).map_err(|error| {
+            let details =
+                json!({"errors": [{"pointer": error.field, "detail": error.error.to_string()}]});
+            NodeError {
+                kind: ErrorKind::Validation,
+                message: error.to_string(),
+                details: Some(Json::from_value(&details)),
+            }
+        }))
+    }
+
+    /// Outputs put together; `None` when a blob must be loaded first.
+    fn gathered(&mut self, output: &Gather) -> Option<Json> {
+        let value = output.to_json(&self.beginning.blobs);
+        if value.is_none() {
+            let missing =
+                output.blobs().into_iter().filter(|hash| !self.beginning.blobs.contains_key(*hash));
+            self.missing.extend(missing.map(str::to_owned));
+        }
+        value
+    }
+}
+
+/// Nodes whose effect should be under way under this claim, and is not in `running`.
+pub(crate) fn unknown_to(
+    state: &Execution,
+    running: impl Fn(&NodePath) -> bool,
+) -> Vec<(NodePath, Attempt)> {
+    state
+        .in_flight()
+        .filter(|(path, node)| matches!(node.state, NodeState::Running(_)) && !running(path))
+        .map(|(path, node)| (path.clone(), node.attempt))
+        .collect()
+}
+
+fn millis(begun: Instant) -> u64 {
+    u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX)
+}

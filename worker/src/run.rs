@@ -1,0 +1,475 @@
+//! One execution in this worker: fold, ask what comes next, perform, append, until it ends or is let go of.
+//!
+//! One task owns the run. Outcomes that arrive while its append is in flight go into the next one together. Whatever it loses, the
+//! log has: after a conflict it reads again and plans again, and under a newer claim it stands down.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use ledgerline_commands::{CommandError, Context, LoadError, Target};
+use ledgerline_domain::{
+    event::Actor,
+    execution::{
+        Attempt, Claim, ErrorKind, Execution, ExecutionCommand, ExecutionRejection, NodeError,
+        NodePath, Planner, Report,
+    },
+    json::Json,
+};
+use ledgerline_nats::{Delivery, WorkItem};
+use ledgerline_store::LogLevel;
+use serde_json::json;
+use tokio::{sync::Notify, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    definitions::{Definition, DefinitionError},
+    log_lines::RunLines,
+    nodes::{Try, perform},
+    round::{Begin, Beginning, Planned, RoundEnd, Tried, plan, unknown_to},
+    values::{cleaned, failure},
+    worker::Shared,
+};
+
+/// How long effects get to end by themselves after an abort; then they are dropped, which ends them as well.
+const ABORT_PATIENCE: Duration = Duration::from_millis(700);
+/// How long an item that can't be worked on now rests before it is delivered again.
+const REST: Duration = Duration::from_millis(500);
+/// How often in a row the state may turn out to be another before the item is handed back.
+const MAX_REPLANS: u32 = 50;
+
+/// What tells a run that something happened outside it.
+pub(crate) struct Signals {
+    /// Somebody else wrote its stream.
+    pub(crate) heard: Arc<Notify>,
+    /// The process is going down: begin nothing, hand back what does not end in time.
+    pub(crate) drain: CancellationToken,
+    /// The worker's lease is lost or the time to drain is over: drop everything.
+    pub(crate) abandon: CancellationToken,
+}
+
+/// Why a run's task stops before the run does.
+enum Stop {
+    /// Somebody else has it, or it has ended.
+    StandDown,
+    /// The process can't go on with it: let it be delivered again.
+    HandBack,
+}
+
+/// Runs a delivered execution as far as this worker can.
+pub(crate) async fn run(shared: Arc<Shared>, delivery: Delivery, signals: Signals) {
+    let item = *delivery.item();
+    let abandon = signals.abandon.clone();
+    let mut delivery = Some(delivery);
+    let outcome = tokio::select! {
+        outcome = Running::go(&shared, item, signals, &mut delivery) => outcome,
+        () = abandon.cancelled() => Err(Stop::HandBack),
+    };
+    match (outcome, delivery) {
+        (Err(Stop::HandBack), Some(delivery)) => delivery.nak(REST).await,
+        (_, Some(delivery)) => delivery.ack().await,
+        (_, None) => {}
+    }
+}
+
+struct Running<'a> {
+    shared: &'a Arc<Shared>,
+    item: WorkItem,
+    signals: Signals,
+    definition: Arc<Definition>,
+    base: Arc<Execution>,
+    planner: Planner,
+    facts: Json,
+    lines: RunLines,
+    tried: Vec<Tried>,
+    effects: JoinSet<Tried>,
+    under_way: HashMap<NodePath, CancellationToken>,
+    replans: u32,
+}
+
+impl<'a> Running<'a> {
+    async fn go(
+        shared: &'a Arc<Shared>,
+        item: WorkItem,
+        signals: Signals,
+        delivery: &mut Option<Delivery>,
+    ) -> Result<(), Stop> {
+        let Some(mut running) = Self::take_up(shared, item, signals).await? else { return Ok(()) };
+        loop {
+            let planned = running.round().await?;
+            if planned.abort {
+                running.abort().await;
+            }
+            let (over, more) = (planned.over, planned.more);
+            if running.append(planned).await? {
+                // The claim is taken: from here the lease row and the log say who works on it, not the queue.
+                if let Some(delivery) = delivery.take() {
+                    delivery.ack().await;
+                }
+                if over {
+                    return Ok(());
+                }
+                if more {
+                    continue;
+                }
+            } else {
+                continue;
+            }
+            if running.signals.drain.is_cancelled() && running.effects.is_empty() {
+                return Ok(());
+            }
+            running.wait().await?;
+        }
+    }
+
+    /// Loads the run, and answers `None` when this delivery is of no use any more.
+    async fn take_up(
+        shared: &'a Arc<Shared>,
+        item: WorkItem,
+        signals: Signals,
+    ) -> Result<Option<Self>, Stop> {
+        let claim = Claim(item.claim);
+        let mut loaded =
+            shared.commands.load_cached::<Execution>(item.execution_id).await.map_err(hand_back)?;
+        if loaded.state.open().is_none_or(|open| open.claim != claim) {
+            loaded =
+                shared.commands.load::<Execution>(item.execution_id).await.map_err(hand_back)?;
+        }
+        let Some(open) = loaded.state.open().filter(|open| open.claim == claim) else {
+            return Ok(None);
+        };
+        let request = &open.run.request;
+        let definition =
+            match shared.definitions.get(request.workflow_id, request.workflow_version).await {
+                Ok(definition) => definition,
+                Err(DefinitionError::Load(error)) => return Err(hand_back(error)),
+                Err(error @ DefinitionError::Unusable(_)) => {
+                    return Self::refuse(shared, item, &loaded.state, error.to_string())
+                        .await
+                        .map(|()| None);
+                }
+            };
+        let correlation = loaded.origin.map(|origin| origin.correlation_id.0);
+        let facts = json!({
+            "id": item.execution_id, "trigger_type": request.trigger_type, "workflow_version": request.workflow_version,
+            "origin": request.origin.as_ref().map(|origin| origin.execution_id),
+        });
+        Ok(Some(Self {
+            lines: shared.lines.run(item.workspace_id, item.execution_id, item.claim, correlation),
+            planner: Planner::new(Arc::clone(&definition.plan)),
+            base: loaded.state,
+            facts: Json::from_value(&facts),
+            tried: Vec::new(),
+            effects: JoinSet::new(),
+            under_way: HashMap::new(),
+            replans: 0,
+            shared,
+            item,
+            signals,
+            definition,
+        }))
+    }
+
+    /// Ends a run whose definition can't be run by this build.
+    async fn refuse(
+        shared: &Shared,
+        item: WorkItem,
+        state: &Execution,
+        message: String,
+    ) -> Result<(), Stop> {
+        use ledgerline_domain::execution::{Outcome, Step};
+        let outcome = Outcome::Failed { node: None, error: failure(ErrorKind::Permanent, message) };
+        let report = Report {
+            worker: shared.settings().worker.clone(),
+            claim: Claim(item.claim),
+            interventions: state.interventions(),
+            steps: vec![Step::Finish(outcome)],
+        };
+        match shared.report(item.execution_id, report).await {
+            Ok(_) => Ok(()),
+            Err(_) => Err(Stop::HandBack),
+        }
+    }
+
+    /// Plans what is appended next, off the async threads and with the blobs that it needs.
+    async fn round(&mut self) -> Result<Planned, Stop> {
+        let mut beginning = Beginning {
+            base: Arc::clone(&self.base),
+            planner: self.planner.clone(),
+            definition: Arc::clone(&self.definition),
+            worker: self.shared.settings().worker.clone(),
+            claim: Claim(self.item.claim),
+            tried: self.tried.clone(),
+            blobs: HashMap::new(),
+            facts: self.facts.clone(),
+            env: Arc::clone(&self.shared.env),
+            now: self.shared.commands.clock().now(),
+            draining: self.signals.drain.is_cancelled(),
+        };
+        loop {
+            let planning = tokio::task::spawn_blocking(move || {
+                let end = plan(&beginning);
+                (beginning, end)
+            });
+            let (returned, end) = planning.await.map_err(|error| {
+                tracing::error!(execution = %self.item.execution_id, %error, "planning a round failed");
+                Stop::HandBack
+            })?;
+            beginning = returned;
+            match end {
+                RoundEnd::Planned(planned) => return Ok(*planned),
+                RoundEnd::NeedsBlobs(hashes) => {
+                    self.load_blobs(hashes, &mut beginning.blobs).await?
+                }
+                RoundEnd::StandDown(rejection) => return Err(self.stand_down(&rejection)),
+            }
+        }
+    }
+
+    async fn load_blobs(
+        &self,
+        hashes: Vec<String>,
+        blobs: &mut HashMap<String, Json>,
+    ) -> Result<(), Stop> {
+        for hash in hashes.into_iter().collect::<HashSet<_>>() {
+            let content = self.shared.commands.log().blob(&hash).await.map_err(|error| {
+                tracing::warn!(execution = %self.item.execution_id, %error, "a blob can't be read now");
+                Stop::HandBack
+            })?;
+            let value = content
+                .and_then(|content| String::from_utf8(content).ok())
+                .and_then(|text| Json::parse(&text).ok());
+            let Some(value) = value else {
+                tracing::error!(execution = %self.item.execution_id, %hash, "a blob that an event names is missing or no JSON");
+                return Err(Stop::HandBack);
+            };
+            blobs.insert(hash, value);
+        }
+        Ok(())
+    }
+
+    /// Appends a round and begins its effects. False when the state turned out to be another: plan again.
+    async fn append(&mut self, planned: Planned) -> Result<bool, Stop> {
+        for large in &planned.blobs {
+            if let Err(error) = self.shared.commands.log().put_blob(&large.0).await {
+                tracing::warn!(execution = %self.item.execution_id, %error, "a large value can't be stored now");
+                return self.again().await;
+            }
+        }
+        self.explain(&planned.report).await;
+        match self.shared.report(self.item.execution_id, planned.report).await {
+            Ok(state) => {
+                self.base = state;
+                self.planner = planned.planner;
+                self.tried.clear();
+                self.replans = 0;
+                for begin in planned.begin {
+                    self.begin(begin);
+                }
+                Ok(true)
+            }
+            Err(CommandError::Rejected(
+                rejection @ (ExecutionRejection::ClaimLost { .. }
+                | ExecutionRejection::Ended(_)
+                | ExecutionRejection::NotRequested),
+            )) => Err(self.stand_down(&rejection)),
+            Err(CommandError::Invalid { reason }) => {
+                tracing::error!(execution = %self.item.execution_id, %reason, "the log refuses what the run did");
+                Err(Stop::HandBack)
+            }
+            Err(error) if error.must_stand_down() => Err(Stop::HandBack),
+            Err(error) => {
+                tracing::debug!(execution = %self.item.execution_id, %error, "planning again");
+                self.again().await
+            }
+        }
+    }
+
+    /// Reads the run anew, because somebody else wrote it or the log was away.
+    async fn again(&mut self) -> Result<bool, Stop> {
+        self.replans += 1;
+        if self.replans > MAX_REPLANS {
+            return Err(Stop::HandBack);
+        }
+        if self.replans > 3 {
+            tokio::time::sleep(Duration::from_millis(u64::from(self.replans) * 20)).await;
+        }
+        let loaded = self.shared.commands.load::<Execution>(self.item.execution_id).await;
+        let state = match loaded {
+            Ok(loaded) => loaded.state,
+            Err(error @ LoadError::Unavailable(_)) => {
+                tracing::warn!(execution = %self.item.execution_id, %error, "waiting for the log");
+                tokio::time::sleep(REST).await;
+                return Ok(false);
+            }
+            Err(error) => return Err(hand_back(error)),
+        };
+        self.base = state;
+        self.planner = Planner::new(Arc::clone(&self.definition.plan));
+        self.begin_what_was_recorded();
+        Ok(false)
+    }
+
+    /// Effects whose start is recorded and that are not under way: the answer to their append was lost.
+    fn begin_what_was_recorded(&mut self) {
+        let waiting: HashSet<NodePath> =
+            self.tried.iter().map(|tried| tried.path.clone()).collect();
+        let known = |path: &NodePath| self.under_way.contains_key(path) || waiting.contains(path);
+        for (path, attempt) in unknown_to(&self.base, known) {
+            let error =
+                failure(ErrorKind::Transient, "the worker lost track of this try before it began");
+            self.tried.push(Tried { path, attempt, result: Err(error), duration_ms: 0 });
+        }
+    }
+
+    fn begin(&mut self, begin: Begin) {
+        let cancel = CancellationToken::new();
+        self.under_way.insert(begin.path.clone(), cancel.clone());
+        let of = Try {
+            equipment: Arc::clone(&self.shared.equipment),
+            workspace: self.item.workspace_id,
+            execution: self.item.execution_id,
+            path: begin.path,
+            attempt: begin.attempt,
+            lines: self.lines.clone(),
+            cancel,
+        };
+        self.effects.spawn(effect(of, begin.resolved, begin.timeout_ms));
+    }
+
+    /// Waits until there is something to plan for.
+    async fn wait(&mut self) -> Result<(), Stop> {
+        let is_draining = self.signals.drain.is_cancelled();
+        tokio::select! {
+            biased;
+            Some(ended) = self.effects.join_next(), if !self.effects.is_empty() => self.note(ended),
+            () = self.signals.heard.notified() => {
+                self.again().await?;
+                self.replans = 0;
+            }
+            () = self.signals.drain.cancelled(), if !is_draining => {}
+        }
+        while let Some(ended) = self.effects.try_join_next() {
+            self.note(ended);
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, ended: Result<Tried, tokio::task::JoinError>) {
+        match ended {
+            Ok(tried) => {
+                self.under_way.remove(&tried.path);
+                self.tried.push(tried);
+            }
+            // An effect's task never panics: perform's panics are caught where it runs.
+            Err(error) => {
+                tracing::error!(execution = %self.item.execution_id, %error, "an effect's task ended without an outcome")
+            }
+        }
+    }
+
+    /// Ends every effect that is under way. Their outcomes are of no use any more.
+    async fn abort(&mut self) {
+        for cancel in self.under_way.values() {
+            cancel.cancel();
+        }
+        let ended = async { while self.effects.join_next().await.is_some() {} };
+        if tokio::time::timeout(ABORT_PATIENCE, ended).await.is_err() {
+            self.effects.shutdown().await;
+        }
+        self.under_way.clear();
+        self.tried.clear();
+    }
+
+    /// Prints a line for each failure that is about to be recorded, so that whoever reads the log sees it in place.
+    async fn explain(&self, report: &Report) {
+        use ledgerline_domain::execution::{AfterFailure, Step};
+        for step in &report.steps {
+            let Step::Fail { path, attempt, error, then, .. } = step else { continue };
+            let (level, what) = match then {
+                AfterFailure::Retry { at } => (
+                    LogLevel::Warning,
+                    format!(
+                        "failed, next try at {}",
+                        at.to_rfc3339_opts(chrono::SecondsFormat::Secs, true)
+                    ),
+                ),
+                AfterFailure::Continue { .. } => {
+                    (LogLevel::Warning, "failed, and the run goes on without it".to_owned())
+                }
+                AfterFailure::Stop => (LogLevel::Error, "failed".to_owned()),
+            };
+            let fields = error.details.as_ref().map(Json::to_value);
+            self.lines
+                .print(
+                    level,
+                    path.as_str(),
+                    attempt.0,
+                    &format!("{what}: {}", error.message),
+                    fields,
+                )
+                .await;
+        }
+    }
+
+    fn stand_down(&self, rejection: &ExecutionRejection) -> Stop {
+        tracing::debug!(execution = %self.item.execution_id, %rejection, "standing down");
+        Stop::StandDown
+    }
+}
+
+/// One try from its beginning to its outcome, never longer than its time and never a panic.
+async fn effect(
+    of: Try,
+    resolved: ledgerline_domain::node::Resolved,
+    timeout_ms: Option<u64>,
+) -> Tried {
+    let begun = Instant::now();
+    let (path, attempt): (NodePath, Attempt) = (of.path.clone(), of.attempt);
+    let performed = std::panic::AssertUnwindSafe(perform(resolved, &of));
+    let performed = futures_util::FutureExt::catch_unwind(performed);
+    let result = match timeout_ms {
+        None => performed.await,
+        Some(limit) => match tokio::time::timeout(Duration::from_millis(limit), performed).await {
+            Ok(result) => result,
+            Err(_) => {
+                Ok(Err(failure(ErrorKind::Timeout, format!("it took longer than {limit} ms"))))
+            }
+        },
+    };
+    let result: Result<Json, NodeError> = match result {
+        Ok(result) => result.and_then(cleaned).map(|value| Json::from_value(&value)),
+        Err(_) => {
+            tracing::error!(execution = %of.execution, node = %path.as_str(), "a node's effect panicked");
+            Err(failure(
+                ErrorKind::Permanent,
+                "the node failed in a way it should not; the process's log has the place",
+            ))
+        }
+    };
+    let duration_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+    Tried { path, attempt, result, duration_ms }
+}
+
+fn hand_back(error: LoadError) -> Stop {
+    tracing::warn!(%error, "an execution can't be read now");
+    Stop::HandBack
+}
+
+impl Shared {
+    /// Appends what a worker did; the state after it.
+    pub(crate) async fn report(
+        &self,
+        execution: uuid::Uuid,
+        report: Report,
+    ) -> Result<Arc<Execution>, CommandError<ExecutionRejection>> {
+        let context = Context::new(Actor::system("worker"));
+        let command = ExecutionCommand::Report(report);
+        self.commands
+            .execute::<Execution>(Target::existing(execution), &command, &context)
+            .await
+            .map(|executed| executed.state)
+    }
+}

@@ -1,0 +1,217 @@
+//! The worker of a process: takes as many executions as it has room for, and shows that it lives.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use ledgerline_commands::Commands;
+use ledgerline_nats::{Delivery, LiveLogs, WorkSource};
+use ledgerline_store::Tail;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use uuid::Uuid;
+
+use crate::{
+    definitions::Definitions,
+    hear, lease,
+    log_lines::LogWriter,
+    nodes::Equipment,
+    outbound,
+    run::{Signals, run},
+    settings::WorkerSettings,
+};
+
+/// How long an item rests that is for a run which this worker still has under an older claim.
+const OVERLAP_REST: Duration = Duration::from_millis(200);
+
+/// Why a worker can't start.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// The HTTP client can't be made: the machine's TLS roots are unreadable.
+    #[error("failed to make the HTTP client for action.http")]
+    HttpClient(#[from] reqwest::Error),
+}
+
+/// What all runs of this process share.
+pub(crate) struct Shared {
+    pub(crate) commands: Commands,
+    pub(crate) definitions: Definitions,
+    pub(crate) equipment: Arc<Equipment>,
+    pub(crate) lines: LogWriter,
+    pub(crate) env: Arc<BTreeMap<String, String>>,
+    pub(crate) runs: Runs,
+}
+
+impl Shared {
+    pub(crate) fn settings(&self) -> &WorkerSettings {
+        &self.equipment.settings
+    }
+}
+
+/// The runs that this process has now, and how to tell each that its stream moved.
+#[derive(Default)]
+pub(crate) struct Runs(Mutex<HashMap<Uuid, Arc<Notify>>>);
+
+impl Runs {
+    fn enter(&self, execution: Uuid) -> Option<Arc<Notify>> {
+        let mut runs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if runs.contains_key(&execution) {
+            return None;
+        }
+        let heard = Arc::new(Notify::new());
+        runs.insert(execution, Arc::clone(&heard));
+        Some(heard)
+    }
+
+    fn leave(&self, execution: Uuid) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&execution);
+    }
+
+    pub(crate) fn tell(&self, execution: Uuid) {
+        if let Some(heard) = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&execution) {
+            heard.notify_one();
+        }
+    }
+}
+
+/// The worker of this process.
+pub struct Worker;
+
+impl Worker {
+    /// Starts it on the tracker. Cancelling `stop` drains it: nothing new is taken, running steps finish or are handed back within
+    /// [`WorkerSettings::drain`], the lease is given up, and log lines are written. Wait for the tracker to know that it is done.
+    ///
+    /// # Errors
+    /// [`WorkerError`].
+    pub fn start(
+        settings: WorkerSettings,
+        commands: Commands,
+        tail: Arc<Tail>,
+        source: WorkSource,
+        live: LiveLogs,
+        tracker: &TaskTracker,
+        stop: CancellationToken,
+    ) -> Result<(), WorkerError> {
+        let http = outbound::client(Arc::clone(&settings.reach))?;
+        let env = Arc::new(settings.env.clone());
+        let written = CancellationToken::new();
+        let shared = Arc::new(Shared {
+            definitions: Definitions::new(commands.clone()),
+            lines: LogWriter::start(
+                Arc::clone(commands.log()),
+                live,
+                commands.clock().clone(),
+                tracker,
+                written.clone(),
+            ),
+            equipment: Arc::new(Equipment { settings, http }),
+            env,
+            runs: Runs::default(),
+            commands,
+        });
+        tracker.spawn(work(shared, tail, source, stop, written));
+        Ok(())
+    }
+}
+
+async fn work(
+    shared: Arc<Shared>,
+    tail: Arc<Tail>,
+    source: WorkSource,
+    stop: CancellationToken,
+    written: CancellationToken,
+) {
+    let abandon = CancellationToken::new();
+    let over = CancellationToken::new();
+    let runs = TaskTracker::new();
+    let hearing = hear::listen(Arc::clone(&shared), tail, over.clone());
+    let living = lease::hold(Arc::clone(&shared), abandon.clone(), over.clone());
+    let working = async {
+        pull(&shared, &source, &runs, &stop, &abandon).await;
+        runs.close();
+        if tokio::time::timeout(shared.settings().drain, runs.wait()).await.is_err() {
+            tracing::warn!("steps that did not end in time are handed back");
+            abandon.cancel();
+            runs.wait().await;
+        }
+        over.cancel();
+    };
+    tokio::join!(hearing, living, working);
+    written.cancel();
+}
+
+/// Takes work until the process stops.
+async fn pull(
+    shared: &Arc<Shared>,
+    source: &WorkSource,
+    runs: &TaskTracker,
+    stop: &CancellationToken,
+    abandon: &CancellationToken,
+) {
+    let slots = Arc::new(Semaphore::new(shared.settings().slots.max(1)));
+    metrics::gauge!("ledgerline_worker_slots").set(slots.available_permits() as f64);
+    loop {
+        let first = tokio::select! {
+            permit = Arc::clone(&slots).acquire_owned() => permit,
+            () = stop.cancelled() => return,
+        };
+        let Ok(first) = first else { return };
+        let taken = tokio::select! {
+            taken = source.take(1 + slots.available_permits()) => taken,
+            () = stop.cancelled() => return,
+        };
+        let Some(deliveries) = taken else { return };
+        let mut permit = Some(first);
+        for delivery in deliveries {
+            let permit = match permit.take() {
+                Some(permit) => permit,
+                None => match Arc::clone(&slots).acquire_owned().await {
+                    Ok(permit) => permit,
+                    Err(_) => return,
+                },
+            };
+            take_on(shared, delivery, permit, runs, stop, abandon);
+        }
+        metrics::gauge!("ledgerline_worker_free_slots").set(slots.available_permits() as f64);
+    }
+}
+
+fn take_on(
+    shared: &Arc<Shared>,
+    delivery: Delivery,
+    permit: OwnedSemaphorePermit,
+    runs: &TaskTracker,
+    stop: &CancellationToken,
+    abandon: &CancellationToken,
+) {
+    let execution = delivery.item().execution_id;
+    let Some(heard) = shared.runs.enter(execution) else {
+        runs.spawn(async move {
+            delivery.nak(OVERLAP_REST).await;
+            drop(permit);
+        });
+        return;
+    };
+    let signals = Signals { heard, drain: stop.clone(), abandon: abandon.child_token() };
+    let shared = Arc::clone(shared);
+    runs.spawn(async move {
+        let leaving = Leaving { shared: Arc::clone(&shared), execution };
+        run(shared, delivery, signals).await;
+        drop(leaving);
+        drop(permit);
+    });
+}
+
+/// Takes a run off the list however its task ends.
+struct Leaving {
+    shared: Arc<Shared>,
+    execution: Uuid,
+}
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        self.shared.runs.leave(self.execution);
+    }
+}
