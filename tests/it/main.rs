@@ -1,1 +1,9 @@
-fn main() {}
+//! The one integration binary: real Postgres and NATS, one file for each arrow of the data flow.
+
+mod gateway;
+mod relay;
+mod work;
+mod support {
+    pub(crate) mod services;
+    pub(crate) mod streams;
+}
