@@ -320,3 +320,121 @@ impl KeyRing {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use sqlx::postgres::PgPoolOptions;
+
+    use super::*;
+
+    struct Signer {
+        ring: KeyRing,
+        public: Vec<u8>,
+        private: EncodingKey,
+        now: DateTime<Utc>,
+    }
+
+    /// A ring with one key in memory. The pool is never connected: the keys were just read, so nothing reads them again.
+    fn signer(kid: &str) -> Signer {
+        let now: DateTime<Utc> = "2026-11-21T12:00:00Z".parse().unwrap();
+        let pair = Ed25519KeyPair::generate().unwrap();
+        let private = EncodingKey::from_ed_der(pair.to_pkcs8().unwrap().as_ref());
+        let public = pair.public_key().as_ref().to_vec();
+        let verifying = DecodingKey::from_ed_components(&URL_SAFE_NO_PAD.encode(&public)).unwrap();
+        let keys = Keys {
+            read_at: now,
+            signing: Some(SigningKey {
+                kid: kid.to_owned(),
+                created_at: now,
+                key: private.clone(),
+            }),
+            verifying: HashMap::from([(kid.to_owned(), verifying)]),
+            public: Vec::new(),
+        };
+        let ring = KeyRing {
+            pool: PgPoolOptions::new().connect_lazy("postgres://nobody@127.0.0.1:1/none").unwrap(),
+            master: MasterKey::new([1; 32]),
+            issuer: "https://ledgerline.example".to_owned(),
+            lifetime: TimeDelta::days(30),
+            token_ttl: TimeDelta::minutes(15),
+            keys: RwLock::new(Arc::new(keys)),
+        };
+        Signer { ring, public, private, now }
+    }
+
+    impl Signer {
+        fn token(&self) -> String {
+            let user = UserId(Uuid::now_v7());
+            self.ring.sign(user, SessionId(Uuid::now_v7()), "a@b.co", self.now).unwrap()
+        }
+
+        fn claims(&self) -> Claims {
+            let dangerous = jsonwebtoken::dangerous::insecure_decode::<Claims>(self.token());
+            dangerous.unwrap().claims
+        }
+
+        async fn refused(&self, token: &str) -> TokenRefused {
+            self.ring.verify(token, self.now).await.unwrap_err()
+        }
+    }
+
+    fn header(algorithm: Algorithm, kid: Option<&str>) -> Header {
+        let mut header = Header::new(algorithm);
+        header.kid = kid.map(str::to_owned);
+        header
+    }
+
+    #[tokio::test]
+    async fn what_was_signed_is_what_is_read_until_it_expires() {
+        let signer = signer("k1");
+        let token = signer.token();
+        let claims = signer.ring.verify(&token, signer.now).await.unwrap();
+        assert_eq!((claims.exp - claims.iat, claims.r#type.as_str()), (900, "access"));
+        let end = signer.now + TimeDelta::minutes(15);
+        assert!(signer.ring.verify(&token, end - TimeDelta::seconds(1)).await.is_ok());
+        assert_eq!(signer.ring.verify(&token, end).await, Err(TokenRefused::Expired));
+        let early = signer.now - TimeDelta::minutes(5);
+        assert_eq!(signer.ring.verify(&token, early).await, Err(TokenRefused::Invalid));
+    }
+
+    #[tokio::test]
+    async fn the_public_key_is_no_secret_of_another_algorithm() {
+        let signer = signer("k1");
+        for algorithm in [Algorithm::HS256, Algorithm::HS384, Algorithm::HS512] {
+            let header = header(algorithm, Some("k1"));
+            let secret = EncodingKey::from_secret(&signer.public);
+            let forged = jsonwebtoken::encode(&header, &signer.claims(), &secret).unwrap();
+            assert_eq!(signer.refused(&forged).await, TokenRefused::Invalid);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_key_counts_under_its_own_name_only() {
+        let (ours, theirs) = (signer("k1"), signer("k2"));
+        let sign = |kid: Option<&str>, key: &EncodingKey| {
+            jsonwebtoken::encode(&header(Algorithm::EdDSA, kid), &ours.claims(), key).unwrap()
+        };
+        assert_eq!(ours.refused(&sign(Some("k1"), &theirs.private)).await, TokenRefused::Invalid);
+        assert_eq!(ours.refused(&sign(Some("k2"), &ours.private)).await, TokenRefused::UnknownKey);
+        assert_eq!(ours.refused(&sign(None, &ours.private)).await, TokenRefused::Invalid);
+        assert_eq!(ours.refused(&theirs.token()).await, TokenRefused::UnknownKey);
+        assert!(ours.ring.verify(&sign(Some("k1"), &ours.private), ours.now).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn tokens_for_others_by_others_or_of_another_kind_are_refused() {
+        let signer = signer("k1");
+        let changes: [fn(&mut Claims); 3] = [
+            |claims| claims.aud = "another-api".to_owned(),
+            |claims| claims.iss = "https://another.example".to_owned(),
+            |claims| claims.r#type = "refresh".to_owned(),
+        ];
+        for change in changes {
+            let mut claims = signer.claims();
+            change(&mut claims);
+            let header = header(Algorithm::EdDSA, Some("k1"));
+            let token = jsonwebtoken::encode(&header, &claims, &signer.private).unwrap();
+            assert_eq!(signer.refused(&token).await, TokenRefused::Invalid);
+        }
+    }
+}
