@@ -11,18 +11,30 @@
 //! **Who was lost.** A worker without a live lease has lost its claims, and each is handed out again under the next one. A claim that
 //! nobody took for [`DispatchSettings::untaken_grace`] though a slot is free was lost on the way, and is handed out again too.
 
-use std::{collections::HashSet, convert::Infallible, future::pending, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    convert::Infallible,
+    future::pending,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use chrono::TimeDelta;
 use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use ledgerline_domain::{
-    dispatch::{Dispatch, DispatchDecision},
+    dispatch::{Dispatch, DispatchDecision, Why},
     event::{AnyEvent, DomainEvent as _, Recorded},
     execution::{Claim, ExecutionCommand, ExecutionEvent},
     id::ExecutionId,
 };
 use ledgerline_store::{Fence, Position, Tail};
-use tokio::time::{Instant, sleep_until};
+use tokio::{
+    sync::{Mutex, mpsc, oneshot},
+    time::{Instant, sleep_until, timeout},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -40,6 +52,12 @@ pub const CLAIMS_PER_FREE_SLOT: usize = 2;
 
 /// How many commands are under way at once: enough that each flush of the log is full.
 const IN_FLIGHT: usize = 512;
+
+/// How many questions about the lines may wait.
+const QUESTIONS: usize = 64;
+
+/// How long somebody who asks about the lines is kept waiting.
+const LONGEST_ANSWER: Duration = Duration::from_millis(500);
 
 /// The checkpoint moves at most this often.
 const SETTLE_EVERY: Duration = Duration::from_millis(500);
@@ -60,6 +78,30 @@ pub struct Dispatcher {
     commands: Commands,
     tail: Arc<Tail>,
     settings: DispatchSettings,
+    lines: Lines,
+    questions: Mutex<mpsc::Receiver<Question>>,
+}
+
+type Question = (ExecutionId, oneshot::Sender<Option<Why>>);
+
+/// Answers what an execution waits for, as dispatch sees it: which limit, who holds its slots, its place in line.
+#[derive(Clone)]
+pub struct Lines {
+    questions: mpsc::Sender<Question>,
+    leads: Arc<AtomicBool>,
+}
+
+impl Lines {
+    /// What an execution waits for. `None` when it isn't open, or when another process leads: the execution's own state
+    /// ([`ledgerline_domain::execution::Execution::waits_for`]) then says as much as can be said here.
+    pub async fn why(&self, execution_id: ExecutionId) -> Option<Why> {
+        if !self.leads.load(Ordering::Acquire) {
+            return None;
+        }
+        let (answer, answered) = oneshot::channel();
+        self.questions.try_send((execution_id, answer)).ok()?;
+        timeout(LONGEST_ANSWER, answered).await.ok()?.ok()?
+    }
 }
 
 impl Fold for Dispatch {
@@ -87,7 +129,15 @@ impl Dispatcher {
     /// Dispatch over these commands and the process's tail.
     #[must_use]
     pub fn new(commands: Commands, tail: Arc<Tail>, settings: DispatchSettings) -> Self {
-        Self { commands, tail, settings }
+        let (asking, asked) = mpsc::channel(QUESTIONS);
+        let lines = Lines { questions: asking, leads: Arc::default() };
+        Self { commands, tail, settings, lines, questions: Mutex::new(asked) }
+    }
+
+    /// A way to ask about the lines while this process leads.
+    #[must_use]
+    pub fn lines(&self) -> Lines {
+        self.lines.clone()
     }
 
     /// Leads whenever it can, until it is stopped.
@@ -106,9 +156,12 @@ impl Dispatcher {
     ) -> Result<Infallible, TermEnd> {
         let restore = self.restore(term.position());
         let follower = term.during(stop, restore).await??;
+        let mut questions = self.questions.lock().await;
+        self.lines.leads.store(true, Ordering::Release);
         let mut desk = Desk {
             dispatcher: self,
             follower,
+            questions: &mut questions,
             in_flight: FuturesUnordered::new(),
             busy: HashSet::new(),
             unseen: HashSet::new(),
@@ -124,6 +177,10 @@ impl Dispatcher {
                     }
                 }
                 Woken::Answered(execution_id, answer) => desk.answered(execution_id, answer?),
+                Woken::Asked(execution_id, asks) => {
+                    // Whoever asked may have gone away.
+                    let _gone = asks.send(desk.follower.fold.why(execution_id));
+                }
                 Woken::Look => term.during(stop, desk.look(term.fence())).await?,
                 Woken::Settle => desk.settle(term).await?,
             }
@@ -150,7 +207,9 @@ impl Lead for Dispatcher {
     const READER: &'static str = READER;
 
     async fn lead(&self, term: &mut Term, stop: &CancellationToken) -> TermEnd {
-        match self.serve(term, stop).await {
+        let ended = self.serve(term, stop).await;
+        self.lines.leads.store(false, Ordering::Release);
+        match ended {
             Ok(never) => match never {},
             Err(ended) => ended,
         }
@@ -161,6 +220,7 @@ impl Lead for Dispatcher {
 struct Desk<'a> {
     dispatcher: &'a Dispatcher,
     follower: Follower<Dispatch>,
+    questions: &'a mut mpsc::Receiver<Question>,
     in_flight: FuturesUnordered<BoxFuture<'static, (ExecutionId, Result<Answer, TermEnd>)>>,
     /// The executions that a command is under way to.
     busy: HashSet<ExecutionId>,
@@ -176,6 +236,7 @@ struct Desk<'a> {
 enum Woken {
     Events(Result<Vec<Recorded<AnyEvent>>, TermEnd>),
     Answered(ExecutionId, Result<Answer, TermEnd>),
+    Asked(ExecutionId, oneshot::Sender<Option<Why>>),
     Look,
     Settle,
 }
@@ -194,6 +255,7 @@ impl Desk<'_> {
             biased;
             () = sleep_until(self.look_at) => Woken::Look,
             () = sleep_until(self.settle_at) => Woken::Settle,
+            Some((execution_id, asks)) = self.questions.recv() => Woken::Asked(execution_id, asks),
             (execution_id, answer) = answered => Woken::Answered(execution_id, answer),
             events = self.follower.next() => Woken::Events(events),
         }
@@ -224,11 +286,14 @@ impl Desk<'_> {
 
     /// Hands out what the free slots allow.
     fn hand_out(&mut self, term: &Term) {
+        if self.busy.len() >= IN_FLIGHT {
+            return;
+        }
         let fold = &mut self.follower.fold;
         let free = self.slots.saturating_sub(fold.running_len());
         let room = CLAIMS_PER_FREE_SLOT * free;
         let room = room.saturating_sub(fold.untaken_len() + self.unseen.len());
-        let room = room.min(IN_FLIGHT.saturating_sub(self.busy.len()));
+        let room = room.min(IN_FLIGHT - self.busy.len());
         for decision in fold.decisions(room) {
             let (execution_id, command) = match decision {
                 DispatchDecision::Queue { execution, limit } => {

@@ -3,8 +3,8 @@
 use std::any::Any;
 
 use ledgerline_domain::{
-    event::DomainEvent,
-    execution::{Attempt, ExecutionEvent, NodePath, TimerKind},
+    Aggregate,
+    execution::{Attempt, Execution, ExecutionEvent, NodePath, TimerKind},
 };
 use ledgerline_store::{DueKey, DueTime, StreamId};
 
@@ -72,16 +72,34 @@ pub fn due_of(stream: StreamId, event: &ExecutionEvent) -> Option<DueChange> {
         ExecutionEvent::ExecutionCompleted(_)
         | ExecutionEvent::ExecutionFailed(_)
         | ExecutionEvent::ExecutionCancelled(_) => Some(DueChange::Done(timeout_key(stream))),
-        _ => None,
+        ExecutionEvent::ExecutionRequested(_)
+        | ExecutionEvent::ExecutionQueued(_)
+        | ExecutionEvent::ExecutionDispatched(_)
+        | ExecutionEvent::ExecutionStarted(_)
+        | ExecutionEvent::ExecutionResumed(_)
+        | ExecutionEvent::NodeStarted(_)
+        | ExecutionEvent::NodeCompleted(_)
+        | ExecutionEvent::NodeFailed(_)
+        | ExecutionEvent::NodeSkipped(_)
+        | ExecutionEvent::VariableSet(_)
+        | ExecutionEvent::ExecutionWaiting(_)
+        | ExecutionEvent::ExecutionPaused(_)
+        | ExecutionEvent::ExecutionUnpaused(_)
+        | ExecutionEvent::CancelRequested(_) => None,
     }
 }
 
-/// What the events of one command on one stream leave to set and to remove. Only executions wait for times.
-pub(crate) fn due_changes<E: DomainEvent>(
+/// What the events of one command on one stream leave to set and to remove, given the state after them. Only executions wait for times.
+pub(crate) fn due_changes<A: Aggregate>(
     stream: StreamId,
-    events: &[E],
+    state: &A,
+    events: &[A::Event],
 ) -> (Vec<DueTime>, Vec<DueKey>) {
     let (mut due, mut done) = (Vec::new(), Vec::new());
+    let Some(execution) = (state as &dyn Any).downcast_ref::<Execution>() else {
+        return (due, done);
+    };
+    let times_out = execution.run().is_some_and(|run| run.request.timeout_at.is_some());
     let events = events.iter().filter_map(|event| (event as &dyn Any).downcast_ref());
     for change in events.filter_map(|event| due_of(stream, event)) {
         match change {
@@ -89,6 +107,8 @@ pub(crate) fn due_changes<E: DomainEvent>(
                 done.retain(|key| *key != time.due);
                 due.push(time);
             }
+            // Most runs have no timeout, and each would pay for looking.
+            DueChange::Done(key) if !times_out && key == timeout_key(stream) => {}
             DueChange::Done(key) => {
                 due.retain(|time: &DueTime| time.due != key);
                 done.push(key);

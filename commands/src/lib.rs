@@ -28,7 +28,7 @@ mod turns;
 
 pub use clock::Clock;
 pub use context::{Context, EventIds, Target};
-pub use dispatch::{DispatchSettings, Dispatcher};
+pub use dispatch::{DispatchSettings, Dispatcher, Lines};
 pub use error::{CommandError, LoadError};
 pub use execute::{Commands, Executed, Settings, Transacted};
 pub use lead::{Leading, StandDown};

@@ -200,7 +200,7 @@ impl Scope {
         let version = StreamVersion(base.version.0.saturating_add(written));
         let state = Arc::unwrap_or_clone(base.state);
         let state = Arc::new(events.iter().fold(state, A::evolve));
-        let (due, due_done) = due_changes(stream, &events);
+        let (due, due_done) = due_changes::<A>(stream, &state, &events);
         let drafts = events.iter().map(|event| DraftEvent {
             r#type: event.type_name(),
             schema_version: event.schema_version(),

@@ -10,7 +10,6 @@ use ledgerline_domain::{
         RequestExecution, TriggerType, rerun_of, retry_of,
     },
     expression::ExpressionError,
-    graph::Graph,
     id::{ExecutionId, WorkflowId},
     json::Json,
     workflow::{StartPlan, Workflow, WorkflowCommand, WorkflowRejection, WorkflowVersion},
@@ -56,14 +55,12 @@ pub struct Rerun {
 }
 
 /// A run is wanted to go on where another one failed.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retry {
     /// The id that the new execution will have.
     pub execution_id: ExecutionId,
     /// The one that failed or was cancelled.
     pub of: ExecutionId,
-    /// The plan of a graph, as workers run it.
-    pub plan: fn(&Graph) -> Plan,
 }
 
 /// Why a run is refused.
@@ -151,7 +148,7 @@ pub async fn retry(scope: &Scope, retry: &Retry) -> Request {
     let asked = &origin.run().ok_or_else(|| rejected(ExecutionRejection::NotRequested))?.request;
     let version = asked.workflow_version;
     let plan = plan_of(scope, asked.workflow_id, |workflow| workflow.version_plan(version)).await?;
-    let nodes = (retry.plan)(&plan.graph);
+    let nodes = Plan::of(&plan.graph);
     let mut request = retry_of(retry.of, &origin, &nodes, plan.timeout_ms).map_err(rejected)?;
     settle(&mut request, &plan).await?;
     let mut blobs: Vec<Json> = Vec::new();
@@ -222,3 +219,6 @@ fn command(execution_id: ExecutionId, request: RequestExecution) -> (Target, Exe
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
+
+#[cfg(test)]
+mod tests;

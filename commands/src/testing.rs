@@ -25,8 +25,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
 use crate::{
-    Clock, Commands, Context, DispatchSettings, Dispatcher, Leading, Policies, Scope, Settings,
-    Target, Timers,
+    Clock, CommandError, Commands, Context, DispatchSettings, Dispatcher, Executed, Leading, Lines,
+    Policies, Scope, Settings, Target, Timers,
     record::recorded,
     start,
     start::{Start, StartRejection},
@@ -91,7 +91,7 @@ impl World {
     pub(crate) async fn until(&self, holds: impl Fn(&Self) -> bool) {
         let waiting = async {
             while !holds(self) {
-                sleep(Duration::from_millis(5)).await;
+                sleep(Duration::from_millis(25)).await;
             }
         };
         if timeout(Duration::from_secs(60), waiting).await.is_err() {
@@ -100,12 +100,20 @@ impl World {
         }
     }
 
+    /// A workflow with this limit and no more settings.
     pub(crate) async fn workflow(&self, limit: Option<u32>) -> WorkflowId {
+        self.workflow_with(json!({"concurrency": {"limit": limit}})).await
+    }
+
+    pub(crate) async fn workflow_with(&self, settings: serde_json::Value) -> WorkflowId {
         let workflow_id = WorkflowId(Uuid::now_v7());
         let definition = json!({
-            "nodes": [{"id": "one", "type": "logic.transform", "name": "One", "config": {"expression": "1"}}],
-            "connections": [],
-            "settings": {"concurrency": {"limit": limit}},
+            "nodes": [
+                {"id": "one", "type": "logic.transform", "name": "One", "config": {"expression": "1"}},
+                {"id": "two", "type": "logic.transform", "name": "Two", "config": {"expression": "2"}},
+            ],
+            "connections": [{"from": "one", "to": "two"}],
+            "settings": settings,
         });
         let draft = NewDraft {
             name: "Test".into(),
@@ -130,6 +138,12 @@ impl World {
     }
 }
 
+/// A new run of a workflow, started by hand.
+pub(crate) fn wanted(workflow_id: WorkflowId, input: Json) -> Start {
+    let execution_id = ExecutionId(Uuid::now_v7());
+    Start { execution_id, workflow_id, trigger_type: TriggerType::Manual, input, depth: 0 }
+}
+
 pub(crate) fn context() -> Context {
     Context::new(Actor::system("test"))
 }
@@ -143,7 +157,7 @@ impl Process {
         self.aborts.push(self.tracker.spawn(work).abort_handle());
     }
 
-    pub(crate) fn dispatch(&mut self) {
+    pub(crate) fn dispatch(&mut self) -> Lines {
         let settings = DispatchSettings {
             leading: self.leading(),
             look_every: Duration::from_millis(100),
@@ -151,7 +165,9 @@ impl Process {
         };
         let (commands, tail) = (self.commands.clone(), Arc::clone(&self.tail));
         let (dispatcher, stop) = (Dispatcher::new(commands, tail, settings), self.stop.clone());
+        let lines = dispatcher.lines();
         self.spawn(async move { dispatcher.run(stop).await.unwrap() });
+        lines
     }
 
     pub(crate) fn policies(&mut self) {
@@ -202,20 +218,17 @@ impl Process {
     }
 
     pub(crate) async fn start(&self, workflow_id: WorkflowId) -> ExecutionId {
-        let execution_id = ExecutionId(Uuid::now_v7());
-        let wanted = &Start {
-            execution_id,
-            workflow_id,
-            trigger_type: TriggerType::Manual,
-            input: Json::null(),
-            depth: 0,
-        };
+        let wanted = wanted(workflow_id, Json::null());
+        self.try_start(&wanted).await.unwrap();
+        wanted.execution_id
+    }
+
+    pub(crate) async fn try_start(
+        &self,
+        wanted: &Start,
+    ) -> Result<Executed<Execution>, CommandError<StartRejection>> {
         let plan = |scope: Scope| async move { start::start(&scope, wanted).await };
-        self.commands
-            .execute_with::<Execution, StartRejection, _, _>(&context(), plan)
-            .await
-            .unwrap();
-        execution_id
+        self.commands.execute_with(&context(), plan).await
     }
 
     pub(crate) async fn tell(&self, id: ExecutionId, command: ExecutionCommand) {

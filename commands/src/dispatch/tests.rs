@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use ledgerline_domain::execution::{Claim, ExecutionEvent};
+use ledgerline_domain::{
+    dispatch::Why,
+    execution::{Claim, ExecutionEvent},
+};
 use ledgerline_store::EventLog as _;
 use tokio::time::sleep;
 
@@ -151,4 +154,23 @@ async fn a_claim_that_got_lost_on_the_way_is_handed_out_again() {
     // Without a free slot it would only wait, and its claim stays.
     let waited = world.clock.now() - world.history()[0].recorded_at;
     assert!(waited.num_seconds() >= 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_in_line_says_what_it_waits_for() {
+    let world = World::new();
+    let workflow = world.workflow(Some(1)).await;
+    let mut process = world.process("one");
+    let lines = process.dispatch();
+    process.worker(8, None);
+    let ids = [process.start(workflow).await, process.start(workflow).await];
+    let started = |event: &ExecutionEvent| matches!(event, ExecutionEvent::ExecutionStarted(_));
+    world.until(|world| world.count(started) == 1).await;
+    let Some(Why::InLine { limit, place, holders, .. }) = lines.why(ids[1]).await else {
+        panic!("it isn't in line")
+    };
+    assert_eq!((limit.limit, place, holders), (1, 1, vec![ids[0]]));
+    assert!(matches!(lines.why(ids[0]).await, Some(Why::Running { .. })));
+    let mut rival = world.process("rival");
+    assert_eq!(rival.dispatch().why(ids[1]).await, None, "another process leads");
 }

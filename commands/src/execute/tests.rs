@@ -19,6 +19,7 @@ use ledgerline_store::{
     simulated::SimulatedLog,
 };
 use serde::{Deserialize, Serialize};
+use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use crate::{
@@ -158,9 +159,10 @@ async fn concurrent_commands_on_one_stream_all_land_one_after_another() {
     let log = log();
     let (one, other) = (process(&log), process(&log));
     let target = purse();
+    let tracker = TaskTracker::new();
     let commands = (0..200).map(|n| {
         let commands = if n % 2 == 0 { one.clone() } else { other.clone() };
-        tokio::spawn(async move { put_in(&commands, target, 1).await })
+        tracker.spawn(async move { put_in(&commands, target, 1).await })
     });
     for done in futures_util::future::join_all(commands).await {
         done.unwrap();
@@ -177,9 +179,10 @@ async fn a_rule_holds_against_commands_of_other_processes() {
     let (one, other) = (process(&log), process(&log));
     let target = purse();
     put_in(&one, target, 10).await;
+    let tracker = TaskTracker::new();
     let commands = (0..40).map(|n| {
         let commands = if n % 2 == 0 { one.clone() } else { other.clone() };
-        tokio::spawn(async move {
+        tracker.spawn(async move {
             commands.execute::<Purse>(target, &PurseCommand::TakeOut(1), &context()).await
         })
     });

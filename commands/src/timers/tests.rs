@@ -75,6 +75,25 @@ async fn a_time_that_nobody_waits_for_goes_without_an_event() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_run_times_out_and_one_that_ends_before_leaves_no_row() {
+    let world = World::new();
+    let settings = serde_json::json!({"concurrency": {"limit": null}, "timeout_ms": 3_000});
+    let workflow = world.workflow_with(settings).await;
+    let mut process = world.process("one");
+    let (slow, quick) = (process.start(workflow).await, process.start(workflow).await);
+    process.report(slow, Vec::new()).await;
+    process.tell(quick, ExecutionCommand::Cancel { reason: CancelReason::StoppedByUser }).await;
+    let due = world.log.due(world.clock.now() + TimeDelta::days(1), 10).await.unwrap();
+    assert_eq!(due.iter().map(|due| due.due.stream.0).collect::<Vec<_>>(), [slow.0]);
+    process.timers();
+    world.until(|world| fired(world) == 1).await;
+    assert_eq!(world.count(|event| matches!(event, ExecutionEvent::ExecutionFailed(_))), 1);
+    let late = world.clock.now() - due[0].due_at;
+    assert!(late >= TimeDelta::zero() && late < TimeDelta::seconds(1), "{late}");
+    assert_eq!(world.log.next_due().await.unwrap(), None);
+}
+
+#[tokio::test(start_paused = true)]
 async fn another_process_fires_what_a_dead_one_left() {
     let world = World::new();
     let workflow = world.workflow(None).await;
