@@ -277,8 +277,8 @@ pub struct ConfigArgs {
     /// The first part of every subject.
     #[arg(long, env = "LEDGERLINE_NATS_PREFIX")]
     pub nats_prefix: Option<String>,
-    /// 32 bytes in base64, under which keys and secrets are sealed. Only as a variable: a flag would show in the process list.
-    #[arg(skip)]
+    /// 32 bytes in base64, under which keys and secrets are sealed. Set the variable or a file: a flag shows in the process list.
+    #[arg(long, env = "LEDGERLINE_MASTER_KEY", hide = true, hide_env_values = true)]
     pub master_key: Option<SecretString>,
     /// A file that holds the master key.
     #[arg(long, env = "LEDGERLINE_MASTER_KEY_FILE", value_name = "FILE")]
@@ -352,6 +352,11 @@ impl Config {
                 *target = value;
             }
         }
+        fn set_secret(target: &mut Option<SecretString>, value: Option<SecretString>) {
+            if value.is_some() {
+                *target = value;
+            }
+        }
         set(&mut self.roles, args.roles);
         set(&mut self.http.listen, args.listen);
         set(&mut self.http.public_url, args.public_url);
@@ -363,12 +368,12 @@ impl Config {
         set(&mut self.telemetry.log_filter, args.log_filter);
         set(&mut self.embedded.data_dir, args.data_dir);
         self.embedded.enabled |= args.embedded;
-        self.database.url = args.database_url.or(self.database.url.take());
-        self.nats.url = args.nats_url.or(self.nats.url.take());
+        set_secret(&mut self.database.url, args.database_url);
+        set_secret(&mut self.nats.url, args.nats_url);
         if let Some(path) = &args.master_key_file {
             self.auth.master_key = Some(read(path)?.trim().to_owned().into());
         }
-        self.auth.master_key = args.master_key.or(self.auth.master_key.take());
+        set_secret(&mut self.auth.master_key, args.master_key);
         Ok(())
     }
 
@@ -501,6 +506,16 @@ mod tests {
         .unwrap_err();
         let ConfigError::Invalid(wrong) = error else { panic!("{error}") };
         assert_eq!(wrong.len(), 4, "{wrong:?}");
+    }
+
+    #[test]
+    fn the_master_key_may_be_given_by_itself_or_in_a_file() {
+        let database = ["--database-url", "postgres://db/x"];
+        let given = load("", &[&database[..], &["--master-key", KEY]].concat()).unwrap();
+        assert!(given.auth.master_key.is_some_and(|key| decode_key(&key).is_some()));
+        assert!(matches!(load("", &database), Err(ConfigError::Invalid(_))));
+        let missing = load("", &["--master-key-file", "/nowhere/master.key"]);
+        assert!(matches!(missing, Err(ConfigError::Unreadable { .. })));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
+use ledgerline_commands::error::{CommandError, LoadError};
 use ledgerline_store::{AppendError, StoreError};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -407,6 +408,60 @@ impl From<StoreError> for Problem {
             StoreError::Unavailable(_) => Self::away("the database", &error),
             StoreError::Corrupt { .. } => Self::internal(&error),
         }
+    }
+}
+
+impl From<LoadError> for Problem {
+    fn from(error: LoadError) -> Self {
+        match &error {
+            // The id is that of another kind of thing, so there is none of this kind.
+            LoadError::WrongCategory { category, .. } => Self::not_found(category),
+            LoadError::UnknownEvent { .. } => Self::away("a build that is new enough", &error),
+            LoadError::Corrupt { .. } => Self::internal(&error),
+            LoadError::DiskFull => Self::away("room on the database's disk", &error),
+            LoadError::Unavailable(_) => Self::away("the database", &error),
+        }
+    }
+}
+
+impl Problem {
+    /// Why a command was not applied. How a refusal of the domain is answered is the caller's to say: `refused` for a rule (409),
+    /// `denied` for what the caller may not do (403) or not even know (404).
+    pub fn of_command<R>(
+        error: CommandError<R>,
+        refused: impl FnOnce(R) -> Self,
+        denied: impl FnOnce(R) -> Self,
+    ) -> Self {
+        let append = match error {
+            CommandError::Rejected(rejection) => return refused(rejection),
+            CommandError::Denied(denial) => return denied(denial),
+            CommandError::VersionMismatch { current } => {
+                return Self::new(
+                    ProblemKind::StaleVersion,
+                    format!("it is at version {current}, and If-Match names another"),
+                );
+            }
+            CommandError::PlanMoved { current } => {
+                return Self::new(
+                    ProblemKind::PlanChanged,
+                    format!("the plan is now {current}, and If-Plan names another"),
+                );
+            }
+            CommandError::ReadMoved { .. } | CommandError::Conflict => {
+                return Self::new(
+                    ProblemKind::ConcurrentChange,
+                    "others changed the same thing while this was decided; read it again and repeat",
+                );
+            }
+            CommandError::Load(error) => return error.into(),
+            CommandError::Fenced { reader } => AppendError::Fenced { reader },
+            CommandError::KeyReused => AppendError::KeyReused,
+            CommandError::Invalid { reason } => AppendError::Invalid { reason },
+            CommandError::Overloaded => AppendError::Overloaded,
+            CommandError::DiskFull => AppendError::DiskFull,
+            CommandError::Unavailable(source) => AppendError::Unavailable(source),
+        };
+        append.into()
     }
 }
 

@@ -100,7 +100,6 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
 }
 
 /// All routes with their layers.
-#[must_use]
 pub fn router(state: &AppState) -> Router {
     let routes = all().0.fallback(no_such_path).method_not_allowed_fallback(no_such_method);
     with_layers(routes, state)

@@ -1,12 +1,23 @@
 //! Sealing of secrets at rest: AES-256-GCM under keys that are derived from the deployment's master key, one for each purpose.
 
-use std::sync::Arc;
+use std::{
+    fs,
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+    sync::Arc,
+};
 
 use aws_lc_rs::{
     aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey},
     hkdf::{HKDF_SHA256, Salt},
 };
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use secrecy::{ExposeSecret, SecretBox, SecretString};
+use uuid::Uuid;
+
+/// The file of an embedded deployment's master key, in its data folder.
+const KEY_FILE: &str = "master.key";
 
 /// What a sealed value is for. A value sealed for one purpose does not open for another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +71,22 @@ impl MasterKey {
         crate::config::decode_key(key).map(Self::new)
     }
 
+    /// The key that an embedded deployment keeps in its data folder, made when there is none. Only its owner can read the file.
+    ///
+    /// # Errors
+    /// When the file cannot be read or written, or does not hold a key.
+    pub fn kept_in(folder: &Path) -> io::Result<Self> {
+        let path = folder.join(KEY_FILE);
+        let text = match fs::read_to_string(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => make_key_file(&path)?,
+            read => read?,
+        };
+        Self::from_config(&SecretString::from(text)).ok_or_else(|| {
+            let text = format!("{} does not hold 32 bytes in base64", path.display());
+            io::Error::new(io::ErrorKind::InvalidData, text)
+        })
+    }
+
     /// Seals a value: nonce, ciphertext and tag in one. `name` is bound to it, so that two rows cannot be swapped.
     ///
     /// # Errors
@@ -104,9 +131,41 @@ impl MasterKey {
     }
 }
 
+/// Writes a new key beside its place and moves it there, so that a crash never leaves half a key. Of two processes that do so at
+/// once the first one wins, and both read what it wrote.
+fn make_key_file(path: &Path) -> io::Result<String> {
+    let key = STANDARD.encode(rand::random::<[u8; 32]>());
+    let draft = path.with_extension(format!("{}.new", Uuid::now_v7().simple()));
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
+    file.write_all(key.as_bytes())?;
+    file.sync_all()?;
+    let linked = fs::hard_link(&draft, path);
+    fs::remove_file(&draft)?;
+    match linked {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => fs::read_to_string(path),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_embedded_deployment_keeps_its_key() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let sealed = MasterKey::kept_in(folder.path())
+            .unwrap()
+            .seal(SealPurpose::Secret, "s", b"plain")
+            .unwrap();
+        let again = MasterKey::kept_in(folder.path()).unwrap();
+        assert_eq!(again.open(SealPurpose::Secret, "s", &sealed).unwrap(), b"plain");
+        let file = folder.path().join(KEY_FILE);
+        assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+        std::fs::write(&file, "no key").unwrap();
+        assert!(MasterKey::kept_in(folder.path()).is_err());
+    }
 
     #[test]
     fn opens_only_under_the_same_key_purpose_and_name() {
