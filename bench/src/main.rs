@@ -1,2 +1,82 @@
-//! .
-fn main() {}
+//! Reproducible measurements: each scenario runs beside the raw limit of Postgres or NATS in the same run, because machines are
+//! shared and noisy and a ratio says more than a figure.
+//!
+//! `make bench` runs all; `make bench SCENARIO="append live"` some. Each prints a table and writes `target/bench/<scenario>.json`.
+//! To add one: a file in `scenarios/` and a line in [`Scenario`].
+#![allow(
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    reason = "a benchmark reads clocks, states raw SQL and prints"
+)]
+
+mod load;
+mod raw;
+mod report;
+mod scenarios;
+mod servers;
+
+use std::path::PathBuf;
+
+use clap::{Parser, ValueEnum};
+
+use report::Report;
+use servers::Servers;
+
+/// What can be measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Scenario {
+    /// Commands that append one event each, over many streams.
+    Append,
+    /// Reading and decoding the log from its start.
+    Replay,
+}
+
+const ALL: &[Scenario] = &[Scenario::Append, Scenario::Replay];
+
+#[derive(Parser)]
+#[command(about = "Measures Ledgerline beside the raw limit of what it stands on")]
+struct Arguments {
+    /// Which; all without any.
+    scenarios: Vec<Scenario>,
+    /// Seconds of each measured case.
+    #[arg(long, default_value_t = 3.0)]
+    seconds: f64,
+    /// Where the servers keep their data; emptied before and after.
+    #[arg(long, default_value = "target/bench/data")]
+    data_dir: PathBuf,
+    /// Where the results go.
+    #[arg(long, default_value = "target/bench")]
+    out_dir: PathBuf,
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    let chosen = if arguments.scenarios.is_empty() { ALL } else { &arguments.scenarios };
+    let servers = Servers::start(&arguments.data_dir).await?;
+    let measured = measure(&servers, chosen, &arguments).await;
+    servers.stop().await;
+    measured
+}
+
+async fn measure(
+    servers: &Servers,
+    chosen: &[Scenario],
+    arguments: &Arguments,
+) -> anyhow::Result<()> {
+    for scenario in chosen {
+        let name = scenario
+            .to_possible_value()
+            .map(|value| value.get_name().to_owned())
+            .unwrap_or_default();
+        let mut report = Report::new(&name);
+        match scenario {
+            Scenario::Append => {
+                scenarios::append::run(servers, &mut report, arguments.seconds).await?
+            }
+            Scenario::Replay => scenarios::replay::run(servers, &mut report).await?,
+        }
+        report.finish(&arguments.out_dir)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,4 @@
+//! What is measured, one file each.
+
+pub mod append;
+pub mod replay;
