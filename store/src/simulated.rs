@@ -4,7 +4,8 @@
 //! the same order, with the same clock and the same faults, see the same log. Its state stands for the database: a simulated
 //! process that crashes is dropped, and the next one is given the same log.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+mod state;
+
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,14 +14,14 @@ use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use crate::batch::receipt;
+use self::state::{State, count, index_after, rests_on};
 use crate::checkpoint::fenced;
 use crate::log_lines::without_nul;
 use crate::postgres::raise_head;
 use crate::{
     AppendError, DueKey, DueTime, EventLog, Filter, Head, IdempotencyKey, Intent, Lease, LogLevel,
     LogLine, LogQuery, Position, Receipt, RecordedEvent, StoreError, StreamId, StreamVersion,
-    WorkerLease, Workspace, blob, validate,
+    WorkerLease, blob, validate,
 };
 
 /// The time, as the simulation has it.
@@ -63,52 +64,11 @@ pub struct SimulatedLog {
     head: watch::Sender<Position>,
 }
 
-struct State {
-    log_id: Uuid,
-    epoch: i32,
-    recorded_at: DateTime<Utc>,
-    events: Vec<RecordedEvent>,
-    event_ids: HashSet<Uuid>,
-    /// Indices into `events` by stream, in order of versions.
-    streams: HashMap<StreamId, Vec<usize>>,
-    workspaces: HashMap<Workspace, i64>,
-    keys: HashMap<(String, String), ([u8; 32], Receipt)>,
-    checkpoints: HashMap<String, CheckpointRow>,
-    due: BTreeMap<DueKey, DateTime<Utc>>,
-    snapshots: HashMap<StreamId, (StreamVersion, String, String)>,
-    blobs: HashMap<String, Vec<u8>>,
-    lines: BTreeMap<(Uuid, i32, i64), LogLine>,
-    workers: BTreeMap<String, WorkerLease>,
-}
-
-#[derive(Default)]
-struct CheckpointRow {
-    position: Position,
-    epoch: i64,
-    held: Option<(String, DateTime<Utc>)>,
-}
-
 impl SimulatedLog {
     /// An empty log with a fixed identity, on a clock of the simulation.
     #[must_use]
     pub fn new(log_id: Uuid, clock: SimulatedClock) -> Arc<Self> {
-        let recorded_at = clock().trunc_subsecs(6);
-        let state = State {
-            log_id,
-            epoch: 1,
-            recorded_at,
-            events: Vec::new(),
-            event_ids: HashSet::new(),
-            streams: HashMap::new(),
-            workspaces: HashMap::new(),
-            keys: HashMap::new(),
-            checkpoints: HashMap::new(),
-            due: BTreeMap::new(),
-            snapshots: HashMap::new(),
-            blobs: HashMap::new(),
-            lines: BTreeMap::new(),
-            workers: BTreeMap::new(),
-        };
+        let state = State::new(log_id, clock().trunc_subsecs(6));
         let head = watch::Sender::new(Position::START);
         Arc::new(Self { clock, state: Mutex::new(state), faults: Mutex::new(None), head })
     }
@@ -150,113 +110,6 @@ fn lost(operation: &'static str) -> crate::StoreFault {
 
 fn after_ms(now: DateTime<Utc>, ttl_ms: i64) -> DateTime<Utc> {
     now + TimeDelta::milliseconds(ttl_ms)
-}
-
-impl State {
-    fn version(&self, stream: StreamId) -> StreamVersion {
-        StreamVersion(self.streams.get(&stream).map_or(0, |events| count(events.len())))
-    }
-
-    fn find_receipt(&self, key: &IdempotencyKey) -> Result<Option<Receipt>, AppendError> {
-        match self.keys.get(&(key.scope.clone(), key.key.clone())) {
-            None => Ok(None),
-            Some((body_hash, _)) if *body_hash != key.body_hash => Err(AppendError::KeyReused),
-            Some((_, receipt)) => Ok(Some(Receipt { repeated: true, ..receipt.clone() })),
-        }
-    }
-
-    /// The same order of checks as `append_batch`: key, fence, versions.
-    fn append(&mut self, intent: Intent, now: DateTime<Utc>) -> Result<Receipt, AppendError> {
-        if let Some(key) = &intent.key
-            && let Some(receipt) = self.find_receipt(key)?
-        {
-            return Ok(receipt);
-        }
-        if let Some(fence) = &intent.fence {
-            let epoch = self.checkpoints.get(&fence.reader).map(|row| row.epoch);
-            if epoch != Some(fence.epoch) {
-                return Err(AppendError::Fenced { reader: fence.reader.clone() });
-            }
-        }
-        if let Some((stream, expected)) =
-            rests_on(&intent).find(|&(stream, version)| self.version(stream) != version)
-        {
-            return Err(AppendError::Conflict { stream, expected });
-        }
-        let mut ids = HashSet::new();
-        let new_ids = intent.writes.iter().flat_map(|write| &write.events);
-        for event in new_ids {
-            if self.event_ids.contains(&event.event_id) || !ids.insert(event.event_id) {
-                let reason = "an event id is in the log already".to_owned();
-                return Err(AppendError::Invalid { reason });
-            }
-        }
-        Ok(self.apply(intent, now))
-    }
-
-    fn apply(&mut self, intent: Intent, now: DateTime<Utc>) -> Receipt {
-        self.recorded_at = now.max(self.recorded_at + TimeDelta::microseconds(1));
-        let receipt = receipt(&intent, Position(count(self.events.len())), self.recorded_at);
-        for write in intent.writes {
-            for event in write.events {
-                let seq = self.workspaces.entry(write.workspace).or_default();
-                *seq += 1;
-                let stream = self.streams.entry(write.stream).or_default();
-                stream.push(self.events.len());
-                self.event_ids.insert(event.event_id);
-                self.events.push(RecordedEvent {
-                    position: Position(count(self.events.len() + 1)),
-                    stream: write.stream,
-                    version: StreamVersion(count(stream.len())),
-                    workspace: write.workspace,
-                    workspace_seq: *seq,
-                    category: write.category.to_owned(),
-                    r#type: event.r#type.to_owned(),
-                    schema_version: event.schema_version,
-                    event_id: event.event_id,
-                    payload: event.payload,
-                    metadata: event.metadata,
-                    recorded_at: self.recorded_at,
-                });
-            }
-        }
-        if let Some(key) = intent.key {
-            self.keys.insert((key.scope, key.key), (key.body_hash, receipt.clone()));
-        }
-        for done in &intent.due_done {
-            self.due.remove(done);
-        }
-        self.due.extend(intent.due.into_iter().map(|due| (due.due, due.due_at.trunc_subsecs(6))));
-        receipt
-    }
-
-    /// The row of a lease, when it is the one that the lease names.
-    fn held(&mut self, lease: &Lease) -> Result<&mut CheckpointRow, StoreError> {
-        self.checkpoints
-            .get_mut(&lease.reader)
-            .filter(|row| row.epoch == lease.epoch)
-            .ok_or_else(|| fenced(&lease.reader))
-    }
-}
-
-impl CheckpointRow {
-    fn is_owned_by(&self, owner: &str) -> bool {
-        self.held.as_ref().is_some_and(|(holder, _)| holder == owner)
-    }
-}
-
-fn rests_on(intent: &Intent) -> impl Iterator<Item = (StreamId, StreamVersion)> {
-    let reads = intent.reads.iter().map(|read| (read.stream, read.version));
-    reads.chain(intent.writes.iter().map(|write| (write.stream, write.expected)))
-}
-
-fn count(len: usize) -> i64 {
-    i64::try_from(len).unwrap_or(i64::MAX)
-}
-
-/// The index of the first event after a position.
-fn index_after(position: i64) -> usize {
-    usize::try_from(position).unwrap_or(0)
 }
 
 #[async_trait]
