@@ -8,6 +8,7 @@
 //! Order: what ran before comes first in its line; then queues by weight, so that low is never starved; within a queue workspaces take
 //! turns; within a workspace the oldest first. Memory: only open executions are kept.
 
+mod entry;
 mod line;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -15,13 +16,14 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use self::line::{Lines, Rank, Ticket};
+use self::{
+    entry::{Entry, Pending, Place, moves},
+    line::Lines,
+};
 use crate::{
     event::{AnyEvent, Recorded},
-    execution::{
-        Claim, ConcurrencyLimit, ExecutionEvent, ExecutionRequested, PauseReason, Queue, TimerKind,
-    },
-    id::{ExecutionId, WorkspaceId},
+    execution::{Claim, ConcurrencyLimit, ExecutionEvent, PauseReason},
+    id::ExecutionId,
 };
 
 /// At most so many runs are told at once that they wait in a line.
@@ -94,60 +96,6 @@ pub enum Why {
         /// What paused it.
         reason: PauseReason,
     },
-}
-
-/// An open execution.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct Entry {
-    workspace: WorkspaceId,
-    limit: Option<ConcurrencyLimit>,
-    queue: Queue,
-    /// The newest claim.
-    claim: Claim,
-    place: Place,
-    /// Position of its request: its age.
-    requested: i64,
-    /// Whether `ExecutionQueued` is in the log.
-    told: bool,
-    /// What was decided and not seen yet. Not part of a snapshot: a decision that is made twice is a repeat.
-    #[serde(skip)]
-    pending: Pending,
-}
-
-/// A decision that is not seen in the log yet.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Pending {
-    #[default]
-    Nothing,
-    Queue,
-    /// Its slot is held until the answer, whatever is seen meanwhile: the command may still succeed.
-    Dispatch,
-}
-
-/// Where an execution is.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-enum Place {
-    /// In the line of its limit; `resumed` is the position at which it got there again.
-    Line { resumed: Option<i64> },
-    /// Handed out, not taken.
-    Dispatched { since: DateTime<Utc> },
-    /// With a worker.
-    Running { worker: String, pausing: Option<PauseReason> },
-    /// With its timers.
-    Timers,
-    /// Held.
-    Paused { rest: Rest, reason: PauseReason },
-}
-
-/// Where a paused execution goes back to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-enum Rest {
-    /// Its line, where it never ran.
-    Line,
-    /// The head of its line.
-    Head,
-    /// Its timers.
-    Timers,
 }
 
 impl Dispatch {
@@ -317,159 +265,6 @@ impl Dispatch {
             Place::Line { .. } | Place::Timers | Place::Paused { .. } => {}
         }
         self.runs.insert(id, entry);
-    }
-}
-
-impl Entry {
-    fn new(event: &ExecutionRequested, position: i64) -> Self {
-        Self {
-            workspace: event.workspace_id,
-            limit: event.limit.clone(),
-            queue: event.queue,
-            claim: Claim(0),
-            place: Place::Line { resumed: None },
-            requested: position,
-            told: false,
-            pending: Pending::Nothing,
-        }
-    }
-
-    /// Its card in the line of its limit; none where no limit concerns it.
-    fn ticket(&self, id: ExecutionId) -> Option<Ticket> {
-        let limit = self.limit.as_ref()?;
-        let rank = match &self.place {
-            Place::Line { resumed: Some(position) } => Rank::Resumed(*position),
-            Place::Line { resumed: None }
-            | Place::Dispatched { .. }
-            | Place::Running { .. }
-            | Place::Timers
-            | Place::Paused { .. } => Rank::New(self.queue, self.requested),
-        };
-        Some(Ticket {
-            execution: id,
-            workspace: self.workspace,
-            key: limit.key.clone(),
-            limit: limit.limit,
-            rank,
-        })
-    }
-
-    /// Whether it is still open.
-    fn apply(&mut self, event: &ExecutionEvent, recorded: &Recorded<AnyEvent>) -> bool {
-        match event {
-            ExecutionEvent::ExecutionQueued(_) => {
-                self.told = true;
-                if self.pending == Pending::Queue {
-                    self.pending = Pending::Nothing;
-                }
-            }
-            ExecutionEvent::ExecutionDispatched(event) => {
-                self.pending = Pending::Nothing;
-                self.claim = event.claim;
-                self.place = Place::Dispatched { since: recorded.recorded_at };
-            }
-            ExecutionEvent::ExecutionStarted(event) => self.taken(&event.worker),
-            ExecutionEvent::ExecutionResumed(event) => self.taken(&event.worker),
-            ExecutionEvent::ExecutionWaiting(_) => {
-                self.place = match self.place {
-                    Place::Running { pausing: Some(reason), .. } => {
-                        Place::Paused { rest: Rest::Head, reason }
-                    }
-                    Place::Running { pausing: None, .. }
-                    | Place::Line { .. }
-                    | Place::Dispatched { .. }
-                    | Place::Timers
-                    | Place::Paused { .. } => Place::Timers,
-                };
-            }
-            ExecutionEvent::ExecutionPaused(event) => self.pause(event.reason),
-            ExecutionEvent::ExecutionUnpaused(_) => self.unpause(recorded.position),
-            ExecutionEvent::TimerFired(event) if event.kind != TimerKind::ExecutionTimeout => {
-                self.wake(recorded.position);
-            }
-            ExecutionEvent::ExecutionCompleted(_)
-            | ExecutionEvent::ExecutionFailed(_)
-            | ExecutionEvent::ExecutionCancelled(_) => return false,
-            ExecutionEvent::ExecutionRequested(_)
-            | ExecutionEvent::NodeStarted(_)
-            | ExecutionEvent::NodeCompleted(_)
-            | ExecutionEvent::NodeFailed(_)
-            | ExecutionEvent::NodeSkipped(_)
-            | ExecutionEvent::TimerSet(_)
-            | ExecutionEvent::TimerFired(_)
-            | ExecutionEvent::VariableSet(_)
-            | ExecutionEvent::CancelRequested(_) => {}
-        }
-        true
-    }
-
-    fn taken(&mut self, worker: &str) {
-        self.place = Place::Running { worker: worker.to_owned(), pausing: None };
-    }
-
-    fn pause(&mut self, reason: PauseReason) {
-        let rest = match &mut self.place {
-            // Its worker finishes what runs, and holds the slot until then.
-            Place::Running { pausing, .. } => {
-                *pausing = Some(reason);
-                return;
-            }
-            Place::Line { resumed: None } => Rest::Line,
-            Place::Line { resumed: Some(_) } | Place::Dispatched { .. } => Rest::Head,
-            Place::Timers => Rest::Timers,
-            Place::Paused { rest, .. } => *rest,
-        };
-        self.place = Place::Paused { rest, reason };
-    }
-
-    fn unpause(&mut self, position: i64) {
-        match &mut self.place {
-            Place::Running { pausing, .. } => *pausing = None,
-            Place::Paused { rest, .. } => {
-                self.place = match rest {
-                    Rest::Line => Place::Line { resumed: None },
-                    Rest::Head => Place::Line { resumed: Some(position) },
-                    Rest::Timers => Place::Timers,
-                };
-            }
-            Place::Line { .. } | Place::Dispatched { .. } | Place::Timers => {}
-        }
-    }
-
-    fn wake(&mut self, position: i64) {
-        match &mut self.place {
-            Place::Timers => self.place = Place::Line { resumed: Some(position) },
-            Place::Paused { rest: rest @ Rest::Timers, .. } => *rest = Rest::Head,
-            Place::Paused { rest: Rest::Line | Rest::Head, .. }
-            | Place::Line { .. }
-            | Place::Dispatched { .. }
-            | Place::Running { .. } => {}
-        }
-    }
-}
-
-/// Whether an event can change where an execution is. Most events are about nodes and pass by at no cost.
-fn moves(event: &ExecutionEvent) -> bool {
-    match event {
-        ExecutionEvent::ExecutionRequested(_)
-        | ExecutionEvent::ExecutionQueued(_)
-        | ExecutionEvent::ExecutionDispatched(_)
-        | ExecutionEvent::ExecutionStarted(_)
-        | ExecutionEvent::ExecutionResumed(_)
-        | ExecutionEvent::TimerFired(_)
-        | ExecutionEvent::ExecutionWaiting(_)
-        | ExecutionEvent::ExecutionPaused(_)
-        | ExecutionEvent::ExecutionUnpaused(_)
-        | ExecutionEvent::ExecutionCompleted(_)
-        | ExecutionEvent::ExecutionFailed(_)
-        | ExecutionEvent::ExecutionCancelled(_) => true,
-        ExecutionEvent::NodeStarted(_)
-        | ExecutionEvent::NodeCompleted(_)
-        | ExecutionEvent::NodeFailed(_)
-        | ExecutionEvent::NodeSkipped(_)
-        | ExecutionEvent::TimerSet(_)
-        | ExecutionEvent::VariableSet(_)
-        | ExecutionEvent::CancelRequested(_) => false,
     }
 }
 

@@ -9,10 +9,10 @@ use crate::{
     Aggregate,
     event::{Actor, Metadata},
     execution::{
-        CancelReason, Execution, ExecutionCommand, Outcome, Report, RequestExecution, Step,
-        TriggerType, WaitsFor,
+        CancelReason, Execution, ExecutionCommand, Outcome, Queue, Report, RequestExecution, Step,
+        TimerKind, TriggerType, WaitsFor,
     },
-    id::{CorrelationId, EventId, WorkflowId},
+    id::{CorrelationId, EventId, WorkflowId, WorkspaceId},
     json::Json,
     workflow::WorkflowVersion,
 };
@@ -153,6 +153,29 @@ impl Log {
                 )
         };
         self.executions.values().filter(holds).count()
+    }
+
+    /// Whether each execution waits for what this fold says it does.
+    fn agrees(&self) -> bool {
+        self.executions.iter().all(|(id, execution)| {
+            match (execution.waits_for(), self.dispatch.why(*id)) {
+                (Some(WaitsFor::Slot { resumed, .. }), Some(Why::InLine { resumed: head, .. })) => {
+                    resumed == head
+                }
+                (Some(WaitsFor::Worker { claim }), Some(Why::Dispatched { claim: seen, .. })) => {
+                    claim == seen
+                }
+                (
+                    Some(WaitsFor::Lease { worker, claim }),
+                    Some(Why::Running { worker: seen_worker, claim: seen }),
+                ) => (worker, claim) == (seen_worker, seen),
+                (Some(WaitsFor::Timers { .. }), Some(Why::Timers)) | (None, None) => true,
+                (Some(WaitsFor::Resume { reason }), Some(Why::Paused { reason: seen })) => {
+                    reason == seen
+                }
+                (_, _) => false,
+            }
+        })
     }
 }
 
@@ -330,9 +353,9 @@ proptest! {
                     log.decide(number % 6);
                 }
                 _ if requested == 0 => {}
-                6 => drop(log.finish(execution)),
-                7 => drop(log.wait(execution, &format!("wait{number}"))),
-                8 => drop(log.fire(execution)),
+                6 => _ = log.finish(execution),
+                7 => _ = log.wait(execution, &format!("wait{number}")),
+                8 => _ = log.fire(execution),
                 9 => {
                     let reason = PauseReason::User;
                     let unpaused = !log.executions[&execution].is_waiting() && number > 128;
@@ -358,6 +381,8 @@ proptest! {
                 prop_assert!(log.holders(key) <= limit, "limit {key} is over-filled");
             }
         }
+        log.see_all();
+        prop_assert!(log.agrees(), "the fold of one and the fold of all say the same");
         for _ in 0..requested * 8 {
             log.see_all();
             log.decide(100);
@@ -367,15 +392,15 @@ proptest! {
                 let reason = PauseReason::User;
                 match log.executions[&execution].waits_for() {
                     None | Some(WaitsFor::Slot { .. }) => {}
-                    Some(WaitsFor::Worker { .. }) => drop(log.report(execution, Vec::new())),
+                    Some(WaitsFor::Worker { .. }) => _ = log.report(execution, Vec::new()),
                     Some(WaitsFor::Lease { .. }) => {
                         let paused = vec![Step::LetGo];
                         let cancelled = vec![Step::Finish(Outcome::Cancelled)];
-                        drop(log.finish(execution)
+                        _ = log.finish(execution)
                             || log.report(execution, paused)
-                            || log.report(execution, cancelled));
+                            || log.report(execution, cancelled);
                     }
-                    Some(WaitsFor::Timers { .. }) => drop(log.fire(execution)),
+                    Some(WaitsFor::Timers { .. }) => _ = log.fire(execution),
                     Some(WaitsFor::Resume { .. }) => {
                         log.tell(execution, ExecutionCommand::Unpause { reason });
                     }

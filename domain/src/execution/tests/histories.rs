@@ -228,7 +228,7 @@ impl World {
             return self.failed(path.clone(), attempt, failure(ErrorKind::Transient));
         }
         let is_choice = id.starts_with("if");
-        let port = if number_of(path) % 2 == 0 { "true" } else { "false" };
+        let port = if number_of(path).is_multiple_of(2) { "true" } else { "false" };
         Step::Complete {
             path: path.clone(),
             attempt,

@@ -1,0 +1,220 @@
+//! An open execution as the slots and lines see it.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::line::{Rank, Ticket};
+use crate::{
+    event::{AnyEvent, Recorded},
+    execution::{
+        Claim, ConcurrencyLimit, ExecutionEvent, ExecutionRequested, PauseReason, Queue, TimerKind,
+    },
+    id::{ExecutionId, WorkspaceId},
+};
+
+/// An open execution.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Entry {
+    pub(super) workspace: WorkspaceId,
+    pub(super) limit: Option<ConcurrencyLimit>,
+    pub(super) queue: Queue,
+    /// The newest claim.
+    pub(super) claim: Claim,
+    pub(super) place: Place,
+    /// Position of its request: its age.
+    pub(super) requested: i64,
+    /// Whether `ExecutionQueued` is in the log.
+    pub(super) told: bool,
+    /// What was decided and not seen yet. Not part of a snapshot: a decision that is made twice is a repeat.
+    #[serde(skip)]
+    pub(super) pending: Pending,
+}
+
+/// A decision that is not seen in the log yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Pending {
+    #[default]
+    Nothing,
+    Queue,
+    /// Its slot is held until the answer, whatever is seen meanwhile: the command may still succeed.
+    Dispatch,
+}
+
+/// Where an execution is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) enum Place {
+    /// In the line of its limit; `resumed` is the position at which it got there again.
+    Line { resumed: Option<i64> },
+    /// Handed out, not taken.
+    Dispatched { since: DateTime<Utc> },
+    /// With a worker.
+    Running { worker: String, pausing: Option<PauseReason> },
+    /// With its timers.
+    Timers,
+    /// Held.
+    Paused { rest: Rest, reason: PauseReason },
+}
+
+/// Where a paused execution goes back to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Rest {
+    /// Its line, where it never ran.
+    Line,
+    /// The head of its line.
+    Head,
+    /// Its timers.
+    Timers,
+}
+
+impl Entry {
+    pub(super) fn new(event: &ExecutionRequested, position: i64) -> Self {
+        Self {
+            workspace: event.workspace_id,
+            limit: event.limit.clone(),
+            queue: event.queue,
+            claim: Claim(0),
+            place: Place::Line { resumed: None },
+            requested: position,
+            told: false,
+            pending: Pending::Nothing,
+        }
+    }
+
+    /// Its card in the line of its limit; none where no limit concerns it.
+    pub(super) fn ticket(&self, id: ExecutionId) -> Option<Ticket> {
+        let limit = self.limit.as_ref()?;
+        let rank = match &self.place {
+            Place::Line { resumed: Some(position) } => Rank::Resumed(*position),
+            Place::Line { resumed: None }
+            | Place::Dispatched { .. }
+            | Place::Running { .. }
+            | Place::Timers
+            | Place::Paused { .. } => Rank::New(self.queue, self.requested),
+        };
+        Some(Ticket {
+            execution: id,
+            workspace: self.workspace,
+            key: limit.key.clone(),
+            limit: limit.limit,
+            rank,
+        })
+    }
+
+    /// Whether it is still open.
+    pub(super) fn apply(&mut self, event: &ExecutionEvent, recorded: &Recorded<AnyEvent>) -> bool {
+        match event {
+            ExecutionEvent::ExecutionQueued(_) => {
+                self.told = true;
+                if self.pending == Pending::Queue {
+                    self.pending = Pending::Nothing;
+                }
+            }
+            ExecutionEvent::ExecutionDispatched(event) => {
+                self.pending = Pending::Nothing;
+                self.claim = event.claim;
+                self.place = Place::Dispatched { since: recorded.recorded_at };
+            }
+            ExecutionEvent::ExecutionStarted(event) => self.taken(&event.worker),
+            ExecutionEvent::ExecutionResumed(event) => self.taken(&event.worker),
+            ExecutionEvent::ExecutionWaiting(_) => {
+                self.place = match self.place {
+                    Place::Running { pausing: Some(reason), .. } => {
+                        Place::Paused { rest: Rest::Head, reason }
+                    }
+                    Place::Running { pausing: None, .. }
+                    | Place::Line { .. }
+                    | Place::Dispatched { .. }
+                    | Place::Timers
+                    | Place::Paused { .. } => Place::Timers,
+                };
+            }
+            ExecutionEvent::ExecutionPaused(event) => self.pause(event.reason),
+            ExecutionEvent::ExecutionUnpaused(_) => self.unpause(recorded.position),
+            ExecutionEvent::TimerFired(event) if event.kind != TimerKind::ExecutionTimeout => {
+                self.wake(recorded.position);
+            }
+            ExecutionEvent::ExecutionCompleted(_)
+            | ExecutionEvent::ExecutionFailed(_)
+            | ExecutionEvent::ExecutionCancelled(_) => return false,
+            ExecutionEvent::ExecutionRequested(_)
+            | ExecutionEvent::NodeStarted(_)
+            | ExecutionEvent::NodeCompleted(_)
+            | ExecutionEvent::NodeFailed(_)
+            | ExecutionEvent::NodeSkipped(_)
+            | ExecutionEvent::TimerSet(_)
+            | ExecutionEvent::TimerFired(_)
+            | ExecutionEvent::VariableSet(_)
+            | ExecutionEvent::CancelRequested(_) => {}
+        }
+        true
+    }
+
+    fn taken(&mut self, worker: &str) {
+        self.place = Place::Running { worker: worker.to_owned(), pausing: None };
+    }
+
+    fn pause(&mut self, reason: PauseReason) {
+        let rest = match &mut self.place {
+            // Its worker finishes what runs, and holds the slot until then.
+            Place::Running { pausing, .. } => {
+                *pausing = Some(reason);
+                return;
+            }
+            Place::Line { resumed: None } => Rest::Line,
+            Place::Line { resumed: Some(_) } | Place::Dispatched { .. } => Rest::Head,
+            Place::Timers => Rest::Timers,
+            Place::Paused { rest, .. } => *rest,
+        };
+        self.place = Place::Paused { rest, reason };
+    }
+
+    fn unpause(&mut self, position: i64) {
+        match &mut self.place {
+            Place::Running { pausing, .. } => *pausing = None,
+            Place::Paused { rest, .. } => {
+                self.place = match rest {
+                    Rest::Line => Place::Line { resumed: None },
+                    Rest::Head => Place::Line { resumed: Some(position) },
+                    Rest::Timers => Place::Timers,
+                };
+            }
+            Place::Line { .. } | Place::Dispatched { .. } | Place::Timers => {}
+        }
+    }
+
+    fn wake(&mut self, position: i64) {
+        match &mut self.place {
+            Place::Timers => self.place = Place::Line { resumed: Some(position) },
+            Place::Paused { rest: rest @ Rest::Timers, .. } => *rest = Rest::Head,
+            Place::Paused { rest: Rest::Line | Rest::Head, .. }
+            | Place::Line { .. }
+            | Place::Dispatched { .. }
+            | Place::Running { .. } => {}
+        }
+    }
+}
+
+/// Whether an event can change where an execution is. Most events are about nodes and pass by at no cost.
+pub(super) fn moves(event: &ExecutionEvent) -> bool {
+    match event {
+        ExecutionEvent::ExecutionRequested(_)
+        | ExecutionEvent::ExecutionQueued(_)
+        | ExecutionEvent::ExecutionDispatched(_)
+        | ExecutionEvent::ExecutionStarted(_)
+        | ExecutionEvent::ExecutionResumed(_)
+        | ExecutionEvent::TimerFired(_)
+        | ExecutionEvent::ExecutionWaiting(_)
+        | ExecutionEvent::ExecutionPaused(_)
+        | ExecutionEvent::ExecutionUnpaused(_)
+        | ExecutionEvent::ExecutionCompleted(_)
+        | ExecutionEvent::ExecutionFailed(_)
+        | ExecutionEvent::ExecutionCancelled(_) => true,
+        ExecutionEvent::NodeStarted(_)
+        | ExecutionEvent::NodeCompleted(_)
+        | ExecutionEvent::NodeFailed(_)
+        | ExecutionEvent::NodeSkipped(_)
+        | ExecutionEvent::TimerSet(_)
+        | ExecutionEvent::VariableSet(_)
+        | ExecutionEvent::CancelRequested(_) => false,
+    }
+}

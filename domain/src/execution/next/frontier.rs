@@ -1,0 +1,193 @@
+//! How far a run is on its graph: what arrived where, and what may begin by that.
+
+use std::sync::Arc;
+
+use super::Planner;
+use crate::execution::{
+    NodePath, NodeState, Plan, Run, Work,
+    path::{is_in_loop, scope_item},
+};
+
+/// The order in which nodes begin: that of the definition, and of the items in a loop. It follows from the path alone, so that what was
+/// read when changes no answer.
+pub(super) type Order = Vec<u32>;
+
+/// How far one run of a graph is: the top level, or a body for one item.
+#[derive(Clone, Debug)]
+pub(super) struct Frontier {
+    plan: Arc<Plan>,
+    /// What the order of its nodes begins with.
+    order: Order,
+    /// Per node, how many connections have not arrived.
+    missing: Vec<u32>,
+    /// Per node, whether one of the arrived connections was taken.
+    taken: Vec<bool>,
+    pub(super) settled: usize,
+}
+
+/// How far a loop is.
+#[derive(Clone, Debug)]
+pub(super) struct LoopRun {
+    body: Arc<Plan>,
+    order: Order,
+    concurrency: u32,
+    opened: u32,
+    done: u32,
+}
+
+impl Planner {
+    /// Reads what settled since the last time, and notes what may begin by that.
+    pub(super) fn read(&mut self, run: &Run) {
+        let settled = run.settled();
+        for index in settled.get(self.read..).unwrap_or_default() {
+            let Some((path, node)) = run.nodes.get_index(*index as usize) else { continue };
+            self.settle(path, &node.state);
+        }
+        self.read = settled.len();
+    }
+
+    fn settle(&mut self, path: &NodePath, state: &NodeState) {
+        if let Some(ended) = self.loops.remove(path) {
+            for item in 0..ended.opened {
+                self.scopes.remove(&path.item_scope(item));
+            }
+            if ended.done < ended.opened {
+                self.forget_body(path);
+            }
+        }
+        self.ensure_scope(path.scope());
+        let Some(frontier) = self.scopes.get_mut(path.scope()) else { return };
+        let plan = Arc::clone(&frontier.plan);
+        let Some(node) = plan.index_of(path.node_id()) else { return };
+        frontier.settled += 1;
+        let is_done = frontier.settled == plan.len();
+        let mut arrived = Vec::new();
+        for connection in plan.outgoing(node) {
+            let to = connection.to as usize;
+            let taken = match state {
+                NodeState::Completed(completed) => completed.port == connection.port,
+                NodeState::Running(_)
+                | NodeState::Waiting { .. }
+                | NodeState::Retrying { .. }
+                | NodeState::Ready
+                | NodeState::Looping(_)
+                | NodeState::Skipped
+                | NodeState::Failed(_) => false,
+            };
+            frontier.missing[to] -= 1;
+            frontier.taken[to] |= taken;
+            if frontier.missing[to] == 0 {
+                arrived.push((connection.to, frontier.taken[to]));
+            }
+        }
+        let order = frontier.order.clone();
+        for (node, taken) in arrived {
+            self.note(&plan, path.scope(), &order, node, taken);
+        }
+        if is_done
+            && let Some((owner, _)) = path.item()
+            && let Some(open) = self.loops.get_mut(owner)
+        {
+            open.done += 1;
+        }
+    }
+
+    /// A node may begin, or is to be skipped.
+    fn note(&mut self, plan: &Plan, scope: &str, order: &[u32], index: u32, taken: bool) {
+        let node = plan.at(index);
+        let path = NodePath::within(scope, &node.id);
+        let order = [order, &[index]].concat();
+        let noted = match node.work {
+            _ if !taken => &mut self.skips,
+            Work::Effect => &mut self.effects,
+            Work::Inline | Work::Wait | Work::Loop { .. } => &mut self.inline,
+        };
+        noted.insert(order, path);
+    }
+
+    pub(super) fn open_scope(&mut self, scope: String, order: Order, plan: Arc<Plan>) {
+        for (root, _) in (0..).zip(plan.incoming()).filter(|(_, incoming)| **incoming == 0) {
+            self.note(&plan, &scope, &order, root, true);
+        }
+        let frontier = Frontier {
+            missing: plan.incoming().to_vec(),
+            taken: vec![false; plan.len()],
+            settled: 0,
+            order,
+            plan,
+        };
+        self.scopes.insert(scope, frontier);
+    }
+
+    /// The scope of an item that was opened by whoever planned before.
+    fn ensure_scope(&mut self, scope: &str) {
+        if self.scopes.contains_key(scope) {
+            return;
+        }
+        let Some((owner, item)) = scope_item(scope) else { return };
+        self.open_items(&NodePath::from(owner), item + 1);
+    }
+
+    /// Opens the items of a loop up to a number. They open in order, so which are open follows from how many are.
+    fn open_items(&mut self, owner: &NodePath, upto: u32) {
+        if !self.loops.contains_key(owner) {
+            let Some(node) = self.plan.node(owner) else { return };
+            let Work::Loop { body, concurrency } = &node.work else { return };
+            let (body, concurrency) = (Arc::clone(body), (*concurrency).max(1));
+            self.ensure_scope(owner.scope());
+            let Some(around) = self.scopes.get(owner.scope()) else { return };
+            let Some(index) = around.plan.index_of(owner.node_id()) else { return };
+            let order = [around.order.as_slice(), &[index]].concat();
+            let fresh = LoopRun { body, order, concurrency, opened: 0, done: 0 };
+            self.loops.insert(owner.clone(), fresh);
+        }
+        let Some(open) = self.loops.get_mut(owner) else { return };
+        let (body, order, from) = (Arc::clone(&open.body), open.order.clone(), open.opened);
+        open.opened = open.opened.max(upto);
+        if body.is_empty() {
+            open.done = open.opened;
+        }
+        for item in from..upto {
+            let order = [order.as_slice(), &[item]].concat();
+            self.open_scope(owner.item_scope(item), order, Arc::clone(&body));
+        }
+    }
+
+    /// What might have begun in the body of a loop that ended does not.
+    fn forget_body(&mut self, owner: &NodePath) {
+        let outside = |path: &NodePath| !is_in_loop(path.as_str(), owner.as_str());
+        self.inline.retain(|_, path| outside(path));
+        self.effects.retain(|_, path| outside(path));
+        self.skips.retain(|_, path| outside(path));
+        self.loops.retain(|path, _| outside(path));
+        self.scopes.retain(|scope, _| !is_in_loop(scope, owner.as_str()));
+    }
+
+    /// Opens as many items as may be open. Answers the body when all are done.
+    pub(super) fn move_loop(&mut self, path: &NodePath, items: u32) -> Option<Arc<Plan>> {
+        loop {
+            self.open_items(path, 0);
+            let open = self.loops.get(path)?;
+            if open.done >= items {
+                return Some(Arc::clone(&open.body));
+            }
+            let upto = open.done.saturating_add(open.concurrency).min(items);
+            if open.opened >= upto {
+                return None;
+            }
+            self.open_items(path, upto);
+        }
+    }
+
+    /// Forgets what was noted and has begun since.
+    pub(super) fn prune(&mut self, run: &Run) {
+        let begun = |path: &NodePath| run.nodes.contains_key(path);
+        self.inline.retain(|_, path| !begun(path));
+        self.skips.retain(|_, path| !begun(path));
+        while let Some(first) = self.effects.first_entry()
+            && begun(first.get())
+        {
+            first.remove();
+        }
+    }
+}
