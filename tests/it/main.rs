@@ -2,6 +2,7 @@
 
 mod gateway;
 mod relay;
+mod store;
 mod work;
 mod support {
     pub(crate) mod services;

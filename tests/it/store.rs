@@ -1,5 +1,7 @@
 //! The log on a real Postgres: the conformance suite, and what only a real database can do to it.
 
+#![expect(clippy::disallowed_methods, reason = "a test's tasks end with its runtime")]
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
