@@ -393,6 +393,7 @@ impl Executions {
             &column!(rows, |(id, _)| **id),
             &column!(rows, |(_, row)| row.workspace_id),
             &column!(rows, |(_, row)| row.name.as_str()) as &[&str],
+            &column!(rows, |(_, row)| row.name.to_lowercase()),
             &tags,
         )
         .execute(connection)

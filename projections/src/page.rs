@@ -226,6 +226,12 @@ fn cursor_or_offset<S>(request: &PageRequest<S>) -> bool {
     request.cursor.is_some() || request.offset > 0
 }
 
+/// The text that a search by name and description looks in. Made lower-case here, because what Postgres makes of letters
+/// beyond ASCII depends on the locale of the cluster.
+pub(crate) fn searched(name: &str, description: &str) -> String {
+    format!("{name}\n{description}").to_lowercase()
+}
+
 /// A `LIKE` pattern that finds a text anywhere, with its wildcards taken literally. The column holds lower-case text.
 pub(crate) fn substring_pattern(text: &str) -> String {
     let mut pattern = String::with_capacity(text.len() + 2);

@@ -18,7 +18,8 @@ use uuid::Uuid;
 use crate::{
     lifecycle::Lifecycle,
     page::{
-        Conditions, List, Order, Page, PageRequest, QueryError, SortKey, Sorted, substring_pattern,
+        Conditions, List, Order, Page, PageRequest, QueryError, SortKey, Sorted, searched,
+        substring_pattern,
     },
     projection::{LogEvent, Poison, Projection},
     rows::{Rows, column},
@@ -629,6 +630,8 @@ impl Workflows {
             &column!(rows, |(_, row)| row.intake.as_str()) as &[&str],
             &column!(rows, |(_, row)| row.name.as_str()) as &[&str],
             &column!(rows, |(_, row)| row.description.as_str()) as &[&str],
+            &column!(rows, |(_, row)| row.name.to_lowercase()),
+            &column!(rows, |(_, row)| searched(&row.name, &row.description)),
             &tags,
             &column!(rows, |(_, row)| row.last_execution.as_deref()) as &[Option<&str>],
         )

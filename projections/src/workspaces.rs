@@ -11,7 +11,9 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::{
-    page::{List, Order, Page, PageRequest, QueryError, SortKey, Sorted, substring_pattern},
+    page::{
+        List, Order, Page, PageRequest, QueryError, SortKey, Sorted, searched, substring_pattern,
+    },
     projection::{LogEvent, Poison, Projection},
     rows::{Rows, column},
     values::MemberRole,
@@ -109,7 +111,7 @@ pub async fn list(
         conditions: &|query| {
             query.push(" AND m.user_id = ").push_bind(user_id);
             if let Some(search) = search {
-                query.push(" AND lower(w.name || E'\\n' || w.description) LIKE ");
+                query.push(" AND w.search LIKE ");
                 query.push_bind(substring_pattern(search));
             }
         },
@@ -248,6 +250,8 @@ impl Projection for Workspaces {
                 &column!(rows, |(_, row)| row.personal),
                 &column!(rows, |(_, row)| row.name.as_str()) as &[&str],
                 &column!(rows, |(_, row)| row.description.as_str()) as &[&str],
+                &column!(rows, |(_, row)| row.name.to_lowercase()),
+                &column!(rows, |(_, row)| searched(&row.name, &row.description)),
             )
             .execute(connection)
             .await?;

@@ -513,6 +513,7 @@ async fn a_standby_takes_over_and_a_reader_elsewhere_can_wait() {
     let behind =
         elsewhere.wait(&[Model::Workflows], Position(head.0 + 1), Duration::from_millis(40)).await;
     assert_eq!(behind.map_err(|behind| (behind.model, behind.at)), Err((Model::Workflows, head)));
+    assert_eq!(elsewhere.wait(Model::ALL, head, PATIENCE).await, Ok(head));
     assert_eq!(elsewhere.current(Model::ALL).await.expect("checkpoints"), head);
     second.stop().await;
     world.stop().await;

@@ -10,5 +10,6 @@ CREATE TABLE workspaces (
     name text NOT NULL,
     description text NOT NULL,
     sort_name text COLLATE "C" NOT NULL,
+    search text NOT NULL,
     CONSTRAINT workspaces_pkey PRIMARY KEY (id)
 ) WITH (fillfactor = 85);

@@ -1,13 +1,14 @@
-INSERT INTO workspaces (id, created_at, updated_at, created_by, position, member_count, personal, name, description, sort_name)
-SELECT id, created_at, updated_at, created_by, position, member_count, personal, name, description, lower(name)
+INSERT INTO workspaces (id, created_at, updated_at, created_by, position, member_count, personal, name, description, sort_name,
+    search)
+SELECT *
 FROM unnest(
     $1::uuid[], $2::timestamptz[], $3::timestamptz[], $4::uuid[], $5::bigint[], $6::integer[], $7::boolean[], $8::text[],
-    $9::text[]
-) AS row (id, created_at, updated_at, created_by, position, member_count, personal, name, description)
+    $9::text[], $10::text[], $11::text[])
 ON CONFLICT (id) DO UPDATE SET
     updated_at = excluded.updated_at,
     position = excluded.position,
     member_count = excluded.member_count,
     name = excluded.name,
     description = excluded.description,
-    sort_name = excluded.sort_name
+    sort_name = excluded.sort_name,
+    search = excluded.search
