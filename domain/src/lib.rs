@@ -3,6 +3,9 @@
 //! Pure: no async, clock, randomness, logging or I/O. New ids, the actor and the time are inputs, so every decision can be
 //! replayed. Reading order: [`id`], [`event`], then the aggregates [`workspace`], [`workflow`] and [`execution`].
 
+// A new variant is a compile error wherever it matters.
+#![cfg_attr(not(test), deny(clippy::wildcard_enum_match_arm))]
+
 pub mod dispatch;
 pub mod event;
 pub mod execution;

@@ -125,7 +125,7 @@ impl Node {
     /// How long one try may take: its own bound, else the one of its kind; none where the kind has none.
     #[must_use]
     pub fn timeout_ms(&self) -> Option<u64> {
-        self.timeout_ms.or(self.kind().default_timeout_ms())
+        self.timeout_ms.or_else(|| self.kind().default_timeout_ms())
     }
 
     /// What happens after the last try failed.

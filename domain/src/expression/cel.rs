@@ -136,12 +136,10 @@ impl Expression {
     /// # Errors
     /// As [`Expression::evaluate`], and when the value is not a boolean.
     pub fn evaluate_condition(&self, scope: &Scope) -> Result<bool, ExpressionError> {
-        match self.evaluate(scope)? {
-            Value::Bool(holds) => Ok(holds),
-            other => Err(ExpressionError::Evaluation {
-                message: shortened(format_args!("a condition is true or false, found {other}")),
-            }),
-        }
+        let value = self.evaluate(scope)?;
+        value.as_bool().ok_or_else(|| ExpressionError::Evaluation {
+            message: shortened(format_args!("a condition is true or false, found {value}")),
+        })
     }
 
     fn run(&self, variables: Vec<(String, Value)>) -> Result<Value, ExpressionError> {
@@ -179,12 +177,10 @@ impl fmt::Debug for Expression {
 }
 
 fn evaluation(error: &ExecutionError) -> ExpressionError {
-    match error {
-        ExecutionError::FunctionError { message, .. } if message == SPENT => {
-            ExpressionError::TooExpensive
-        }
-        other => ExpressionError::Evaluation { message: shortened(other) },
+    if matches!(error, ExecutionError::FunctionError { message, .. } if message == SPENT) {
+        return ExpressionError::TooExpensive;
     }
+    ExpressionError::Evaluation { message: shortened(error) }
 }
 
 /// Refuses, before the parser recurses over it, a source whose tree would be too deep for a thread's stack.
@@ -210,10 +206,8 @@ fn check_source_depth(source: &str) -> Result<(), ExpressionError> {
         match c {
             '"' | '\'' => quote = Some(c),
             '(' | '[' | '{' => open.push(0),
-            ')' | ']' | '}' => {
-                if open.len() > 1 {
-                    open.pop();
-                }
+            ')' | ']' | '}' if open.len() > 1 => {
+                open.pop();
             }
             ',' => {
                 if let Some(level) = open.last_mut() {
@@ -438,8 +432,16 @@ fn size_of(value: &CelValue) -> u64 {
             };
             sum.saturating_add(key).saturating_add(size_of(value))
         }),
-        // Numbers, booleans, times and types: a few bytes each.
-        _ => 8,
+        CelValue::Function(..)
+        | CelValue::Int(_)
+        | CelValue::UInt(_)
+        | CelValue::Float(_)
+        | CelValue::Bool(_)
+        | CelValue::Duration(_)
+        | CelValue::Timestamp(_)
+        | CelValue::Opaque(_)
+        | CelValue::Struct(_)
+        | CelValue::Null => 8,
     }
 }
 

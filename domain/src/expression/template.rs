@@ -211,23 +211,18 @@ impl std::io::Write for Bounded {
 }
 
 fn into_text(value: Value) -> String {
-    match value {
-        Value::String(text) => text,
-        other => other.to_string(),
-    }
+    if let Value::String(text) = value { text } else { value.to_string() }
 }
 
 fn evaluation(error: &Error) -> ExpressionError {
-    match error.kind() {
-        ErrorKind::OutOfFuel => ExpressionError::TooExpensive,
-        _ => {
-            let mut message = error.kind().to_string();
-            if let Some(detail) = error.detail() {
-                let _ = write!(message, ": {detail}");
-            }
-            ExpressionError::Evaluation { message: shortened(message) }
-        }
+    if error.kind() == ErrorKind::OutOfFuel {
+        return ExpressionError::TooExpensive;
     }
+    let mut message = error.kind().to_string();
+    if let Some(detail) = error.detail() {
+        let _ = write!(message, ": {detail}");
+    }
+    ExpressionError::Evaluation { message: shortened(message) }
 }
 
 enum Piece<'a> {

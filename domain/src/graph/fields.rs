@@ -163,13 +163,11 @@ pub(crate) struct Fields<'a> {
 impl<'a> Fields<'a> {
     /// Opens an object; none, with a problem, when the value is not one.
     pub(crate) fn open(value: &'a Value, place: Place, reader: &mut Reader) -> Option<Self> {
-        match value {
-            Value::Object(object) => Some(Self { object, place, known: Vec::with_capacity(8) }),
-            _ => {
-                reader.wrong_type(&place, "an object", value);
-                None
-            }
-        }
+        let Value::Object(object) = value else {
+            reader.wrong_type(&place, "an object", value);
+            return None;
+        };
+        Some(Self { object, place, known: Vec::with_capacity(8) })
     }
 
     /// The place of a field.
@@ -295,18 +293,16 @@ impl<'a> Fields<'a> {
         reader: &mut Reader,
     ) -> Option<&'a [Value]> {
         let value = self.get(name)?;
-        match value {
-            Value::Array(items) if items.len() <= max => Some(items),
-            Value::Array(_) => {
-                let reason = format!("at most {max} items");
-                reader.report(&self.place_of(name), ProblemCode::OutOfRange, reason);
-                None
-            }
-            _ => {
-                reader.wrong_type(&self.place_of(name), "an array", value);
-                None
-            }
+        let Value::Array(items) = value else {
+            reader.wrong_type(&self.place_of(name), "an array", value);
+            return None;
+        };
+        if items.len() > max {
+            let reason = format!("at most {max} items");
+            reader.report(&self.place_of(name), ProblemCode::OutOfRange, reason);
+            return None;
         }
+        Some(items)
     }
 
     /// A CEL expression that must be there.

@@ -53,10 +53,8 @@ impl Concurrency {
     /// When the key can't be evaluated over the input.
     pub fn key_of(&self, input: &Json) -> Result<Option<String>, ExpressionError> {
         let Some(key) = &self.key else { return Ok(None) };
-        Ok(Some(match key.evaluate(&Scope::of_input(input.clone()))? {
-            Value::String(text) => text,
-            other => other.to_string(),
-        }))
+        let value = key.evaluate(&Scope::of_input(input.clone()))?;
+        Ok(Some(value.as_str().map_or_else(|| value.to_string(), str::to_owned)))
     }
 }
 

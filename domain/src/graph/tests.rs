@@ -10,6 +10,11 @@ use crate::{
     node::{Backoff, NodeConfig, OnError, RetryPolicy},
 };
 
+/// Node, field and code of each expected problem.
+type Expected<'a> = &'a [(Option<&'a str>, &'a str, ProblemCode)];
+/// Field, below the place in question, and code of each expected problem.
+type Below<'a> = &'a [(&'a str, ProblemCode)];
+
 /// Node, field and code of each problem, in order.
 fn problems(definition: &Value) -> Vec<(Option<String>, String, ProblemCode)> {
     match Graph::parse(definition) {
@@ -22,7 +27,7 @@ fn problems(definition: &Value) -> Vec<(Option<String>, String, ProblemCode)> {
 }
 
 #[track_caller]
-fn expect(definition: &Value, expected: &[(Option<&str>, &str, ProblemCode)]) {
+fn expect(definition: &Value, expected: Expected<'_>) {
     let expected: Vec<_> = expected
         .iter()
         .map(|(node, field, code)| (node.map(str::to_owned), (*field).to_owned(), *code))
@@ -252,7 +257,7 @@ fn connections_are_checked() {
     };
     // The unsound node is reported once, and nothing is concluded from it.
     let bad = (Some("bad"), "/nodes/3/config/condition", P::Required);
-    let table: [(Value, &[(Option<&str>, &str, P)]); 11] = [
+    let table: [(Value, Expected<'_>); 11] = [
         (json!([{ "from": "a", "to": "b" }]), &[bad]),
         (json!([{ "from": "a" }]), &[bad, (None, "/connections/0/to", P::Required)]),
         (
@@ -323,7 +328,7 @@ fn nothing_waits_for_itself_and_everything_can_be_reached() {
 fn fields_of_every_node_are_checked() {
     use ProblemCode as P;
     let a = Some("a");
-    let table: [(Value, &[(Option<&str>, &str, P)]); 22] = [
+    let table: [(Value, Expected<'_>); 22] = [
         (json!({ "label": "x" }), &[(a, "/nodes/0/label", P::UnknownField)]),
         (json!({ "name": 7 }), &[(a, "/nodes/0/name", P::WrongType)]),
         (json!({ "name": "x".repeat(256) }), &[(a, "/nodes/0/name", P::OutOfRange)]),
@@ -383,11 +388,12 @@ fn fields_of_every_node_are_checked() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn configurations_are_checked_field_by_field() {
     use ProblemCode as P;
     let long = format!("'{}'", "x".repeat(limits::MAX_EXPRESSION_BYTES));
     let nested = "[1].map(x, [1].map(y, [1].map(z, x)))";
-    let table: [(&str, Value, &[(&str, P)]); 38] = [
+    let table: [(&str, Value, Below<'_>); 38] = [
         ("trigger.manual", json!({ "x": 1 }), &[("/x", P::UnknownField)]),
         ("logic.transform", json!({}), &[("/expression", P::Required)]),
         ("logic.transform", json!({ "expression": 1 }), &[("/expression", P::WrongType)]),
@@ -568,7 +574,7 @@ fn bodies_of_loops_are_checked_like_the_whole() {
 #[test]
 fn settings_are_checked() {
     use ProblemCode as P;
-    let table: [(Value, &[(&str, P)]); 14] = [
+    let table: [(Value, Below<'_>); 14] = [
         (json!(1), &[("", P::WrongType)]),
         (json!({ "colour": "red" }), &[("/colour", P::UnknownField)]),
         (json!({ "queue": "urgent" }), &[("/queue", P::UnknownValue)]),
@@ -738,7 +744,7 @@ fn every_kind_is_described_by_what_it_accepts() {
 }
 
 /// A chain of this many nodes, each with an expression and a template of its own.
-pub(super) fn chain(length: usize) -> Value {
+fn chain(length: usize) -> Value {
     let nodes: Vec<Value> = (0..length)
         .map(|n| {
             if n % 2 == 0 {

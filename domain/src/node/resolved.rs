@@ -346,14 +346,12 @@ fn resolve_for_each(
     for_each: &ForEachConfig,
     scope: &Scope,
 ) -> Result<ResolvedForEach, ResolveError> {
-    match at("/items", for_each.items.evaluate(scope))? {
-        Value::Array(items) if items.len() <= limits::MAX_LOOP_ITEMS => {
-            Ok(ResolvedForEach { items, concurrency: for_each.concurrency })
-        }
-        Value::Array(items) => wrong(
-            "/items",
-            format!("at most {} items, found {}", limits::MAX_LOOP_ITEMS, items.len()),
-        ),
-        _ => wrong("/items", "expected a list"),
+    let Value::Array(items) = at("/items", for_each.items.evaluate(scope))? else {
+        return wrong("/items", "expected a list");
+    };
+    if items.len() > limits::MAX_LOOP_ITEMS {
+        let found = items.len();
+        return wrong("/items", format!("at most {} items, found {found}", limits::MAX_LOOP_ITEMS));
     }
+    Ok(ResolvedForEach { items, concurrency: for_each.concurrency })
 }

@@ -62,7 +62,7 @@ impl RetryPolicy {
         match &self.backoff {
             Backoff::Steps(steps) => {
                 let index = usize::try_from(step).unwrap_or(usize::MAX);
-                steps.get(index).or(steps.last()).copied().unwrap_or(0)
+                steps.get(index).or_else(|| steps.last()).copied().unwrap_or(0)
             }
             Backoff::Exponential { base_ms, factor, max_ms, jitter } => {
                 let exponent = i32::try_from(step).unwrap_or(i32::MAX);

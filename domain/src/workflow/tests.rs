@@ -94,7 +94,8 @@ fn a_workflow_is_created_once_with_version_1() {
 
 #[test]
 fn the_text_of_a_draft_is_bounded() {
-    let cases: [(fn(&mut NewDraft), WorkflowRejection); 6] = [
+    type Spoil = fn(&mut NewDraft);
+    let cases: [(Spoil, WorkflowRejection); 6] = [
         (|draft| draft.name.clear(), WorkflowRejection::NameInvalid),
         (|draft| draft.name = "x".repeat(256), WorkflowRejection::NameInvalid),
         (|draft| draft.description = "x".repeat(10_001), WorkflowRejection::DescriptionTooLong),
@@ -253,8 +254,11 @@ fn a_status_is_reached_by_the_command_that_means_it() {
     assert_eq!(in_archive.command_for(WorkflowStatus::Draft), WorkflowCommand::Unarchive);
 }
 
-/// Which version each trigger runs, or why none does, for a history.
-fn starts(history: impl IntoIterator<Item = WorkflowEvent>) -> [Result<i32, WorkflowRejection>; 2] {
+/// Which version a person and a schedule run, or why none.
+type Starts = [Result<i32, WorkflowRejection>; 2];
+
+/// Which version each of them runs after a history.
+fn starts(history: impl IntoIterator<Item = WorkflowEvent>) -> Starts {
     let workflow = given::<Workflow>(history).state();
     [TriggerType::Manual, TriggerType::Cron]
         .map(|trigger| workflow.start_plan(trigger).map(|plan| plan.version.0))
@@ -265,7 +269,7 @@ fn a_start_runs_the_published_version_else_by_hand_the_latest_draft() {
     use WorkflowRejection as No;
     let active = || WorkflowEvent::from(IntakeActivated {});
     let paused = || WorkflowEvent::from(IntakePaused {});
-    let table: [(Vec<WorkflowEvent>, [Result<i32, No>; 2]); 9] = [
+    let table: [(Vec<WorkflowEvent>, Starts); 9] = [
         (vec![], [Err(No::NotFound); 2]),
         (vec![created()], [Ok(1), Err(No::IntakeInactive)]),
         (vec![created(), saved(2, "2")], [Ok(2), Err(No::IntakeInactive)]),
