@@ -126,7 +126,7 @@ impl Model {
 
     /// The statements for the tables, and those for the indexes.
     fn tables_and_indexes(self) -> (&'static str, &'static str) {
-        self.statements().split_once(INDEXES).unwrap_or((self.statements(), ""))
+        self.statements().split_once(INDEXES).unwrap_or_else(|| (self.statements(), ""))
     }
 }
 

@@ -1,6 +1,7 @@
 //! The one integration binary: real Postgres and NATS, one file for each arrow of the data flow.
 
 mod gateway;
+mod projections;
 mod relay;
 mod store;
 mod work;
