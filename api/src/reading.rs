@@ -1,0 +1,123 @@
+//! Reads: which position an answer must reflect, and which one it does.
+//!
+//! A handler takes a [`Reading`], asks it for the position *before* it queries (so the rows are never older than what the answer says),
+//! demands its permission ([`crate::access::demand`]), and answers with [`Reading::answer`].
+
+use axum::{
+    extract::FromRequestParts,
+    http::{StatusCode, request::Parts},
+};
+use ledgerline_projections::{Model, PageRequest, QueryError};
+use ledgerline_store::Position;
+
+use crate::{
+    answer::Answer,
+    app::AppState,
+    extract::{AsOf, Caller, ListQuery, MinPosition},
+    ledger::{Ledger, LogName},
+    problem::Problem,
+};
+
+/// Who reads, and what the answer must reflect at least.
+#[derive(Clone)]
+pub struct Reading {
+    /// Who.
+    pub caller: Caller,
+    at_least: Position,
+    ledger: Ledger,
+    log: LogName,
+}
+
+impl FromRequestParts<AppState> for Reading {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Problem> {
+        let caller = Caller::from_request_parts(parts, state).await?;
+        let MinPosition(wanted) = MinPosition::from_request_parts(parts, state).await?;
+        let log = state.ledger.name().await?;
+        let wanted = match wanted {
+            Some(token) => state.ledger.resolve(token).await?,
+            None => Position::START,
+        };
+        let at_least = wanted.max(state.ledger.acknowledged(caller.user_id));
+        Ok(Self { caller, at_least, ledger: state.ledger.clone(), log })
+    }
+}
+
+impl Reading {
+    /// Waits until these read models reflect what the caller may expect; gives the position that they all reflect.
+    ///
+    /// # Errors
+    /// 503 when they don't get there within two seconds.
+    pub async fn rows(&self, models: &[Model]) -> Result<Position, Problem> {
+        self.ledger.reflecting(models, self.at_least).await
+    }
+
+    /// The position that a look at the log itself reflects at least. Nothing is waited for: the log is what the rows follow.
+    #[must_use]
+    pub fn log(&self) -> Position {
+        self.at_least.max(self.ledger.head())
+    }
+
+    /// An answer that reflects a position.
+    pub fn answer<T>(&self, body: T, position: Position) -> Answer<T> {
+        Answer::new(StatusCode::OK, body, position, self.log)
+    }
+
+    /// The moment of the past that is asked about, none for now: how to load a state, and the position of the answer.
+    ///
+    /// # Errors
+    /// 422 for a position above the head or of another log; 503 when the database is away.
+    pub async fn past(
+        &self,
+        state: &AppState,
+        at: AsOf,
+    ) -> Result<Option<(ledgerline_commands::AsOf, Position)>, Problem> {
+        let position = match at {
+            AsOf::Now => return Ok(None),
+            AsOf::Time(time) => state.commands.log().position_at(time).await?,
+            AsOf::Position(token) => self.ledger.resolve(token).await?,
+        };
+        Ok(Some((ledgerline_commands::AsOf::Position(position), position)))
+    }
+}
+
+/// The page that is asked for, in an order of the read model's own.
+///
+/// # Errors
+/// 422 for an order that the list does not offer; `offered` names those it does.
+pub fn page<S>(list: ListQuery, offered: &[(&str, S)]) -> Result<PageRequest<S>, Problem>
+where
+    S: Copy + Default,
+{
+    let sort = match &list.sort {
+        None => S::default(),
+        Some(sort) => {
+            let sign = if sort.descending { "-" } else { "" };
+            let word = format!("{sign}{}", sort.field);
+            let found = offered.iter().find(|(offer, _)| *offer == word);
+            found.map(|(_, sort)| *sort).ok_or_else(|| {
+                let words: Vec<&str> = offered.iter().map(|(word, _)| *word).collect();
+                let detail = format!("must be one of {}", words.join(", "));
+                Problem::invalid("/sort", "unknown_value", detail)
+            })?
+        }
+    };
+    Ok(PageRequest {
+        limit: i64::from(list.limit),
+        offset: i64::try_from(list.offset).unwrap_or(i64::MAX),
+        cursor: list.cursor,
+        sort,
+    })
+}
+
+impl From<QueryError> for Problem {
+    fn from(error: QueryError) -> Self {
+        match error {
+            QueryError::InvalidCursor => {
+                Self::invalid("/cursor", "invalid", "is not a cursor of this list in this order")
+            }
+            QueryError::Database(error) => error.into(),
+        }
+    }
+}

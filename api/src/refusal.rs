@@ -1,0 +1,165 @@
+//! Why a command is refused, by a rule of the domain or for want of a permission, and how each is answered.
+
+use ledgerline_commands::{CommandError, start::StartRejection};
+use ledgerline_domain::{
+    execution::ExecutionRejection,
+    permission::{Permission, Role},
+    workflow::WorkflowRejection,
+    workspace::WorkspaceRejection,
+};
+
+use crate::{identity::api_key, problem::Problem};
+
+/// Everything that plans of commands refuse with.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum Refusal {
+    /// There is no such thing, or none that the caller may know of.
+    #[error("there is no such {0}")]
+    Hidden(&'static str),
+    /// The caller is a member whose role is too little.
+    #[error("the role {} may not {}", role.as_str(), word(*permission))]
+    NotAllowed {
+        /// The caller's role.
+        role: Role,
+        /// What it takes.
+        permission: Permission,
+    },
+    /// The API key has not the scope for it.
+    #[error("the API key does not have the scope {0:?}")]
+    KeyScope(api_key::Scope),
+    /// A workspace refuses.
+    #[error(transparent)]
+    Workspace(#[from] WorkspaceRejection),
+    /// A workflow refuses.
+    #[error(transparent)]
+    Workflow(#[from] WorkflowRejection),
+    /// An execution refuses.
+    #[error(transparent)]
+    Execution(#[from] ExecutionRejection),
+    /// A start is refused for what it was given.
+    #[error("{0}")]
+    Input(String),
+    /// A rule that no single aggregate can see.
+    #[error("{detail}")]
+    Rule {
+        /// Its stable name.
+        rule: &'static str,
+        /// Why it refuses, for the caller.
+        detail: String,
+    },
+}
+
+impl From<StartRejection> for Refusal {
+    fn from(rejection: StartRejection) -> Self {
+        match rejection {
+            StartRejection::Workflow(rejection) => Self::Workflow(rejection),
+            StartRejection::Execution(rejection) => Self::Execution(rejection),
+            StartRejection::Key(error) => {
+                Self::Input(format!("does not fit the concurrency key: {error}"))
+            }
+        }
+    }
+}
+
+/// A permission in the words of the role matrix.
+#[must_use]
+pub fn word(permission: Permission) -> &'static str {
+    match permission {
+        Permission::ViewWorkflow => "view workflows",
+        Permission::ViewExecution => "view executions",
+        Permission::ViewAnalytics => "view analytics",
+        Permission::ViewWorkspace => "view the workspace",
+        Permission::CreateWorkflow => "create workflows",
+        Permission::EditWorkflow => "edit workflows",
+        Permission::DeleteWorkflow => "delete workflows",
+        Permission::StartExecution => "start executions",
+        Permission::ControlExecution => "control executions",
+        Permission::Approve => "approve",
+        Permission::AddMember => "add members",
+        Permission::RemoveMember => "remove members",
+        Permission::ChangeMemberRole => "change the role of members",
+        Permission::EditWorkspace => "edit the workspace",
+        Permission::ManageSecrets => "manage secrets",
+        Permission::DeleteWorkspace => "delete the workspace",
+        Permission::TransferWorkspace => "transfer the workspace",
+    }
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        let detail = refusal.to_string();
+        match refusal {
+            Refusal::Hidden(noun) => Self::not_found(noun),
+            Refusal::NotAllowed { .. } | Refusal::KeyScope(_) => Self::forbidden(detail),
+            Refusal::Workspace(rejection) => of_workspace(rejection, detail),
+            Refusal::Workflow(rejection) => of_workflow(rejection, detail),
+            Refusal::Execution(ExecutionRejection::NotRequested) => Self::not_found("execution"),
+            Refusal::Execution(rejection) => Self::rule_refused(execution_rule(&rejection), detail),
+            Refusal::Input(detail) => Self::invalid("/input", "invalid_value", detail),
+            Refusal::Rule { rule, .. } => Self::rule_refused(rule, detail),
+        }
+    }
+}
+
+impl From<CommandError<Refusal>> for Problem {
+    fn from(error: CommandError<Refusal>) -> Self {
+        Self::of_command(error, Self::from, Self::from)
+    }
+}
+
+fn of_workspace(rejection: WorkspaceRejection, detail: String) -> Problem {
+    match rejection {
+        WorkspaceRejection::NotFound => Problem::not_found("workspace"),
+        WorkspaceRejection::NotAMember => Problem::not_found("member"),
+        WorkspaceRejection::NameInvalid => Problem::invalid("/name", "out_of_range", detail),
+        WorkspaceRejection::DescriptionTooLong => {
+            Problem::invalid("/description", "out_of_range", detail)
+        }
+        // The role matrix refuses these, as it does at the door: known, but not allowed.
+        WorkspaceRejection::MayNotManageMembers | WorkspaceRejection::OwnerIsAboveAdministrator => {
+            Problem::forbidden(detail)
+        }
+        WorkspaceRejection::AlreadyExists
+        | WorkspaceRejection::AlreadyAMember
+        | WorkspaceRejection::LastOwner
+        | WorkspaceRejection::PersonalWorkspace
+        | WorkspaceRejection::TooManyMembers => Problem::rule_refused(rejection.rule(), detail),
+    }
+}
+
+fn of_workflow(rejection: WorkflowRejection, detail: String) -> Problem {
+    match rejection {
+        WorkflowRejection::NotFound => Problem::not_found("workflow"),
+        WorkflowRejection::VersionNotFound => Problem::not_found("version"),
+        WorkflowRejection::NameInvalid => Problem::invalid("/name", "out_of_range", detail),
+        WorkflowRejection::DescriptionTooLong => {
+            Problem::invalid("/description", "out_of_range", detail)
+        }
+        WorkflowRejection::TagsInvalid => Problem::invalid("/tags", "out_of_range", detail),
+        WorkflowRejection::DefinitionTooLarge => Problem::invalid("", "too_large", detail),
+        WorkflowRejection::AlreadyExists
+        | WorkflowRejection::TooManyVersions
+        | WorkflowRejection::GraphEmpty
+        | WorkflowRejection::DefinitionInvalid
+        | WorkflowRejection::NotPublished
+        | WorkflowRejection::Archived
+        | WorkflowRejection::IntakePaused
+        | WorkflowRejection::IntakeInactive => Problem::rule_refused(rejection.rule(), detail),
+    }
+}
+
+const fn execution_rule(rejection: &ExecutionRejection) -> &'static str {
+    match rejection {
+        ExecutionRejection::NotRequested => "execution_not_found",
+        ExecutionRejection::Ended(_) => "execution_ended",
+        ExecutionRejection::TooDeep { .. } => "triggers_too_deep",
+        ExecutionRejection::Cancelling => "execution_cancelling",
+        ExecutionRejection::Paused => "execution_paused",
+        ExecutionRejection::Waiting => "execution_waiting",
+        ExecutionRejection::ClaimLost { .. } => "claim_lost",
+        ExecutionRejection::Overtaken => "report_overtaken",
+        ExecutionRejection::Contradiction { .. } => "report_contradicts",
+        ExecutionRejection::NothingToRetry => "nothing_to_retry",
+        ExecutionRejection::OtherLimit => "other_limit",
+    }
+}
