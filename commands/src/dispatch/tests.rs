@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use ledgerline_domain::{
     dispatch::Why,
-    execution::{Claim, ExecutionEvent},
+    execution::{Claim, ExecutionCommand, ExecutionEvent},
 };
 use ledgerline_store::EventLog as _;
 use tokio::time::sleep;
 
-use super::CLAIMS_PER_FREE_SLOT;
+use super::{CLAIMS_PER_FREE_SLOT, READER};
 use crate::testing::{World, most_at_once};
 
 fn ended(world: &World) -> usize {
@@ -173,4 +173,21 @@ async fn a_run_in_line_says_what_it_waits_for() {
     assert!(matches!(lines.why(ids[0]).await, Some(Why::Running { .. })));
     let mut rival = world.process("rival");
     assert_eq!(rival.dispatch().why(ids[1]).await, None, "another process leads");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_leader_gives_nothing_away_before_it_has_seen_the_head() {
+    let world = World::new();
+    let workflow = world.workflow(Some(1)).await;
+    let mut process = world.process("one");
+    let (_older, newer) = (process.start(workflow).await, process.start(workflow).await);
+    let mut lease = world.log.acquire_lease(READER, "dead", 1).await.unwrap().unwrap();
+    let end = world.log.head().await.unwrap().position;
+    world.log.advance(&mut lease, end).await.unwrap();
+    // The dead leader gave the slot to the newer one, and its checkpoint doesn't show it.
+    process.tell(newer, ExecutionCommand::Dispatch { claim: Claim(1) }).await;
+    world.log.renew_worker_lease("elsewhere", 4, 60_000).await.unwrap();
+    process.dispatch();
+    sleep(Duration::from_secs(3)).await;
+    assert_eq!((most_at_once(&world), dispatched(&world)), (1, 1));
 }
