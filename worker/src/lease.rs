@@ -1,14 +1,37 @@
 //! The worker's one lease: while it is held, its claims are its own.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use tokio_util::sync::CancellationToken;
 
 use crate::worker::Shared;
 
-/// Holds the lease until the token is cancelled, then gives it up. When it was lost meanwhile, `abandon` ends every run: others may
-/// have been given their claims, and whatever these runs would append is refused.
-pub(crate) async fn hold(shared: Arc<Shared>, abandon: CancellationToken, over: CancellationToken) {
+/// What ends every run that was taken on under one epoch of the lease.
+pub(crate) struct Tenure(Mutex<CancellationToken>);
+
+impl Tenure {
+    pub(crate) fn new() -> Self {
+        Self(Mutex::new(CancellationToken::new()))
+    }
+
+    /// Ends with the present epoch.
+    pub(crate) fn token(&self) -> CancellationToken {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Ends every run that was taken on until now.
+    pub(crate) fn end(&self) {
+        let mut token = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut *token, CancellationToken::new()).cancel();
+    }
+}
+
+/// Holds the lease until the token is cancelled, then gives it up. When it was lost meanwhile, every run that was taken on before is
+/// given up: others may have been given their claims, and whatever these runs would append is refused.
+pub(crate) async fn hold(shared: Arc<Shared>, tenure: Arc<Tenure>, over: CancellationToken) {
     let settings = shared.settings();
     let ttl_ms = i64::try_from(settings.lease_ttl.as_millis()).unwrap_or(i64::MAX);
     let slots = i32::try_from(settings.slots).unwrap_or(i32::MAX);
@@ -19,7 +42,7 @@ pub(crate) async fn hold(shared: Arc<Shared>, abandon: CancellationToken, over: 
             Ok(lease) => {
                 if epoch.is_some_and(|held| held != lease.epoch) {
                     tracing::warn!(worker = %settings.worker, "the worker's lease had expired; its runs are given up");
-                    abandon.cancel();
+                    tenure.end();
                 }
                 epoch = Some(lease.epoch);
             }

@@ -3,15 +3,19 @@
 //! Pure but for the time it takes: pure nodes are evaluated here, so a round runs off the async threads. It works on a copy of the
 //! state, which it moves on with the steps that it plans; when these are appended, that copy is the state.
 
-use std::{collections::HashMap, sync::Arc, time::Instant};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Instant,
+};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use ledgerline_domain::{
     Aggregate as _,
     execution::{
         Action, AfterFailure, Attempt, Claim, Ending, ErrorKind, Execution, ExecutionCommand,
-        ExecutionRejection, Gather, NodeError, NodeOutput, NodePath, NodeState, Outcome, Planner,
-        Report, Run, Step, VariableValue,
+        ExecutionRejection, Gather, NodeError, NodeOutput, NodePath, Outcome, Planner, Report, Run,
+        Step, VariableValue,
     },
     expression::Scope,
     json::Json,
@@ -54,6 +58,8 @@ pub(crate) struct Beginning {
     pub(crate) facts: Json,
     pub(crate) env: Arc<std::collections::BTreeMap<String, String>>,
     pub(crate) now: DateTime<Utc>,
+    /// Effects that this worker has begun and that have not ended.
+    pub(crate) under_way: HashSet<NodePath>,
     /// Nothing new may begin: the process is going down.
     pub(crate) draining: bool,
 }
@@ -152,6 +158,7 @@ impl Round<'_> {
         if self.beginning.draining {
             return Ok(false);
         }
+        self.begin_what_was_recorded()?;
         while !self.over {
             let actions = self.planner.next(&self.spec);
             let mut fresh = Vec::new();
@@ -168,6 +175,31 @@ impl Round<'_> {
             self.apply(fresh)?;
         }
         Ok(false)
+    }
+
+    /// Begins what is recorded as begun under this claim and is not under way: the answer to its append was lost, so its effect
+    /// never began.
+    fn begin_what_was_recorded(&mut self) -> Result<(), ExecutionRejection> {
+        let unknown: Vec<(NodePath, Attempt)> = self
+            .spec
+            .in_flight()
+            .filter(|(path, _)| !self.beginning.under_way.contains(*path))
+            .map(|(path, node)| (path.clone(), node.attempt))
+            .collect();
+        let mut fresh = Vec::new();
+        for (path, attempt) in unknown {
+            let timeout_ms = self.node(&path).and_then(Node::timeout_ms);
+            match self.resolved(&path) {
+                None => {}
+                Some(Ok(resolved)) => {
+                    self.begin.push(Begin { path, attempt, resolved, timeout_ms });
+                }
+                Some(Err(error)) => {
+                    fresh.push(self.ended(path, attempt, Err(error), None, None, 0));
+                }
+            }
+        }
+        if fresh.is_empty() { Ok(()) } else { self.apply(fresh) }
     }
 
     /// Whether the state still waits for the outcome of this try: not after a reload that found it recorded.
@@ -479,18 +511,6 @@ impl Round<'_> {
         }
         value
     }
-}
-
-/// Nodes whose effect should be under way under this claim, and is not in `running`.
-pub(crate) fn unknown_to(
-    state: &Execution,
-    running: impl Fn(&NodePath) -> bool,
-) -> Vec<(NodePath, Attempt)> {
-    state
-        .in_flight()
-        .filter(|(path, node)| matches!(node.state, NodeState::Running(_)) && !running(path))
-        .map(|(path, node)| (path.clone(), node.attempt))
-        .collect()
 }
 
 fn millis(begun: Instant) -> u64 {

@@ -28,7 +28,7 @@ use crate::{
     definitions::{Definition, DefinitionError},
     log_lines::RunLines,
     nodes::{Try, perform},
-    round::{Begin, Beginning, Planned, RoundEnd, Tried, plan, unknown_to},
+    round::{Begin, Beginning, Planned, RoundEnd, Tried, plan},
     values::{cleaned, failure},
     worker::Shared,
 };
@@ -206,6 +206,7 @@ impl<'a> Running<'a> {
             facts: self.facts.clone(),
             env: Arc::clone(&self.shared.env),
             now: self.shared.commands.clock().now(),
+            under_way: self.under_way.keys().cloned().collect(),
             draining: self.signals.drain.is_cancelled(),
         };
         loop {
@@ -308,20 +309,7 @@ impl<'a> Running<'a> {
         };
         self.base = state;
         self.planner = Planner::new(Arc::clone(&self.definition.plan));
-        self.begin_what_was_recorded();
         Ok(false)
-    }
-
-    /// Effects whose start is recorded and that are not under way: the answer to their append was lost.
-    fn begin_what_was_recorded(&mut self) {
-        let waiting: HashSet<NodePath> =
-            self.tried.iter().map(|tried| tried.path.clone()).collect();
-        let known = |path: &NodePath| self.under_way.contains_key(path) || waiting.contains(path);
-        for (path, attempt) in unknown_to(&self.base, known) {
-            let error =
-                failure(ErrorKind::Transient, "the worker lost track of this try before it began");
-            self.tried.push(Tried { path, attempt, result: Err(error), duration_ms: 0 });
-        }
     }
 
     fn begin(&mut self, begin: Begin) {

@@ -15,7 +15,8 @@ use uuid::Uuid;
 
 use crate::{
     definitions::Definitions,
-    hear, lease,
+    hear,
+    lease::{self, Tenure},
     log_lines::LogWriter,
     nodes::Equipment,
     outbound,
@@ -123,17 +124,17 @@ async fn work(
     stop: CancellationToken,
     written: CancellationToken,
 ) {
-    let abandon = CancellationToken::new();
+    let tenure = Arc::new(Tenure::new());
     let over = CancellationToken::new();
     let runs = TaskTracker::new();
     let hearing = hear::listen(Arc::clone(&shared), tail, over.clone());
-    let living = lease::hold(Arc::clone(&shared), abandon.clone(), over.clone());
+    let living = lease::hold(Arc::clone(&shared), Arc::clone(&tenure), over.clone());
     let working = async {
-        pull(&shared, &source, &runs, &stop, &abandon).await;
+        pull(&shared, &source, &runs, &stop, &tenure).await;
         runs.close();
         if tokio::time::timeout(shared.settings().drain, runs.wait()).await.is_err() {
             tracing::warn!("steps that did not end in time are handed back");
-            abandon.cancel();
+            tenure.end();
             runs.wait().await;
         }
         over.cancel();
@@ -148,7 +149,7 @@ async fn pull(
     source: &WorkSource,
     runs: &TaskTracker,
     stop: &CancellationToken,
-    abandon: &CancellationToken,
+    tenure: &Tenure,
 ) {
     let slots = Arc::new(Semaphore::new(shared.settings().slots.max(1)));
     metrics::gauge!("ledgerline_worker_slots").set(slots.available_permits() as f64);
@@ -172,7 +173,7 @@ async fn pull(
                     Err(_) => return,
                 },
             };
-            take_on(shared, delivery, permit, runs, stop, abandon);
+            take_on(shared, delivery, permit, runs, stop, tenure);
         }
         metrics::gauge!("ledgerline_worker_free_slots").set(slots.available_permits() as f64);
     }
@@ -184,7 +185,7 @@ fn take_on(
     permit: OwnedSemaphorePermit,
     runs: &TaskTracker,
     stop: &CancellationToken,
-    abandon: &CancellationToken,
+    tenure: &Tenure,
 ) {
     let execution = delivery.item().execution_id;
     let Some(heard) = shared.runs.enter(execution) else {
@@ -194,7 +195,7 @@ fn take_on(
         });
         return;
     };
-    let signals = Signals { heard, drain: stop.clone(), abandon: abandon.child_token() };
+    let signals = Signals { heard, drain: stop.clone(), abandon: tenure.token() };
     let shared = Arc::clone(shared);
     runs.spawn(async move {
         let leaving = Leaving { shared: Arc::clone(&shared), execution };

@@ -1,0 +1,423 @@
+//! Executions from their request to their end, on workers that are paused, told to stop, and killed.
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use ledgerline_domain::execution::{
+    CancelReason, ErrorKind, Execution, ExecutionCommand, ExecutionEvent, NodeOutput, PauseReason, Status,
+};
+use ledgerline_store::{Intent, simulated::{AppendFault, Faults, SimulatedLog}};
+use ledgerline_worker::allowed::{AllowList, AllowedCommand};
+use serde_json::{Value, json};
+use tokio::sync::Notify;
+use uuid::Uuid;
+
+use crate::support::engine::{Engine, TestWorker, wall_clock};
+
+fn simulated() -> (Arc<SimulatedLog>, Engine) {
+    let log = SimulatedLog::new(Uuid::now_v7(), wall_clock());
+    let engine = Engine::on(Arc::<SimulatedLog>::clone(&log));
+    (log, engine)
+}
+
+fn output(execution: &Execution) -> Value {
+    match execution {
+        Execution::Completed { output: NodeOutput::Inline(value), .. } => value.to_value(),
+        other => panic!("not completed: {other:?}"),
+    }
+}
+
+fn failure(execution: &Execution) -> (Option<String>, ErrorKind, String) {
+    match execution {
+        Execution::Failed { node, error, .. } => (node.as_ref().map(|node| node.as_str().to_owned()), error.kind, error.message.clone()),
+        other => panic!("not failed: {other:?}"),
+    }
+}
+
+fn node(id: &str, kind: &str, config: Value) -> Value {
+    json!({"id": id, "type": kind, "config": config})
+}
+
+fn chain(nodes: Vec<Value>) -> Value {
+    let ids: Vec<&str> = nodes.iter().map(|node| node["id"].as_str().unwrap()).collect();
+    let connections: Vec<Value> = ids.windows(2).map(|pair| json!({"from": pair[0], "to": pair[1]})).collect();
+    json!({"nodes": nodes, "connections": connections, "settings": {}})
+}
+
+fn shell(engine: &Engine) -> TestWorker {
+    engine.worker_with(|mut settings| {
+        settings.allowed = Arc::new(AllowList(vec![AllowedCommand::exactly("sh", &["-c"])]));
+        settings
+    })
+}
+
+/// Every kind of node in one run, with a loop, branches and a wait.
+fn every_kind() -> Value {
+    json!({
+        "nodes": [
+            node("start", "trigger.manual", json!({})),
+            node("count", "logic.set_variable", json!({"name": "count", "expression": "size(input.items)"})),
+            node("many", "logic.if", json!({"condition": "vars.count > 2"})),
+            node("few", "logic.transform", json!({"expression": "'few'"})),
+            node("size", "logic.switch", json!({"cases": [{"when": "vars.count == 3", "port": "three"}]})),
+            node("pause", "logic.wait", json!({"duration_ms": 30})),
+            node("each", "logic.for_each", json!({
+                "items": "input.items", "concurrency": 2,
+                "nodes": [
+                    node("double", "logic.transform", json!({"expression": "item * 2"})),
+                    {"id": "keep", "type": "action.file", "idempotent": true,
+                     "config": {"operation": "write", "path": "items/{{ index }}.txt", "content": "{{ nodes.double.output }}"}},
+                ],
+                "connections": [{"from": "double", "to": "keep"}],
+            })),
+            {"id": "list", "type": "action.file", "idempotent": true, "config": {"operation": "list", "path": "items"}},
+        ],
+        "connections": [
+            {"from": "start", "to": "count"}, {"from": "count", "to": "many"}, {"from": "many", "to": "few", "port": "false"},
+            {"from": "many", "to": "size", "port": "true"}, {"from": "size", "to": "pause", "port": "three"},
+            {"from": "pause", "to": "each"}, {"from": "each", "to": "list"},
+        ],
+        "settings": {},
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_kind_of_node_takes_part_in_a_run() {
+    let (_, engine) = simulated();
+    let worker = engine.worker();
+    let (id, execution) = engine.run(&every_kind(), &json!({"items": [1, 2, 3]})).await;
+    let files = &output(&execution)["list"]["files"];
+    let paths: Vec<&str> = files.as_array().unwrap().iter().map(|file| file["path"].as_str().unwrap()).collect();
+    assert_eq!(paths, ["items/0.txt", "items/1.txt", "items/2.txt"]);
+    assert_eq!(std::fs::read_to_string(engine.files().join("items/2.txt")).unwrap(), "6");
+    let history = engine.history(id).await.join("\n");
+    assert!(history.contains("execution_waiting"), "{history}");
+    worker.stop().await;
+    engine.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pure_nodes_are_appended_with_the_next_effect() {
+    let (_, engine) = simulated();
+    let worker = engine.worker();
+    let pure = (0..10).map(|n| node(&format!("n{n}"), "logic.transform", json!({"expression": "1 + 1"}))).collect();
+    let (id, _) = engine.run(&chain(pure), &json!({})).await;
+    let events = engine.events(id).await;
+    let by_worker: std::collections::BTreeSet<_> =
+        events.iter().filter(|event| event.metadata.contains("\"worker\"")).map(|event| event.recorded_at).collect();
+    assert!(by_worker.len() <= 2, "{} appends for ten pure nodes", by_worker.len());
+    worker.stop().await;
+    engine.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failed_node_is_tried_again_and_then_fails_the_run() {
+    let (_, engine) = simulated();
+    let worker = engine.worker();
+    let refused = json!({
+        "nodes": [{"id": "fetch", "type": "action.http", "config": {"method": "GET", "url": "http://127.0.0.1:9/"}},
+                  {"id": "after", "type": "logic.transform", "config": {"expression": "1"}}],
+        "connections": [{"from": "fetch", "to": "after"}], "settings": {},
+    });
+    let (_, execution) = engine.run(&refused, &json!({})).await;
+    let (node, kind, message) = failure(&execution);
+    assert_eq!((node.as_deref(), kind), (Some("fetch"), ErrorKind::Permanent));
+    assert!(message.contains("not reachable from workflows"), "{message}");
+
+    let missing = json!({
+        "nodes": [{"id": "run", "type": "action.http", "retry": {"max_retries": 2, "backoff_ms": [10]},
+                   "config": {"method": "GET", "url": "http://name.invalid/"}}],
+        "connections": [], "settings": {},
+    });
+    let (id, execution) = engine.run(&missing, &json!({})).await;
+    assert_eq!(failure(&execution).1, ErrorKind::Transient);
+    let tries = engine.facts(id).await.iter().filter(|event| matches!(event, ExecutionEvent::NodeFailed(_))).count();
+    assert_eq!(tries, 3, "{:#?}", engine.history(id).await);
+    engine.printed(id, "failed, next try at").await;
+    worker.stop().await;
+    engine.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failure_may_be_replaced_or_take_its_own_branch() {
+    let (_, engine) = simulated();
+    let worker = engine.worker();
+    let bad = json!({"operation": "read", "path": "missing.txt"});
+    let replaced = json!({
+        "nodes": [{"id": "read", "type": "action.file", "config": bad, "on_error": {"action": "continue", "value": {"content": "none"}}},
+                  {"id": "use", "type": "logic.transform", "config": {"expression": "nodes.read.output.content"}}],
+        "connections": [{"from": "read", "to": "use"}], "settings": {},
+    });
+    assert_eq!(output(&engine.run(&replaced, &json!({})).await.1), json!("none"));
+    let branched = json!({
+        "nodes": [{"id": "read", "type": "action.file", "config": bad, "on_error": {"action": "branch"}},
+                  {"id": "well", "type": "logic.transform", "config": {"expression": "'well'"}},
+                  {"id": "ill", "type": "logic.transform", "config": {"expression": "nodes.read.output.kind"}}],
+        "connections": [{"from": "read", "to": "well"}, {"from": "read", "to": "ill", "port": "error"}], "settings": {},
+    });
+    assert_eq!(output(&engine.run(&branched, &json!({})).await.1), json!({"ill": "permanent"}));
+    worker.stop().await;
+    engine.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_prints_lines_and_fails_by_its_exit_code() {
+    let (_, engine) = simulated();
+    let worker = shell(&engine);
+    let printing = chain(vec![node("run", "action.command", json!({"program": "sh", "args": ["-c", "echo one; echo two >&2"]}))]);
+    let (id, execution) = engine.run(&printing, &json!({})).await;
+    assert_eq!(output(&execution)["stdout"], json!("one\n"));
+    engine.printed(id, "one").await;
+    engine.printed(id, "two").await;
+    let failing = chain(vec![node("run", "action.command", json!({"program": "sh", "args": ["-c", "exit 7"]}))]);
+    assert_eq!(failure(&engine.run(&failing, &json!({})).await.1).1, ErrorKind::Permanent);
+    let refused = chain(vec![node("run", "action.command", json!({"program": "rm", "args": ["-rf", "/"]}))]);
+    assert!(failure(&engine.run(&refused, &json!({})).await.1).2.contains("not allowed"));
+    let slow = json!({"nodes": [{"id": "run", "type": "action.command", "timeout_ms": 100, "retry": {"max_retries": 0},
+        "config": {"program": "sh", "args": ["-c", "sleep 30"]}}], "connections": [], "settings": {}});
+    assert_eq!(failure(&engine.run(&slow, &json!({})).await.1).1, ErrorKind::Timeout);
+    worker.stop().await;
+    engine.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn invariant_8_a_cancel_ends_a_running_step_within_a_second() {
+    let (_, engine) = simulated();
+    let worker = shell(&engine);
+    let marker = engine.folder.path().join("alive");
+    let script = format!("trap '' TERM; (sleep 3; echo alive > {}) & sleep 30", marker.display());
+    let definition = chain(vec![
+        node("run", "action.command", json!({"program": "sh", "args": ["-c", script]})),
+        node("after", "logic.transform", json!({"expression": "1"})),
+    ]);
+    let workflow = engine.workflow(&definition).await;
+    let id = engine.start(workflow, &json!({})).await;
+    engine.until(id, "to run its step", |run| run.in_flight().next().is_some()).await;
+    let begun = Instant::now();
+    engine.tell(id, ExecutionCommand::Cancel { reason: CancelReason::StoppedByUser }).await;
+    let execution = engine.ended(id).await;
+    assert!(begun.elapsed() < Duration::from_secs(1), "it took {:?}", begun.elapsed());
+    assert_eq!(execution.status(), Some(Status::Cancelled));
+    let history = engine.history(id).await;
+    let cancel = history.iter().position(|event| event.starts_with("cancel_requested")).unwrap();
+    assert!(!history[cancel..].iter().any(|event| event.starts_with("node_started")), "{history:#?}");
+    tokio::time::sleep(Duration::from_millis(3_200)).await;
+    assert!(!marker.exists(), "a child of the step outlived the cancel");
+    worker.stop().await;
+    engine.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pause_finishes_the_running_step_and_starts_no_other() {
+    let (_, engine) = simulated();
+    let worker = shell(&engine);
+    let definition = chain(vec![
+        node("first", "action.command", json!({"program": "sh", "args": ["-c", "sleep 0.3; echo done"]})),
+        node("second", "action.command", json!({"program": "sh", "args": ["-c", "echo {{ nodes.first.output.stdout }}"]})),
+    ]);
+    let workflow = engine.workflow(&definition).await;
+    let id = engine.start(workflow, &json!({})).await;
+    engine.until(id, "to run its step", |run| run.in_flight().next().is_some()).await;
+    engine.tell(id, ExecutionCommand::Pause { reason: PauseReason::User }).await;
+    let paused = engine.until(id, "to let go", |run| run.in_flight().next().is_none()).await;
+    assert_eq!(paused.status(), Some(Status::Paused));
+    let history = engine.history(id).await.join("\n");
+    assert!(history.contains("node_completed {\"path\":\"first\""), "{history}");
+    assert!(!history.contains("\"second\""), "{history}");
+    engine.tell(id, ExecutionCommand::Unpause { reason: PauseReason::User }).await;
+    let execution = engine.ended(id).await;
+    assert_eq!(output(&execution)["stdout"], json!("done\n"));
+    worker.stop().await;
+    engine.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stopped_worker_hands_its_runs_to_the_next_one() {
+    let (_, engine) = simulated();
+    let first = shell(&engine);
+    let step = |n: u32| json!({"id": format!("s{n}"), "type": "action.command", "idempotent": true,
+        "config": {"program": "sh", "args": ["-c", "sleep 0.05; echo x"]}});
+    let definition = chain((0..8).map(step).collect());
+    let workflow = engine.workflow(&definition).await;
+    let id = engine.start(workflow, &json!({})).await;
+    engine.until(id, "to run its third step", |run| run.in_flight().any(|(path, _)| path.as_str() == "s2")).await;
+    first.stop().await;
+    assert!(!engine.commands.load::<Execution>(id).await.unwrap().state.has_ended());
+    let second = shell(&engine);
+    let execution = engine.ended(id).await;
+    assert_eq!(output(&execution)["exit_code"], json!(0));
+    let history = engine.history(id).await.join("\n");
+    assert!(!history.contains("unknown_outcome"), "{history}");
+    second.stop().await;
+    engine.stop().await;
+}
+
+/// Fails the worker's `at`th append, before or after it is committed, and every one after it until the worker is gone.
+struct KillAt {
+    at: usize,
+    after_commit: bool,
+    seen: AtomicUsize,
+    dead: AtomicBool,
+    died: Notify,
+}
+
+impl Faults for KillAt {
+    fn on_append(&self, intent: &Intent) -> AppendFault {
+        let by_worker = intent.writes.iter().any(|write| write.events.iter().any(|event| event.metadata.contains("\"name\":\"worker\"")));
+        if !by_worker {
+            return AppendFault::None;
+        }
+        if self.dead.load(Ordering::SeqCst) {
+            return AppendFault::BeforeCommit;
+        }
+        if self.seen.fetch_add(1, Ordering::SeqCst) + 1 != self.at {
+            return AppendFault::None;
+        }
+        self.dead.store(true, Ordering::SeqCst);
+        self.died.notify_one();
+        if self.after_commit { AppendFault::AfterCommit } else { AppendFault::BeforeCommit }
+    }
+}
+
+fn strip(value: &mut Value) {
+    match value {
+        Value::Object(entries) => {
+            entries.retain(|name, _| name != "duration_ms");
+            entries.values_mut().for_each(strip);
+        }
+        Value::Array(items) => items.iter_mut().for_each(strip),
+        _ => {}
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn invariant_7_a_worker_killed_at_every_append_leads_to_the_same_end() {
+    let expected = json!({"list": {"files": [
+        {"path": "items/0.txt", "size_bytes": 1}, {"path": "items/1.txt", "size_bytes": 1}, {"path": "items/2.txt", "size_bytes": 1}],
+        "truncated": false}});
+    let mut boundaries = 0;
+    for after_commit in [false, true] {
+        for at in 1.. {
+            let (log, engine) = simulated();
+            let faults = Arc::new(KillAt { at, after_commit, seen: AtomicUsize::new(0), dead: AtomicBool::new(false), died: Notify::new() });
+            log.set_faults(Some(Arc::<KillAt>::clone(&faults)));
+            let first = engine.worker();
+            let workflow = engine.workflow(&every_kind()).await;
+            let id = engine.start(workflow, &json!({"items": [1, 2, 3]})).await;
+            let was_killed = tokio::select! {
+                () = faults.died.notified() => true,
+                _ = engine.ended(id) => faults.dead.load(Ordering::SeqCst),
+            };
+            if !was_killed {
+                first.stop().await;
+                engine.stop().await;
+                boundaries = boundaries.max(at - 1);
+                break;
+            }
+            first.kill();
+            log.set_faults(None);
+            let second = engine.worker();
+            let execution = engine.ended(id).await;
+            let mut came_out = output(&execution);
+            strip(&mut came_out);
+            assert_eq!(came_out, expected, "killed at append {at}, after_commit {after_commit}: {:#?}", engine.history(id).await);
+            assert!(execution.waits_for().is_none());
+            second.stop().await;
+            engine.stop().await;
+        }
+    }
+    assert!(boundaries >= 5, "only {boundaries} boundaries were met");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_effect_of_which_nobody_knows_the_outcome_waits_for_a_person() {
+    let (_, engine) = simulated();
+    let first = shell(&engine);
+    let log_file: PathBuf = engine.folder.path().join("effects");
+    let script = format!("echo x >> {}; sleep 30", log_file.display());
+    let definition = chain(vec![node("run", "action.command", json!({"program": "sh", "args": ["-c", script]}))]);
+    let workflow = engine.workflow(&definition).await;
+    let id = engine.start(workflow, &json!({})).await;
+    engine.until(id, "to run its step", |run| run.in_flight().next().is_some()).await;
+    while !log_file.exists() {
+        tokio::task::yield_now().await;
+    }
+    first.kill();
+    let second = shell(&engine);
+    let execution = engine.ended(id).await;
+    assert_eq!(failure(&execution).1, ErrorKind::UnknownOutcome);
+    assert_eq!(std::fs::read_to_string(&log_file).unwrap(), "x\n", "the effect was done twice");
+    second.stop().await;
+    engine.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_limit_of_a_workflow_is_never_overfilled_and_every_run_gets_its_turn() {
+    let (_, engine) = simulated();
+    let worker = shell(&engine);
+    let definition = json!({"nodes": [node("run", "action.command", json!({"program": "sh", "args": ["-c", "sleep 0.02"]}))],
+        "connections": [], "settings": {"concurrency": {"limit": 2}}});
+    let workflow = engine.workflow(&definition).await;
+    let mut ids = Vec::new();
+    for _ in 0..12 {
+        ids.push(engine.start(workflow, &json!({})).await);
+    }
+    for id in &ids {
+        assert_eq!(engine.ended(*id).await.status(), Some(Status::Completed));
+    }
+    let mut events = Vec::new();
+    for id in &ids {
+        events.extend(engine.events(*id).await);
+    }
+    events.sort_by_key(|event| event.position);
+    let (mut holding, mut most) = (0_i32, 0);
+    for event in events {
+        match event.r#type.as_str() {
+            "execution_dispatched" => holding += 1,
+            "execution_completed" => holding -= 1,
+            _ => {}
+        }
+        most = most.max(holding);
+    }
+    assert_eq!(most, 2, "slots were overfilled or left empty");
+    worker.stop().await;
+    engine.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pause_and_cancel_race_with_completion_without_a_wrong_state() {
+    let (_, engine) = simulated();
+    let worker = engine.worker();
+    let definition = chain((0..6).map(|n| json!({"id": format!("f{n}"), "type": "action.file", "idempotent": true,
+        "config": {"operation": "write", "path": format!("{n}.txt"), "content": "x"}})).collect());
+    let workflow = engine.workflow(&definition).await;
+    for round in 0..40_u32 {
+        let id = engine.start(workflow, &json!({})).await;
+        for _ in 0..round % 13 {
+            tokio::task::yield_now().await;
+        }
+        let context = crate::support::engine::context();
+        let target = ledgerline_commands::Target::existing(id);
+        let command = match round % 3 {
+            0 => ExecutionCommand::Cancel { reason: CancelReason::StoppedByUser },
+            _ => ExecutionCommand::Pause { reason: PauseReason::User },
+        };
+        let accepted = engine.commands.execute::<Execution>(target, &command, &context).await.is_ok();
+        if accepted && round % 3 != 0 {
+            let unpause = ExecutionCommand::Unpause { reason: PauseReason::User };
+            let _ = engine.commands.execute::<Execution>(target, &unpause, &context).await;
+        }
+        let ended = engine.ended(id).await;
+        let cancelled = accepted && round % 3 == 0;
+        let status = ended.status().unwrap();
+        assert!(status == Status::Completed && !cancelled || status == Status::Cancelled && cancelled, "round {round}: {status:?}");
+    }
+    worker.stop().await;
+    engine.stop().await;
+}
