@@ -165,6 +165,7 @@ impl Dispatcher {
             in_flight: FuturesUnordered::new(),
             busy: HashSet::new(),
             unseen: HashSet::new(),
+            refused: Vec::new(),
             slots: 0,
             look_at: Instant::now(),
             settle_at: Instant::now() + SETTLE_EVERY,
@@ -175,13 +176,17 @@ impl Dispatcher {
                     for event in &events? {
                         desk.take_in(event);
                     }
+                    desk.reconsider();
                 }
                 Woken::Answered(execution_id, answer) => desk.answered(execution_id, answer?),
                 Woken::Asked(execution_id, asks) => {
                     // Whoever asked may have gone away.
                     let _gone = asks.send(desk.follower.fold.why(execution_id));
                 }
-                Woken::Look => term.during(stop, desk.look(term.fence())).await?,
+                Woken::Look => {
+                    term.during(stop, desk.look(term.fence())).await?;
+                    desk.reconsider();
+                }
                 Woken::Settle => desk.settle(term).await?,
             }
             desk.hand_out(term);
@@ -226,6 +231,8 @@ struct Desk<'a> {
     busy: HashSet<ExecutionId>,
     /// The executions that were given a slot whose dispatch was not seen in the log yet: they count like untaken claims.
     unseen: HashSet<ExecutionId>,
+    /// Executions that a command was refused for: what they changed to is on its way here.
+    refused: Vec<ExecutionId>,
     /// How many executions the live workers run at once, by their leases.
     slots: usize,
     look_at: Instant,
@@ -256,8 +263,8 @@ impl Desk<'_> {
             () = sleep_until(self.look_at) => Woken::Look,
             () = sleep_until(self.settle_at) => Woken::Settle,
             Some((execution_id, asks)) = self.questions.recv() => Woken::Asked(execution_id, asks),
-            (execution_id, answer) = answered => Woken::Answered(execution_id, answer),
             events = self.follower.next() => Woken::Events(events),
+            (execution_id, answer) = answered => Woken::Answered(execution_id, answer),
         }
     }
 
@@ -266,6 +273,14 @@ impl Desk<'_> {
             self.unseen.remove(&ExecutionId(event.stream));
         }
         self.follower.fold.apply(event);
+    }
+
+    /// Decides anew about what was refused, now that more was seen. Not before: the same command would be refused again and again,
+    /// and the event that says why would never get its turn.
+    fn reconsider(&mut self) {
+        for execution_id in self.refused.drain(..) {
+            self.follower.fold.forget(execution_id);
+        }
     }
 
     fn answered(&mut self, execution_id: ExecutionId, answer: Answer) {
@@ -279,7 +294,7 @@ impl Desk<'_> {
             // The execution changed, and the event that says so is on its way; or it can't be written, and none will come.
             Answer::Refused | Answer::Failed => {
                 self.unseen.remove(&execution_id);
-                self.follower.fold.forget(execution_id);
+                self.refused.push(execution_id);
             }
         }
     }
