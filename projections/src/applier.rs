@@ -129,9 +129,7 @@ impl<P: Projection> Applier<P> {
 
     /// Whether any of these events is wanted here; if not, the checkpoint may move without a transaction of its own.
     pub(crate) fn concerns(&self, entries: &[&Entry]) -> bool {
-        entries
-            .iter()
-            .any(|entry| matches!(entry.content, Content::Unknown(_)) || self.wants(entry))
+        entries.iter().any(|entry| self.wants(entry))
     }
 
     fn wants(&self, entry: &Entry) -> bool {
@@ -146,7 +144,9 @@ impl<P: Projection> Applier<P> {
         lease: &mut Lease,
         entries: &[&Entry],
     ) -> Result<(), Stop> {
-        let unknown = entries.iter().position(|entry| matches!(entry.content, Content::Unknown(_)));
+        let unknown = entries
+            .iter()
+            .position(|entry| matches!(entry.content, Content::Unknown(_)) && self.wants(entry));
         let known = &entries[..unknown.unwrap_or(entries.len())];
         let mut parts = vec![known];
         while let Some(part) = parts.pop() {
@@ -171,7 +171,7 @@ impl<P: Projection> Applier<P> {
         }
         match unknown.map(|at| &entries[at].content) {
             Some(Content::Unknown(what)) => Err(Stop::Unknown(what.clone())),
-            Some(Content::Event(_) | Content::Broken(_)) | None => Ok(()),
+            Some(Content::Event(_) | Content::Broken(_) | Content::Unwanted) | None => Ok(()),
         }
     }
 
@@ -201,6 +201,7 @@ impl<P: Projection> Applier<P> {
             match &entry.content {
                 Content::Event(event) => events.push(&**event),
                 Content::Broken(reason) => return Err(Fault::Poison(Poison::new(reason.clone()))),
+                Content::Unwanted => {}
                 // Cut off by the caller.
                 Content::Unknown(what) => {
                     return Err(Fault::Stop(Stop::Unknown(what.clone())));

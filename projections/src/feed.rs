@@ -47,11 +47,22 @@ pub(crate) enum Content {
     Event(Box<LogEvent>),
     /// An event whose payload has not its shape.
     Broken(String),
-    /// An event of a newer build: whoever reads it stands down.
+    /// An event of a category that whoever asked does not want: left undecoded.
+    Unwanted,
+    /// An event of a newer build: whoever wants its category stands down.
     Unknown(String),
 }
 
 impl Entry {
+    /// For one reader alone: what is not of its categories is not decoded.
+    pub(crate) fn decode_of(recorded: RecordedEvent, categories: &[&str]) -> Self {
+        if categories.contains(&recorded.category.as_str()) {
+            return Self::decode(recorded);
+        }
+        let (position, stream) = (recorded.position.0, recorded.stream.0);
+        Self { position, stream, category: recorded.category, content: Content::Unwanted }
+    }
+
     pub(crate) fn decode(recorded: RecordedEvent) -> Self {
         let decoded = AnyEvent::decode(
             &recorded.category,

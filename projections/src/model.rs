@@ -4,7 +4,7 @@
 //! search path. Another version is another schema with another checkpoint, so an old and a new process can serve side by side
 //! during a rolling upgrade, and a rebuild can fill a fresh schema beside the one that is read.
 
-use sqlx::{AssertSqlSafe, PgConnection, PgPool, postgres::PgConnectOptions};
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection, PgPool, postgres::PgConnectOptions};
 
 use crate::{
     activity::ActivityFeed, execution_nodes::ExecutionNodes, executions::Executions,
@@ -165,8 +165,6 @@ fn path_of(schemas: impl IntoIterator<Item = String>) -> String {
 /// A connection of a projector's own, which writes to one schema. What it commits may be lost together with its checkpoint
 /// when Postgres crashes, and is then made again: nothing waits for the disk.
 pub(crate) async fn connect(pool: &PgPool, schema: &str) -> Result<PgConnection, sqlx::Error> {
-    use sqlx::Connection as _;
-
     let options = (*pool.connect_options()).clone().application_name("ledgerline-projector");
     let mut connection = PgConnection::connect_with(&options).await?;
     let settings = format!("SET synchronous_commit TO off; SET search_path TO {}", path_to(schema));
@@ -183,7 +181,7 @@ pub async fn prepare(pool: &PgPool) -> Result<(), sqlx::Error> {
     sqlx::query!("SELECT pg_advisory_lock($1)", PREPARE_LOCK).execute(&mut connection).await?;
     // The lock goes with the connection, which is closed whatever comes of this.
     let prepared = prepare_locked(&mut connection).await;
-    sqlx::Connection::close(connection).await?;
+    connection.close().await?;
     prepared
 }
 
@@ -230,14 +228,16 @@ pub(crate) async fn create_tables(
     schema: &str,
 ) -> Result<(), sqlx::Error> {
     let (tables, _) = model.tables_and_indexes();
+    let mut transaction = connection.begin().await?;
     run(
-        connection,
+        &mut transaction,
         format!(
-            "BEGIN; DROP SCHEMA IF EXISTS {schema} CASCADE; CREATE SCHEMA {schema}; \
-             SET LOCAL search_path TO {schema}; {tables}; COMMIT"
+            "SET LOCAL client_min_messages TO warning; DROP SCHEMA IF EXISTS {schema} CASCADE; \
+             CREATE SCHEMA {schema}; SET LOCAL search_path TO {schema}; {tables}"
         ),
     )
-    .await
+    .await?;
+    transaction.commit().await
 }
 
 /// Makes the other indexes of a model's tables and refreshes their statistics.
@@ -247,8 +247,9 @@ pub(crate) async fn create_indexes(
     schema: &str,
 ) -> Result<(), sqlx::Error> {
     let (_, indexes) = model.tables_and_indexes();
-    run(connection, format!("BEGIN; SET LOCAL search_path TO {schema}; {indexes}\n; COMMIT"))
-        .await?;
+    let mut transaction = connection.begin().await?;
+    run(&mut transaction, format!("SET LOCAL search_path TO {schema}; {indexes}")).await?;
+    transaction.commit().await?;
     let trigrams = indexes.lines().filter_map(|line| line.strip_prefix(TRIGRAM));
     for (name, table, column) in trigrams.filter_map(parse_trigram) {
         if !has_trigrams(connection).await? {

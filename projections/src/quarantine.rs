@@ -225,6 +225,8 @@ async fn apply_one<P: Projection>(
     let entry = Entry::decode(event);
     let event = match entry.content {
         Content::Event(event) => event,
+        // Only what was asked for by category is left undecoded, and nothing was here.
+        Content::Unwanted => return Ok(Ok(())),
         Content::Broken(reason) | Content::Unknown(reason) => {
             return Ok(Err((entry.position, Poison::new(reason))));
         }

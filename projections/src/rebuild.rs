@@ -184,7 +184,7 @@ impl<'a, P: Projection> Rebuild<'a, P> {
         let (sender, mut batches) = mpsc::channel(2);
         let (log, after) = (Arc::clone(self.log), self.lease.position);
         let reading = TaskTracker::new();
-        reading.spawn(read_ahead(log, after, until, sender));
+        reading.spawn(read_ahead(log, P::CATEGORIES, after, until, sender));
         while let Some(batch) = batches.recv().await {
             if self.cancel.is_cancelled() {
                 return Err(RebuildError::Cancelled);
@@ -215,6 +215,8 @@ impl<'a, P: Projection> Rebuild<'a, P> {
         let (live, next, old) =
             (self.model.schema(), self.model.next_schema(), self.model.old_schema());
         let mut connection = self.pool.acquire().await?;
+        // Before anything is locked: it may have to wait for whoever still reads it.
+        model::run(&mut connection, format!("DROP SCHEMA IF EXISTS {old} CASCADE")).await?;
         let mut swap = connection.begin().await?;
         sqlx::query!(
             "INSERT INTO checkpoints (reader) VALUES ($1) ON CONFLICT (reader) DO NOTHING",
@@ -231,12 +233,18 @@ impl<'a, P: Projection> Rebuild<'a, P> {
         if position > self.lease.position.0 {
             self.fold(Position(position)).await?;
         }
+        // Making the indexes may have taken longer than the lease: whoever took it over has made the fresh tables anew.
+        sqlx::query_scalar!(
+            "SELECT position FROM checkpoints WHERE reader = $1 AND epoch = $2 FOR UPDATE",
+            self.lease.reader,
+            self.lease.epoch
+        )
+        .fetch_optional(&mut *swap)
+        .await?
+        .ok_or(RebuildError::Running)?;
         model::run(
             &mut swap,
-            format!(
-                "DROP SCHEMA IF EXISTS {old} CASCADE; ALTER SCHEMA {live} RENAME TO {old}; \
-                 ALTER SCHEMA {next} RENAME TO {live}"
-            ),
+            format!("ALTER SCHEMA {live} RENAME TO {old}; ALTER SCHEMA {next} RENAME TO {live}"),
         )
         .await?;
         sqlx::query_file!(
@@ -282,6 +290,7 @@ impl<'a, P: Projection> Rebuild<'a, P> {
 /// Reads and decodes the log from one position to another, a few batches ahead of whoever receives them.
 async fn read_ahead(
     log: Arc<dyn EventLog>,
+    categories: &'static [&'static str],
     mut after: Position,
     until: Position,
     sender: mpsc::Sender<Result<Vec<Entry>, StoreError>>,
@@ -295,7 +304,9 @@ async fn read_ahead(
                 Ok((events, _)) => {
                     let Some(last) = events.last() else { break };
                     after = last.position;
-                    entries.extend(events.into_iter().map(Entry::decode));
+                    let decoded =
+                        events.into_iter().map(|event| Entry::decode_of(event, categories));
+                    entries.extend(decoded);
                 }
                 Err(error) => {
                     // The receiver learns of it, or is gone and needs not.

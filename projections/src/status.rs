@@ -26,9 +26,15 @@ pub enum State {
     /// It fills a fresh schema first.
     Rebuilding,
     /// It met an event of a newer build and does not go on.
-    StoodDown(String),
+    StoodDown {
+        /// Which event.
+        reason: String,
+    },
     /// Something is away; it tries again.
-    Failed(String),
+    Failed {
+        /// What is away.
+        reason: String,
+    },
     /// The process stops.
     Stopped,
 }
@@ -142,4 +148,32 @@ async fn lag(
     let (next, _) = log.read(position, 1, &Filter::default()).await?;
     let age = next.first().map(|event| now - event.recorded_at).unwrap_or_default();
     Ok(Lag { position, events, seconds: age.as_seconds_f64().max(0.0) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_says_its_state_beside_its_lag() {
+        let status = ProjectorStatus {
+            name: Model::Workflows,
+            version: 1,
+            state: State::StoodDown { reason: "newer".to_owned() },
+            owner: None,
+            position: 4,
+            lag_events: 2,
+            lag_seconds: 0.5,
+            quarantined: 0,
+        };
+        let json = serde_json::to_value(&status).expect("a status serialises");
+        assert_eq!(
+            (json["state"].as_str(), json["reason"].as_str()),
+            (Some("stood_down"), Some("newer"))
+        );
+        assert_eq!(
+            (json["name"].as_str(), json["lag_events"].as_i64()),
+            (Some("workflows"), Some(2))
+        );
+    }
 }
