@@ -7,6 +7,7 @@
 //! Evaluation takes up to some milliseconds of pure computing, so callers on async threads move it off them.
 
 mod cel;
+mod functions;
 mod scope;
 mod template;
 
@@ -179,6 +180,88 @@ fn node_reference(after: &str) -> Option<String> {
     let quote = index.chars().next().filter(|c| matches!(c, '"' | '\''))?;
     let (id, close) = index[1..].split_once(quote)?;
     close.trim_start().starts_with(']').then(|| id.to_owned())
+}
+
+/// Refuses, before a parser recurses over it, a source whose tree would be too deep for a thread's stack.
+///
+/// Brackets nest, and a chain of operators, calls or path steps makes a tree as deep as it is long: so brackets are counted, and within
+/// one pair of them every sign that is not inside a string or comment. `,` begins a new chain.
+fn check_depth(source: &str, language: Language) -> Result<(), ExpressionError> {
+    let max_brackets = match language {
+        Language::Cel => limits::MAX_EXPRESSION_DEPTH,
+        Language::Template => limits::MAX_TEMPLATE_DEPTH,
+    };
+    let mut open: Vec<usize> = vec![0];
+    let mut steps = 0;
+    let mut rest = source;
+    let mut before = "";
+    while let Some(c) = rest.chars().next() {
+        let skipped = match c {
+            '"' | '\'' => length_of_string(rest, language, before),
+            '/' if language == Language::Cel && rest.starts_with("//") => {
+                rest.find('\n').unwrap_or(rest.len())
+            }
+            _ => 0,
+        };
+        if skipped > 0 {
+            (before, rest) = ("", &rest[skipped..]);
+            continue;
+        }
+        match c {
+            ',' => steps -= open.last_mut().map(std::mem::take).unwrap_or_default(),
+            ')' | ']' | '}' if open.len() > 1 => steps -= open.pop().unwrap_or_default(),
+            '(' | '[' | '{' | '+' | '-' | '*' | '/' | '%' | '!' | '?' | '<' | '>' | '=' | '.'
+            | '&' | '|' | '~' => {
+                steps += 1;
+                if let Some(level) = open.last_mut() {
+                    *level += 1;
+                }
+                if matches!(c, '(' | '[' | '{') {
+                    open.push(0);
+                }
+            }
+            _ => {}
+        }
+        if open.len() > max_brackets + 1 {
+            return Err(ExpressionError::TooDeep { max: max_brackets });
+        }
+        if steps > limits::MAX_EXPRESSION_STEPS {
+            return Err(ExpressionError::TooDeep { max: limits::MAX_EXPRESSION_STEPS });
+        }
+        (before, rest) = rest.split_at(c.len_utf8());
+    }
+    Ok(())
+}
+
+/// Which of the two languages a source is in: their strings differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Language {
+    /// Has raw strings, strings in three quotes, and comments.
+    Cel,
+    /// Has none of them.
+    Template,
+}
+
+/// How long the string is that begins here; to the end of the source where it does not end.
+fn length_of_string(rest: &str, language: Language, before: &str) -> usize {
+    let quote = &rest[..1];
+    let raw = language == Language::Cel && matches!(before, "r" | "R");
+    let triple = quote.repeat(3);
+    let fence =
+        if language == Language::Cel && rest.starts_with(&triple) { &triple } else { quote };
+    let mut at = fence.len();
+    while at < rest.len() {
+        if rest[at..].starts_with(fence) {
+            return at + fence.len();
+        }
+        let mut chars = rest[at..].chars();
+        if !raw && rest[at..].starts_with('\\') {
+            chars.next();
+        }
+        chars.next();
+        at = rest.len() - chars.as_str().len();
+    }
+    rest.len()
 }
 
 /// Compiles each distinct source once: the nodes of a graph share their programs.

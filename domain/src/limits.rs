@@ -44,6 +44,10 @@ pub const MAX_EXPRESSION_BYTES: usize = 4 * 1024;
 pub const MAX_MACRO_NESTING: usize = 2;
 /// Depth of an expression's syntax tree: evaluation recurses over it on a thread's stack.
 pub const MAX_EXPRESSION_DEPTH: usize = 64;
+/// Operators, calls and path steps around one place of an expression: a chain of them is as deep a tree as it is long.
+pub const MAX_EXPRESSION_STEPS: usize = 256;
+/// Brackets inside brackets of one `{{ … }}`; its parser recurses more than that of expressions.
+pub const MAX_TEMPLATE_DEPTH: usize = 32;
 /// Work of one evaluation: one per iteration of a macro, and one per byte that `+` or a list or map literal makes.
 pub const MAX_EXPRESSION_COST: u64 = 4 * 1024 * 1024;
 /// What one evaluation may read of its scope, as JSON text.

@@ -20,7 +20,10 @@ use cel::{
 };
 use serde_json::Value;
 
-use super::{ExpressionError, References, Scope, nests_too_deep, node_references, shortened};
+use super::{
+    ExpressionError, Language, References, Scope, check_depth, functions, nests_too_deep,
+    node_references, shortened,
+};
 use crate::limits;
 
 /// The standard functions and macros of CEL: a constant that takes code to make.
@@ -74,7 +77,7 @@ impl Expression {
                 message: "an expression is required".to_owned(),
             });
         }
-        check_source_depth(source)?;
+        check_depth(source, Language::Cel)?;
         // The grammar is generated code that is fed by strangers: whatever it does, a source is at worst not an expression.
         let parsed = panic::catch_unwind(|| STANDARD.parser().parse(source));
         let mut tree = match parsed {
@@ -143,8 +146,9 @@ impl Expression {
     }
 
     fn run(&self, variables: Vec<(String, Value)>) -> Result<Value, ExpressionError> {
-        let budget = AtomicU64::new(limits::MAX_EXPRESSION_COST);
+        let budget = Arc::new(AtomicU64::new(limits::MAX_EXPRESSION_COST));
         let mut context = Context::with_env(Arc::clone(&STANDARD));
+        functions::add(&mut context, &budget);
         context
             .add_function(CHARGE, move |value: CelValue| charge(&budget, value))
             .expect("no standard function has this name");
@@ -183,53 +187,6 @@ fn evaluation(error: &ExecutionError) -> ExpressionError {
     ExpressionError::Evaluation { message: shortened(error) }
 }
 
-/// Refuses, before the parser recurses over it, a source whose tree would be too deep for a thread's stack.
-///
-/// Operators of one level make a tree as deep as they are many, so what is counted within one pair of brackets is every operator sign
-/// that is not inside a string.
-fn check_source_depth(source: &str) -> Result<(), ExpressionError> {
-    let too_deep = ExpressionError::TooDeep { max: limits::MAX_EXPRESSION_DEPTH };
-    let mut open: Vec<usize> = vec![0];
-    let mut quote = None;
-    let mut escaped = false;
-    for c in source.chars() {
-        if let Some(end) = quote {
-            if escaped {
-                escaped = false;
-            } else if c == '\\' {
-                escaped = true;
-            } else if c == end {
-                quote = None;
-            }
-            continue;
-        }
-        match c {
-            '"' | '\'' => quote = Some(c),
-            '(' | '[' | '{' => open.push(0),
-            ')' | ']' | '}' if open.len() > 1 => {
-                open.pop();
-            }
-            ',' => {
-                if let Some(level) = open.last_mut() {
-                    *level = 0;
-                }
-            }
-            '+' | '-' | '*' | '/' | '%' | '!' | '?' | '<' | '>' | '=' | '.' | '&' | '|' => {
-                if let Some(level) = open.last_mut() {
-                    *level += 1;
-                }
-            }
-            _ => {}
-        }
-        // `&&`, `||`, `==`, `<=`, `>=` and `!=` have two signs, and a path has a dot a step: hence the factor.
-        let deepest: usize = open.iter().sum();
-        if open.len() > limits::MAX_EXPRESSION_DEPTH || deepest > 4 * limits::MAX_EXPRESSION_DEPTH {
-            return Err(too_deep);
-        }
-    }
-    Ok(())
-}
-
 /// Looks over a tree for what it reads and how deep it is.
 #[derive(Default)]
 struct Survey {
@@ -245,9 +202,9 @@ impl Survey {
         depth: usize,
         macros: usize,
     ) -> Result<(), ExpressionError> {
-        // A tree has about three levels for one that a person sees: a call, its target, its argument.
-        if depth > 4 * limits::MAX_EXPRESSION_DEPTH {
-            return Err(ExpressionError::TooDeep { max: limits::MAX_EXPRESSION_DEPTH });
+        // What was counted in the source is at most this deep once macros are expanded; evaluation recurses over it.
+        if depth > 2 * limits::MAX_EXPRESSION_STEPS {
+            return Err(ExpressionError::TooDeep { max: limits::MAX_EXPRESSION_STEPS });
         }
         let below = depth + 1;
         match &tree.expr {
@@ -404,10 +361,15 @@ fn wrap(tree: &mut IdedExpr) {
 }
 
 fn charge(budget: &AtomicU64, value: CelValue) -> Result<CelValue, ExecutionError> {
-    let cost = size_of(&value).saturating_add(1);
+    spend(budget, size_of(&value).saturating_add(1))?;
+    Ok(value)
+}
+
+/// Takes a cost off the budget.
+pub(super) fn spend(budget: &AtomicU64, cost: u64) -> Result<(), ExecutionError> {
     let spend = |left: u64| left.checked_sub(cost);
     match budget.fetch_update(Ordering::Relaxed, Ordering::Relaxed, spend) {
-        Ok(_) => Ok(value),
+        Ok(_) => Ok(()),
         Err(_) => {
             // Whatever swallows the error (`false && …` does) goes on with an empty budget and gets it again.
             budget.store(0, Ordering::Relaxed);
@@ -417,7 +379,7 @@ fn charge(budget: &AtomicU64, value: CelValue) -> Result<CelValue, ExecutionErro
 }
 
 /// About how many bytes a value takes.
-fn size_of(value: &CelValue) -> u64 {
+pub(super) fn size_of(value: &CelValue) -> u64 {
     let bytes = |length: usize| u64::try_from(length).unwrap_or(u64::MAX);
     match value {
         CelValue::String(text) => bytes(text.len()),

@@ -12,7 +12,10 @@ use minijinja::{
 };
 use serde_json::{Map, Value};
 
-use super::{ExpressionError, References, Scope, nests_too_deep, node_references, shortened};
+use super::{
+    ExpressionError, Language, References, Scope, check_depth, nests_too_deep, node_references,
+    shortened,
+};
 use crate::limits;
 
 /// The engine with its bounds: a constant that takes code to make.
@@ -230,30 +233,36 @@ enum Piece<'a> {
     Value(&'a str),
 }
 
-/// Cuts a text into what stands between `{{` and `}}` and what doesn't.
+/// Cuts a text into what stands between `{{` and `}}` and what doesn't. As in Jinja, a `-` next to the brackets takes off the white
+/// space on that side.
 fn split(source: &str) -> Result<Vec<Piece<'_>>, ExpressionError> {
-    let mut pieces = Vec::new();
-    let mut rest = source;
-    while let Some(open) = rest.find('{').map(|at| (at, rest[at + 1..].chars().next())) {
-        match open {
-            (_, Some('%' | '#')) => return Err(ExpressionError::Statement),
-            (at, Some('{')) => {
-                if at > 0 {
-                    pieces.push(Piece::Text(&rest[..at]));
-                }
-                let inner = &rest[at + 2..];
-                let end = end_of_value(inner).ok_or_else(|| ExpressionError::Syntax {
-                    message: "`{{` without its `}}`".to_owned(),
-                })?;
-                pieces.push(Piece::Value(&inner[..end]));
-                rest = &inner[end + 2..];
-            }
-            (at, _) => {
-                let (text, after) = rest.split_at(at + 1);
-                pieces.push(Piece::Text(text));
-                rest = after;
+    let mut pieces: Vec<Piece<'_>> = Vec::new();
+    let (mut rest, mut from) = (source, 0);
+    while let Some(at) = rest[from..].find('{').map(|at| from + at) {
+        match rest[at + 1..].chars().next() {
+            Some('%' | '#') => return Err(ExpressionError::Statement),
+            Some('{') => {}
+            Some(_) | None => {
+                from = at + 1;
+                continue;
             }
         }
+        let inner = &rest[at + 2..];
+        let end = end_of_value(inner).ok_or_else(|| ExpressionError::Syntax {
+            message: "`{{` without its `}}`".to_owned(),
+        })?;
+        let (mut before, mut value, mut after) = (&rest[..at], &inner[..end], &inner[end + 2..]);
+        if let Some(stripped) = value.strip_prefix('-') {
+            (before, value) = (before.trim_end(), stripped);
+        }
+        if let Some(stripped) = value.strip_suffix('-') {
+            (after, value) = (after.trim_start(), stripped);
+        }
+        if !before.is_empty() {
+            pieces.push(Piece::Text(before));
+        }
+        pieces.push(Piece::Value(value));
+        (rest, from) = (after, 0);
     }
     if !rest.is_empty() {
         pieces.push(Piece::Text(rest));
@@ -285,6 +294,7 @@ fn compile(text: &str) -> Result<minijinja::Expression<'static, 'static>, Expres
     if text.len() > limits::MAX_EXPRESSION_BYTES {
         return Err(ExpressionError::TooLong { max_bytes: limits::MAX_EXPRESSION_BYTES });
     }
+    check_depth(text, Language::Template)?;
     // Signs in strings count too: a bound that is a little too strict needs no second lexer.
     let growth = text.bytes().filter(|byte| matches!(byte, b'~' | b'+' | b'*')).count();
     if growth > limits::MAX_TEMPLATE_GROWTH {
@@ -293,7 +303,7 @@ fn compile(text: &str) -> Result<minijinja::Expression<'static, 'static>, Expres
             max: limits::MAX_TEMPLATE_GROWTH,
         });
     }
-    let source = text.trim_matches(|c: char| c == '-' || c.is_whitespace()).to_owned();
+    let source = text.trim().to_owned();
     panic::catch_unwind(|| ENGINE.compile_expression_owned(source))
         .unwrap_or_else(|_| Err(Error::from(ErrorKind::SyntaxError)))
         .map_err(|error| ExpressionError::Syntax {

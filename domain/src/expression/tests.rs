@@ -110,6 +110,12 @@ fn depth_is_bounded_before_it_can_harm_a_stack() {
         format!("a{}", "[0]".repeat(1_300)),
         format!("{}1", "{1:".repeat(1_000)),
         format!("a{}", ".f()".repeat(1_000)),
+        // What looks like a string and is none does not hide what follows.
+        format!("r'\\'{}", "+1".repeat(1_500)),
+        format!("R\"\\\"{}", "+1".repeat(1_500)),
+        format!("'''a'b'''{}", "+''".repeat(1_000)),
+        format!("// it's\n1{}", "+1".repeat(1_500)),
+        format!("'\\\\'{}", "+1".repeat(1_500)),
     ];
     for source in sources {
         let refused = Expression::parse(&source);
@@ -121,8 +127,60 @@ fn depth_is_bounded_before_it_can_harm_a_stack() {
             "{source:.20}: {refused:?}"
         );
     }
+    // The deepest that are accepted are evaluated on a stack that is smaller than any thread's of ours.
+    let deepest = [
+        format!("1{}", "+1".repeat(250)),
+        format!("{}1{}", "(1+".repeat(60), ")".repeat(60)),
+        format!("{}1{}", "[".repeat(62), "]".repeat(62)),
+        format!("input{}", ".a".repeat(250)),
+        format!("{}true", "!".repeat(250)),
+        format!("{}1{}", "(1+1+1+".repeat(60), ")".repeat(60)),
+    ];
+    for source in deepest {
+        let run = std::thread::Builder::new().stack_size(1024 * 1024).spawn(move || {
+            if let Ok(expression) = Expression::parse(&source) {
+                let _ = expression.evaluate(&scope());
+            }
+        });
+        run.expect("starts").join().expect("does not overflow");
+    }
+    let templates = [
+        format!("{}1{}", "(".repeat(2_000), ")".repeat(2_000)),
+        format!("{}1{}", "[".repeat(2_000), "]".repeat(2_000)),
+        format!("{}1{}", "{1:".repeat(1_300), "}".repeat(1_300)),
+        format!("{}1", "not ".repeat(1_000)),
+        format!("{}1", "-".repeat(4_000)),
+        format!("'x'{}", "|upper".repeat(680)),
+        format!("input{}", ".a".repeat(2_000)),
+        format!("input{}", "[0]".repeat(1_300)),
+        format!("input{}", "()".repeat(2_000)),
+        format!("1{}", " if 1 else 1".repeat(330)),
+        format!("1{}", "-1".repeat(2_000)),
+        format!("1{}", " and 1".repeat(680)),
+        format!("1{}", "==1".repeat(1_300)),
+        format!("1{}", " is odd".repeat(580)),
+    ];
+    for source in templates {
+        let run = std::thread::Builder::new().stack_size(1024 * 1024).spawn(move || {
+            if let Ok(template) = Template::parse(&format!("{{{{ {source} }}}}")) {
+                let _ = template.evaluate(&scope());
+            }
+        });
+        run.expect("starts").join().expect("does not overflow");
+    }
     let usual = vec!["input.n == 7"; 20].join(" && ");
     assert_eq!(evaluate(&usual), Ok(json!(true)));
+}
+
+#[test]
+fn what_stands_in_a_string_is_no_depth() {
+    let signs = "(.+-*[{".repeat(100);
+    let open = format!("'{signs}' + \"{signs}\" + r'{signs}\\' + '''{signs}'{signs}''' == ''");
+    assert_eq!(evaluate(&open), Ok(json!(false)));
+    assert_eq!(evaluate("1 // it's ((((\n + 1"), Ok(json!(2)));
+    let text = format!("{{{{ '{signs}' == \"{signs}\" }}}}");
+    let short = text.replace('+', "").replace('*', "");
+    assert_eq!(render(&short), Ok(json!(true)));
 }
 
 #[test]
@@ -231,6 +289,10 @@ fn templates_have_values() {
         ("{{ \"{%\" }}", json!("{%")),
         ("{{ input.n if input.n > 3 else 0 }}", json!(7)),
         ("{{- input.n -}}", json!(7)),
+        ("a  {{- input.n -}}  b", json!("a7b")),
+        ("{{ -5 }}", json!(-5)),
+        ("{{ -input.n }}", json!(-7)),
+        ("{ {{ input.n }} }", json!("{ 7 }")),
         ("<b>{{ '<i>' }}</b>", json!("<b><i></b>")),
     ];
     for (source, expected) in table {
