@@ -146,7 +146,7 @@ impl<P: Projection> Projector<P> {
                 End::Fenced => self.state.send_replace(State::Standby),
                 End::StoodDown(what) => {
                     tracing::error!(model = self.model.as_str(), what, "the projector stands down");
-                    self.state.send_replace(State::StoodDown { reason: what });
+                    self.state.send_replace(State::StoodDown(what));
                     // A newer build takes over. This one cannot go on, whatever it waits for.
                     cancel.cancelled().await;
                     break;
@@ -157,7 +157,7 @@ impl<P: Projection> Projector<P> {
                         error,
                         "the projector failed and tries again"
                     );
-                    self.state.send_replace(State::Failed { reason: error });
+                    self.state.send_replace(State::Failed(error));
                     self.pause(self.config.retry).await;
                     continue;
                 }
@@ -179,7 +179,7 @@ impl<P: Projection> Projector<P> {
                 None
             }
             Err(error) => {
-                self.state.send_replace(State::Failed { reason: chain(&error) });
+                self.state.send_replace(State::Failed(chain(&error)));
                 self.pause(self.config.retry).await;
                 None
             }

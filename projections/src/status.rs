@@ -12,7 +12,7 @@ use crate::{model::Model, wait::Positions};
 
 /// What a projector does in this process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
-#[serde(rename_all = "snake_case", tag = "state")]
+#[serde(rename_all = "snake_case", tag = "state", content = "detail")]
 pub enum State {
     /// This process does not run it.
     Elsewhere,
@@ -25,16 +25,10 @@ pub enum State {
     },
     /// It fills a fresh schema first.
     Rebuilding,
-    /// It met an event of a newer build and does not go on.
-    StoodDown {
-        /// Which event.
-        reason: String,
-    },
-    /// Something is away; it tries again.
-    Failed {
-        /// What is away.
-        reason: String,
-    },
+    /// It met this event of a newer build and does not go on.
+    StoodDown(String),
+    /// This is away; it tries again.
+    Failed(String),
     /// The process stops.
     Stopped,
 }
@@ -159,7 +153,7 @@ mod tests {
         let status = ProjectorStatus {
             name: Model::Workflows,
             version: 1,
-            state: State::StoodDown { reason: "newer".to_owned() },
+            state: State::StoodDown("newer".to_owned()),
             owner: None,
             position: 4,
             lag_events: 2,
@@ -168,7 +162,7 @@ mod tests {
         };
         let json = serde_json::to_value(&status).expect("a status serialises");
         assert_eq!(
-            (json["state"].as_str(), json["reason"].as_str()),
+            (json["state"].as_str(), json["detail"].as_str()),
             (Some("stood_down"), Some("newer"))
         );
         assert_eq!(

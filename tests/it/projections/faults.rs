@@ -244,7 +244,7 @@ async fn an_event_of_a_newer_build_stops_the_projector() {
     let unknown = new_event("workflow_teleported", 1, "{}".to_owned(), &human(flow));
     world.append_raw(workspace, flow, 1, WorkflowEvent::CATEGORY, vec![unknown]).await;
     waits_until(&process.positions, Model::Workflows, |state| {
-        matches!(state, State::StoodDown { .. })
+        matches!(state, State::StoodDown(_))
     })
     .await;
     let known = process.positions.wait(&[Model::Workflows], Position(1), PATIENCE).await;
