@@ -8,6 +8,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
+use ledgerline_worker::allowed::AllowList;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use url::Url;
@@ -194,11 +195,22 @@ impl Default for AuthConfig {
 pub struct WorkerConfig {
     /// How many executions this process runs at once.
     pub slots: u32,
+    /// Inside networks (private, loopback, …) that `action.http` may reach. Empty: only what is public.
+    pub allowed_networks: Vec<IpNet>,
+    /// Whether `action.http` may reach the address that this process listens on, on its own machine.
+    pub reach_own_address: bool,
+    /// What `action.command` may run. Without it: a harmless few programs where Postgres is embedded, else nothing.
+    pub allowed_commands: Option<AllowList>,
 }
 
 impl Default for WorkerConfig {
     fn default() -> Self {
-        Self { slots: 64 }
+        Self {
+            slots: 64,
+            allowed_networks: Vec::new(),
+            reach_own_address: false,
+            allowed_commands: None,
+        }
     }
 }
 
@@ -235,7 +247,7 @@ pub enum LogFormat {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct EmbeddedConfig {
-    /// Whether to start them. What has a `url` of its own is not started.
+    /// Whether to start them. Then no other database or NATS server is used, even where one is named.
     pub enabled: bool,
     /// Where their data and the generated master key are kept.
     pub data_dir: PathBuf,

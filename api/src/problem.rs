@@ -364,7 +364,7 @@ impl IntoResponse for Problem {
 }
 
 /// An error with everything that caused it, in one line for the log.
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -39,20 +39,26 @@ pub fn recorded(row: &RecordedEvent) -> Result<Recorded<AnyEvent>, LoadError> {
     })
 }
 
+/// Whether this build reads events of a type and version.
+#[must_use]
+pub fn knows(category: &str, r#type: &str, schema_version: i16) -> bool {
+    let types: &[(&str, i16)] = match category {
+        WorkspaceEvent::CATEGORY => WorkspaceEvent::TYPES,
+        WorkflowEvent::CATEGORY => WorkflowEvent::TYPES,
+        ExecutionEvent::CATEGORY => ExecutionEvent::TYPES,
+        _ => &[],
+    };
+    let current = types.iter().find(|(name, _)| *name == r#type);
+    current.is_some_and(|(_, version)| *version >= schema_version)
+}
+
 /// Refuses an event that this build does not know, without reading its payload. Whoever skips events by type asks this first, so
 /// that skipping never hides what a newer build wrote.
 ///
 /// # Errors
 /// [`LoadError::UnknownEvent`].
 pub fn known(row: &RecordedEvent) -> Result<(), LoadError> {
-    let types: &[(&str, i16)] = match row.category.as_str() {
-        WorkspaceEvent::CATEGORY => WorkspaceEvent::TYPES,
-        WorkflowEvent::CATEGORY => WorkflowEvent::TYPES,
-        ExecutionEvent::CATEGORY => ExecutionEvent::TYPES,
-        _ => &[],
-    };
-    let current = types.iter().find(|(name, _)| *name == row.r#type);
-    if current.is_some_and(|(_, version)| *version >= row.schema_version) {
+    if knows(&row.category, &row.r#type, row.schema_version) {
         return Ok(());
     }
     Err(LoadError::UnknownEvent {

@@ -22,8 +22,7 @@ pub(super) fn add(context: &mut Context<'_, '_>, budget: &Arc<AtomicU64>) {
     let budget = || Arc::clone(budget);
     let (of_split, of_join, of_distinct) = (budget(), budget(), budget());
     let (of_trim, of_lower, of_upper) = (budget(), budget(), budget());
-    let split =
-        move |This(text): Text, separator: Arc<String>| split(&of_split, &text, &separator);
+    let split = move |This(text): Text, separator: Arc<String>| split(&of_split, &text, &separator);
     let join =
         move |This(list): This<CelValue>, separator: Arc<String>| join(&of_join, &list, &separator);
     let distinct = move |This(list): This<CelValue>| distinct(&of_distinct, &list);
@@ -48,18 +47,14 @@ fn bytes(length: usize) -> u64 {
 }
 
 /// `list.join(separator)`: a list of texts as one.
-fn join(
-    budget: &AtomicU64,
-    list: &CelValue,
-    separator: &str,
-) -> Result<CelValue, ExecutionError> {
+fn join(budget: &AtomicU64, list: &CelValue, separator: &str) -> Result<CelValue, ExecutionError> {
     let not_texts = || ExecutionError::function_error("join", "it is not a list of texts");
     let CelValue::List(items) = list else { return Err(not_texts()) };
     let between = bytes(separator.len()).saturating_mul(bytes(items.len()));
     spend(budget, size_of(list).saturating_add(between))?;
-    let texts = items.iter().map(|item| match item {
-        CelValue::String(text) => Ok(text.as_str()),
-        _ => Err(not_texts()),
+    let texts = items.iter().map(|item| {
+        let CelValue::String(text) = item else { return Err(not_texts()) };
+        Ok(text.as_str())
     });
     let texts: Vec<&str> = texts.collect::<Result<_, _>>()?;
     Ok(CelValue::String(Arc::new(texts.join(separator))))
@@ -131,7 +126,7 @@ mod tests {
         for source in ["input.text.split(',')", "input.few.join(input.text)"] {
             let few: Vec<&str> = vec!["a"; 20];
             let evaluated = evaluate(source, json!({ "text": text, "few": few }));
-            assert_eq!(evaluated, Err(ExpressionError::OutOfBudget), "{source}");
+            assert_eq!(evaluated, Err(ExpressionError::TooExpensive), "{source}");
         }
     }
 }

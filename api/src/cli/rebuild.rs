@@ -1,0 +1,121 @@
+//! `ledgerline rebuild`.
+
+use std::{process::ExitCode, time::Duration};
+
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use ledgerline_projections::{
+    Model,
+    rebuild::{Phase, Progress},
+};
+use tokio::sync::watch;
+
+use super::{output, session::Opened};
+use crate::{config::ConfigArgs, environment::Environment, roles::signals::Signals};
+
+/// What `rebuild` takes.
+#[derive(Args, Debug)]
+pub(super) struct RebuildArgs {
+    /// The read model: workflows, executions, execution_nodes, workspaces, members or activity; or `all`.
+    name: String,
+    /// Print the outcome as JSON.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    config: ConfigArgs,
+}
+
+/// Rebuilds while others serve.
+pub(super) async fn rebuild(
+    args: RebuildArgs,
+    environment: &Environment,
+) -> anyhow::Result<ExitCode> {
+    let models = models(&args.name)?;
+    let mut signals = Signals::listen()?;
+    let opened = Opened::open(args.config, environment).await?;
+    let stop = opened.stop.child_token();
+    let done = tokio::select! {
+        done = rebuild_all(&models, &opened, args.json, &stop) => done,
+        _ = signals.next() => {
+            stop.cancel();
+            Err(anyhow::anyhow!("stopped; the read model is as it was"))
+        }
+    };
+    opened.close().await;
+    done?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn models(name: &str) -> anyhow::Result<Vec<Model>> {
+    if name == "all" {
+        return Ok(Model::ALL.to_vec());
+    }
+    let known = Model::ALL.iter().find(|model| model.as_str() == name);
+    let names = || Model::ALL.iter().map(|model| model.as_str()).collect::<Vec<_>>().join(", ");
+    known
+        .map(|model| vec![*model])
+        .ok_or_else(|| anyhow::anyhow!("there is no read model {name}; there are {}", names()))
+}
+
+async fn rebuild_all(
+    models: &[Model],
+    opened: &Opened,
+    json: bool,
+    stop: &tokio_util::sync::CancellationToken,
+) -> anyhow::Result<()> {
+    for model in models {
+        let (progress, seen) = watch::channel(Progress::default());
+        let bar = bar(model.as_str());
+        let owner = format!("rebuild-{}", uuid::Uuid::now_v7().simple());
+        let pool = &opened.pools.serving;
+        let log = opened.event_log();
+        let rebuilding =
+            ledgerline_projections::rebuild(pool, &log, *model, &owner, &progress, stop);
+        let done = tokio::select! {
+            done = rebuilding => done,
+            () = show(&bar, seen) => unreachable!("the sender outlives the rebuild"),
+        };
+        bar.finish_and_clear();
+        let done = done?;
+        if json {
+            output::print(&serde_json::json!({ "name": model, "progress": done }).to_string())?;
+        } else {
+            output::note(&format!(
+                "{} is rebuilt up to position {}",
+                model.as_str(),
+                done.position
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn bar(name: &str) -> ProgressBar {
+    let bar = ProgressBar::new(0);
+    if let Ok(style) = ProgressStyle::with_template(
+        "{prefix} {msg:<12} {bar:40} {human_pos}/{human_len} {per_sec}",
+    ) {
+        bar.set_style(style);
+    }
+    bar.set_prefix(name.to_owned());
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
+}
+
+async fn show(bar: &ProgressBar, mut seen: watch::Receiver<Progress>) {
+    loop {
+        let now = *seen.borrow_and_update();
+        bar.set_length(u64::try_from(now.head).unwrap_or_default());
+        bar.set_position(u64::try_from(now.position).unwrap_or_default());
+        bar.set_message(match now.phase {
+            Phase::Filling => "filling",
+            Phase::Indexing => "indexing",
+            Phase::CatchingUp => "catching up",
+            Phase::Done => "done",
+        });
+        if seen.changed().await.is_err() {
+            // Nobody changes it any more; whoever waits for the outcome ends this.
+            std::future::pending::<()>().await;
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! The roles beside HTTP: read models, relay, policies, worker.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use chrono::Utc;
+use futures_util::future::BoxFuture;
+use ledgerline_commands::{
+    DispatchSettings, Dispatcher, Leading, Lines, Policies, StandDown, Timers,
+};
+use ledgerline_nats::{Carrier, CarrierConfig, relay, work};
+use ledgerline_projections::ProjectorConfig;
+use ledgerline_store::{EventLog, StoreError};
+
+use super::{Backing, Foundation, Stages, StartError, watch, worker};
+use crate::{
+    config::{Config, Role},
+    environment::Environment,
+    health::{Condition, Health},
+};
+
+/// How long other processes wait after the last sign of life of one that leads.
+const LEASE_TTL: Duration = Duration::from_secs(10);
+
+/// How often dispatch looks whether workers are alive.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// How long a claim may go untaken while slots are free before it is handed out again.
+const UNTAKEN_GRACE: Duration = Duration::from_secs(10);
+
+/// Starts the roles that the configuration names.
+pub(super) fn start(
+    config: &Config,
+    environment: &Environment,
+    foundation: &Foundation,
+    stages: &Stages,
+    backing: &Backing,
+    address: SocketAddr,
+) -> Result<Option<Lines>, StartError> {
+    let mut lines = None;
+    for role in &config.roles {
+        match role {
+            Role::Api => {}
+            Role::Projector => start_projectors(foundation, stages),
+            Role::Relay => start_relay(foundation, stages),
+            Role::Policies => lines = Some(start_policies(foundation, stages)),
+            Role::Worker => {
+                worker::start(config, environment, foundation, stages, backing, address)?;
+            }
+        }
+    }
+    Ok(lines)
+}
+
+fn start_projectors(foundation: &Foundation, stages: &Stages) {
+    ledgerline_projections::spawn(
+        &foundation.pools.serving,
+        &foundation.log,
+        &foundation.positions,
+        &ProjectorConfig::new(foundation.owner.clone()),
+        Utc::now,
+        &stages.carry.tasks,
+        &stages.carry.stop,
+    );
+}
+
+/// Without NATS there is nothing to carry to: sockets and workers of every process read the log.
+fn start_relay(foundation: &Foundation, stages: &Stages) {
+    let Some(nats) = &foundation.nats else { return };
+    type Start = fn(
+        Arc<dyn EventLog>,
+        ledgerline_nats::Nats,
+        CarrierConfig,
+        &tokio_util::task::TaskTracker,
+        tokio_util::sync::CancellationToken,
+    ) -> Carrier;
+    let carry = &stages.carry;
+    for (part, start) in [("relay", relay::start as Start), ("work_relay", work::start as Start)] {
+        let config = CarrierConfig::new(foundation.owner.clone());
+        let carrier = start(
+            Arc::clone(&foundation.log),
+            nats.clone(),
+            config,
+            &carry.tasks,
+            carry.stop.clone(),
+        );
+        watch::carrier(part, &carrier, &foundation.health, carry);
+    }
+}
+
+/// Gives the way to ask dispatch about its lines.
+fn start_policies(foundation: &Foundation, stages: &Stages) -> Lines {
+    let leading = Leading { owner: foundation.owner.clone(), lease_ttl: LEASE_TTL };
+    let (commands, tail) = (foundation.commands.clone(), Arc::clone(&foundation.tail));
+    let settings = DispatchSettings {
+        leading: leading.clone(),
+        look_every: LOOK_EVERY,
+        untaken_grace: UNTAKEN_GRACE,
+    };
+    let stop = || stages.work.stop.clone();
+    let policies = Policies::new(commands.clone(), Arc::clone(&tail), leading.clone());
+    let dispatch = Dispatcher::new(commands.clone(), tail, settings);
+    let lines = dispatch.lines();
+    let timers = Timers::new(commands, leading);
+    let loops: [(&'static str, BoxFuture<'static, Result<(), StandDown>>); 3] = [
+        ("policies", Box::pin(policies.run(stop()))),
+        ("dispatch", Box::pin(dispatch.run(stop()))),
+        ("timers", Box::pin(timers.run(stop()))),
+    ];
+    for (part, running) in loops {
+        let health = foundation.health.clone();
+        health.set(part, Condition::Ok, None);
+        stages.work.tasks.spawn(async move { stand_by(part, running, &health).await });
+    }
+    lines
+}
+
+/// A loop that met what it cannot read stands down and says so; the other parts go on.
+async fn stand_by(
+    part: &'static str,
+    running: BoxFuture<'static, Result<(), StandDown>>,
+    health: &Health,
+) {
+    if let Err(stood_down) = running.await {
+        let detail = crate::problem::chain(&stood_down);
+        tracing::error!(part, %detail, "stands down");
+        health.set(part, Condition::Degraded, Some(detail));
+    }
+}
+
+/// Lets go of the leases of workers that cannot be alive, because this process alone uses the database: their runs go on at
+/// once instead of when the leases expire.
+pub(super) async fn forget_dead_workers(log: &Arc<dyn EventLog>) -> Result<(), StoreError> {
+    for lease in log.worker_leases().await? {
+        log.release_worker_lease(&lease.worker).await?;
+    }
+    Ok(())
+}

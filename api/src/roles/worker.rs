@@ -1,0 +1,127 @@
+//! The role that runs executions, with what it may reach and run on this machine.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, DirBuilder, Permissions},
+    net::SocketAddr,
+    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use ledgerline_nats::{WorkSource, WorkSourceConfig};
+use ledgerline_worker::{
+    Worker, WorkerSettings, allowed::AllowList, outbound::Reach, subprocess::RunAs,
+};
+use nix::unistd::{User, geteuid};
+
+use super::{Backing, Foundation, Stages, StartError, http};
+use crate::{config::Config, environment::Environment};
+
+/// What a drain leaves of the time that a stop has, so that what was handed back is in the log before the log stops.
+const HAND_BACK: Duration = Duration::from_secs(2);
+
+/// The name under which workflows see where this deployment is reached from its own machine.
+const OWN_URL: &str = "LEDGERLINE_URL";
+
+/// Starts the worker of this process.
+pub(super) fn start(
+    config: &Config,
+    environment: &Environment,
+    foundation: &Foundation,
+    stages: &Stages,
+    backing: &Backing,
+    address: SocketAddr,
+) -> Result<(), StartError> {
+    let settings = settings(config, environment, foundation, backing, address)?;
+    // It outlives the worker, which gives back through it what it cannot finish.
+    let source = WorkSource::start(
+        Arc::clone(&foundation.log),
+        foundation.nats.clone(),
+        WorkSourceConfig::default(),
+        &stages.carry.tasks,
+        stages.carry.stop.clone(),
+    );
+    foundation.health.set_jobs(0, u64::from(config.worker.slots));
+    Worker::start(
+        settings,
+        foundation.commands.clone(),
+        Arc::clone(&foundation.tail),
+        source,
+        foundation.live_logs.clone(),
+        &stages.work.tasks,
+        stages.work.stop.clone(),
+    )
+    .map_err(StartError::Worker)
+}
+
+fn settings(
+    config: &Config,
+    environment: &Environment,
+    foundation: &Foundation,
+    backing: &Backing,
+    address: SocketAddr,
+) -> Result<WorkerSettings, StartError> {
+    let own = http::loopback_of(address);
+    // Never the name of a process before: its runs are taken over because its name stops giving signs of life.
+    let name = format!("{}-{}", foundation.owner, uuid::Uuid::now_v7().simple());
+    let mut reach = Reach::public();
+    for network in &config.worker.allowed_networks {
+        reach = reach.and_network(*network);
+    }
+    if config.worker.reach_own_address {
+        reach = reach.and_endpoint(own);
+    }
+    let allowed = match &config.worker.allowed_commands {
+        Some(list) => list.clone(),
+        None if config.embedded.enabled => AllowList::embedded_default(environment.repository()),
+        None => AllowList::default(),
+    };
+    let drain = Duration::from_millis(config.http.drain_timeout_ms).saturating_sub(HAND_BACK);
+    Ok(WorkerSettings {
+        slots: usize::try_from(config.worker.slots).unwrap_or(usize::MAX),
+        drain,
+        reach: Arc::new(reach),
+        run_as: if allowed.0.is_empty() { None } else { run_as()? },
+        allowed: Arc::new(allowed),
+        scratch_dir: scratch_dir(backing.folder())?,
+        env: BTreeMap::from([(OWN_URL.to_owned(), http::base_url(address))]),
+        ..WorkerSettings::new(name, backing.folder())
+    })
+}
+
+/// Programs never run as root.
+fn run_as() -> Result<Option<RunAs>, StartError> {
+    if !geteuid().is_root() {
+        return Ok(None);
+    }
+    let nobody = User::from_name("nobody").ok().flatten().ok_or(StartError::NoUser)?;
+    Ok(Some(RunAs { uid: nobody.uid.as_raw(), gid: nobody.gid.as_raw() }))
+}
+
+/// The folder in which programs get a directory while they run: one that the user they run as can enter, so in the data directory
+/// only where everybody may pass through it.
+fn scratch_dir(folder: &Path) -> Result<PathBuf, StartError> {
+    let as_root = geteuid().is_root();
+    let path = if as_root && !open_to_all(folder) {
+        std::env::temp_dir().join(format!("ledgerline-scratch-{}", std::process::id()))
+    } else {
+        folder.join("scratch")
+    };
+    let mode = if as_root { 0o711 } else { 0o700 };
+    DirBuilder::new()
+        .recursive(true)
+        .mode(mode)
+        .create(&path)
+        .and_then(|()| fs::set_permissions(&path, Permissions::from_mode(mode)))
+        .map_err(|source| StartError::File { path: path.clone(), source })?;
+    Ok(path)
+}
+
+/// Whether every user may pass through this folder and all above it.
+fn open_to_all(path: &Path) -> bool {
+    path.ancestors().all(|folder| {
+        fs::metadata(folder).is_ok_and(|folder| folder.permissions().mode() & 0o001 != 0)
+    })
+}
