@@ -13,8 +13,13 @@ use axum::{
     middleware::{self, Next},
     response::{IntoResponse, Response},
 };
+use ledgerline_commands::{Commands, Lines};
+use ledgerline_nats::{Gateway, LiveLogs};
+use ledgerline_projections::Positions;
 use metrics_exporter_prometheus::PrometheusHandle;
+use sqlx::PgPool;
 use tokio::sync::Semaphore;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower_http::{
     catch_panic::CatchPanicLayer,
     compression::{
@@ -27,6 +32,8 @@ use tower_http::{
 use tracing::{Instrument, field};
 
 use crate::{
+    access::Looks,
+    answer::LOG,
     clock::Clock,
     config::Config,
     extract::{
@@ -36,8 +43,10 @@ use crate::{
     },
     health::Health,
     identity::Identity,
+    ledger::Ledger,
+    live::LiveState,
     problem::{Problem, ProblemKind},
-    routes::docs::Documents,
+    routes::{docs::Documents, system::projections::Rebuilds},
 };
 
 /// What handlers share. Cheap to clone; made once by the composition root.
@@ -53,25 +62,88 @@ pub struct AppState {
     pub health: Health,
     /// What `/metrics` renders; None where no recorder is installed (tests).
     pub metrics: Option<PrometheusHandle>,
+    /// The way in for every change; its log is where history is read.
+    pub commands: Commands,
+    /// Where the read models are queried.
+    pub pool: PgPool,
+    /// How far each read model is, for reads that must reflect a write.
+    pub positions: Positions,
+    /// Live events for sockets.
+    pub gateway: Gateway,
+    /// Live log lines for sockets.
+    pub live_logs: LiveLogs,
+    /// Cancelled when the process stops: whatever outlives a request ends then.
+    pub stop: CancellationToken,
+    /// What outlives a request runs here, so that a stop waits for it.
+    pub tasks: TaskTracker,
+    /// What this process remembers of the log for its callers.
+    pub ledger: Ledger,
+    /// What live feeds share.
+    pub(crate) live: LiveState,
+    /// Looks at memberships that requests share.
+    pub looks: Looks,
+    /// Answers what executions wait for, where this process runs dispatch.
+    pub lines: Option<Lines>,
+    /// The rebuilds of read models that this process began.
+    pub rebuilds: Rebuilds,
     /// The rendered pages.
     pub(crate) documents: Arc<Documents>,
     /// One permit for each request that may be under way.
     in_flight: Arc<Semaphore>,
 }
 
+/// What an [`AppState`] is made of; see there.
+#[derive(Clone)]
+#[expect(missing_docs, reason = "each field is described where handlers see it")]
+pub struct AppParts {
+    pub config: Config,
+    pub clock: Clock,
+    pub identity: Identity,
+    pub health: Health,
+    pub metrics: Option<PrometheusHandle>,
+    pub commands: Commands,
+    pub pool: PgPool,
+    pub positions: Positions,
+    pub gateway: Gateway,
+    pub live_logs: LiveLogs,
+    pub stop: CancellationToken,
+    pub tasks: TaskTracker,
+}
+
 impl AppState {
     /// The state of a process.
     #[must_use]
-    pub fn new(
-        config: Config,
-        clock: Clock,
-        identity: Identity,
-        health: Health,
-        metrics: Option<PrometheusHandle>,
-    ) -> Self {
-        let in_flight = Arc::new(Semaphore::new(config.http.max_in_flight));
+    pub fn new(parts: AppParts) -> Self {
+        let in_flight = Arc::new(Semaphore::new(parts.config.http.max_in_flight));
         let documents = Arc::new(Documents::render(&crate::router::openapi()));
-        Self { config: Arc::new(config), clock, identity, health, metrics, documents, in_flight }
+        let ledger = Ledger::new(parts.commands.clone(), parts.positions.clone());
+        Self {
+            config: Arc::new(parts.config),
+            clock: parts.clock,
+            identity: parts.identity,
+            health: parts.health,
+            metrics: parts.metrics,
+            commands: parts.commands,
+            pool: parts.pool,
+            positions: parts.positions,
+            gateway: parts.gateway,
+            live_logs: parts.live_logs,
+            stop: parts.stop,
+            tasks: parts.tasks,
+            ledger,
+            live: LiveState::default(),
+            looks: Looks::default(),
+            lines: None,
+            rebuilds: Rebuilds::default(),
+            documents,
+            in_flight,
+        }
+    }
+
+    /// The same in a process that runs dispatch.
+    #[must_use]
+    pub fn with_lines(self, lines: Option<Lines>) -> Self {
+        Self { lines, ..self }
     }
 }
 
@@ -220,6 +292,7 @@ fn cors(origins: &[String]) -> CorsLayer {
             header::LOCATION,
             header::RETRY_AFTER,
             POSITION,
+            LOG,
             CORRELATION_ID,
         ])
         .max_age(std::time::Duration::from_secs(3_600))

@@ -1,16 +1,29 @@
 //! Every way in: HTTP, WebSocket, SSE, OpenAPI, authentication, and the composition root.
 //!
 //! Reading order: [`config`], [`app`] (state and layers), [`router`] (all routes on one screen), [`extract`] (what handlers take),
-//! [`problem`] (how they fail), then [`routes`] and [`identity`].
+//! [`problem`] (how they fail), [`reading`] and [`writing`] (what all queries and all commands have in common), then [`routes`], [`live`] and [`identity`]; from the other end [`cli`] (what a person types) and
+//! [`roles`] (how a process comes together).
 
+pub mod access;
+pub mod answer;
 pub mod app;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod embedded;
+pub mod environment;
 pub mod extract;
 pub mod health;
 pub mod identity;
+pub mod ledger;
+pub mod live;
+pub mod page;
 pub mod problem;
+pub mod reading;
+pub mod refusal;
+pub mod roles;
 pub mod router;
 pub mod routes;
+pub mod seed;
 pub mod telemetry;
+pub mod writing;

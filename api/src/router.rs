@@ -15,8 +15,15 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
     app::{AppState, with_layers},
+    live, page,
     problem::{PROBLEM_MEDIA_TYPE, Problem, ProblemBody, ProblemKind},
-    routes::{auth, docs, health},
+    routes::{
+        auth, docs,
+        executions::{self, history, logs, nodes, why},
+        health, log,
+        system::{self, projections},
+        workflows, workspaces,
+    },
 };
 
 /// Where the API is.
@@ -36,6 +43,43 @@ fn api() -> OpenApiRouter<AppState> {
         .routes(routes!(auth::ws_ticket))
         .routes(routes!(auth::api_keys, auth::make_api_key))
         .routes(routes!(auth::end_api_key))
+        .routes(routes!(workspaces::list, workspaces::create))
+        .routes(routes!(workspaces::get, workspaces::update))
+        .routes(routes!(workspaces::members))
+        .routes(routes!(workspaces::change_role, workspaces::remove_member))
+        .routes(routes!(workspaces::activity))
+        .routes(routes!(workflows::list, workflows::create))
+        .routes(routes!(workflows::validate))
+        .routes(routes!(workflows::kinds))
+        .routes(routes!(workflows::get, workflows::update, workflows::delete))
+        .routes(routes!(workflows::change_status))
+        .routes(routes!(workflows::publish))
+        .routes(routes!(workflows::duplicate))
+        .routes(routes!(workflows::versions))
+        .routes(routes!(workflows::version))
+        .routes(routes!(workflows::restore))
+        .routes(routes!(workflows::start))
+        .routes(routes!(workflows::stop))
+        .routes(routes!(workflows::pause))
+        .routes(routes!(workflows::resume))
+        .routes(routes!(executions::start, executions::list))
+        .routes(routes!(why::stuck))
+        .routes(routes!(executions::get))
+        .routes(routes!(executions::cancel))
+        .routes(routes!(executions::pause))
+        .routes(routes!(executions::resume))
+        .routes(routes!(executions::retry))
+        .routes(routes!(executions::rerun))
+        .routes(routes!(nodes::list))
+        .routes(routes!(logs::list))
+        .routes(routes!(history::list))
+        .routes(routes!(why::why))
+        .routes(routes!(log::events))
+        .routes(routes!(log::stream))
+        .routes(routes!(system::system))
+        .routes(routes!(projections::get))
+        .routes(routes!(projections::start_rebuild))
+        .merge(live::routes())
 }
 
 /// What has a fixed path of its own; served with and without [`BASE_PATH`], documented without.
@@ -51,6 +95,7 @@ fn fixed() -> OpenApiRouter<AppState> {
         .routes(routes!(docs::problems))
         .routes(routes!(docs::problem))
         .routes(routes!(docs::stylesheet))
+        .merge(live::fixed_routes())
 }
 
 #[derive(OpenApi)]
@@ -64,6 +109,11 @@ fn fixed() -> OpenApiRouter<AppState> {
     modifiers(&Security),
     tags(
         (name = "auth", description = "Accounts, sessions and keys"),
+        (name = "live", description = "Events and log lines as they happen, over WebSocket and server-sent events"),
+        (name = "executions", description = "Runs of workflows: started, looked at, stopped, and run again"),
+        (name = "log", description = "Every event, in the one order in which they were recorded"),
+        (name = "workspaces", description = "Workspaces, their members, and what was done in them"),
+        (name = "workflows", description = "Definitions of work, their versions and their lifecycle"),
         (name = "operations", description = "Health, metrics and these documents")
     )
 )]
@@ -101,7 +151,7 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
 
 /// All routes with their layers.
 pub fn router(state: &AppState) -> Router {
-    let routes = all().0.fallback(no_such_path).method_not_allowed_fallback(no_such_method);
+    let routes = all().0.merge(page::routes()).fallback(no_such_path).method_not_allowed_fallback(no_such_method);
     with_layers(routes, state)
 }
 
