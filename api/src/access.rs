@@ -45,7 +45,7 @@ pub async fn authorise(
     permit(&loaded.state, caller, workspace, permission, noun).map_err(CommandError::Denied)
 }
 
-/// Demands a permission of a read. `noun` is what does not exist for whoever may not know of it.
+/// Demands a permission of a read; gives the caller's role and the workspace as it is now. `noun` is what does not exist for whoever may not know of it.
 ///
 /// # Errors
 /// 404 for who is no member, 403 for a member without the permission, 503 when the log is away.
@@ -55,9 +55,10 @@ pub async fn demand(
     workspace: WorkspaceId,
     permission: Permission,
     noun: &'static str,
-) -> Result<Role, Problem> {
+) -> Result<(Role, Loaded<Workspace>), Problem> {
     let loaded = state.looks.workspace(&state.commands, workspace).await?;
-    permit(&loaded.state, caller, workspace, permission, noun).map_err(Problem::from)
+    let role = permit(&loaded.state, caller, workspace, permission, noun)?;
+    Ok((role, loaded))
 }
 
 fn permit(

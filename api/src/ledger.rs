@@ -9,7 +9,7 @@ use ledgerline_domain::{
     id::UserId,
 };
 use ledgerline_projections::{Behind, Model, Positions};
-use ledgerline_store::{Position, StreamId, StreamVersion};
+use ledgerline_store::{Filter, Position, Receipt, RecordedEvent, StreamId, StreamVersion};
 use moka::sync::Cache;
 use tokio::sync::OnceCell;
 use uuid::Uuid;
@@ -25,6 +25,10 @@ const MAX_CALLERS: u64 = 100_000;
 const REMEMBERED: Duration = Duration::from_secs(600);
 /// How many events' times and authors are kept.
 const MAX_TOUCHES: u64 = 100_000;
+/// How many versions' times and authors are kept.
+const MAX_DRAFTS: u64 = 200_000;
+/// How many drafts are read at once for their times: each holds a definition.
+const DRAFTS_READ: usize = 20;
 /// How long a read waits for the rows that it must reflect.
 pub const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -62,6 +66,14 @@ struct Inner {
     name: OnceCell<LogName>,
     acknowledged: Cache<UserId, Position>,
     touches: Cache<(StreamId, StreamVersion), Touch>,
+    drafts: Cache<StreamId, Arc<Drafts>>,
+}
+
+/// When the versions of a workflow were saved, in order, and up to where its history was looked through for them.
+#[derive(Debug, Default)]
+struct Drafts {
+    seen: Position,
+    touches: Vec<Touch>,
 }
 
 impl Ledger {
@@ -74,8 +86,15 @@ impl Ledger {
             .name("acknowledged positions")
             .build();
         let touches = Cache::builder().max_capacity(MAX_TOUCHES).name("touches").build();
+        let drafts = Cache::builder()
+            .max_capacity(MAX_DRAFTS)
+            .weigher(|_, drafts: &Arc<Drafts>| {
+                u32::try_from(drafts.touches.len()).unwrap_or(u32::MAX).saturating_add(1)
+            })
+            .name("saved versions")
+            .build();
         let name = OnceCell::new();
-        Self(Arc::new(Inner { commands, positions, name, acknowledged, touches }))
+        Self(Arc::new(Inner { commands, positions, name, acknowledged, touches, drafts }))
     }
 
     /// Which log it is; asked of the database once.
@@ -154,6 +173,14 @@ impl Ledger {
         })
     }
 
+    /// Takes note of what a caller just appended, so that its answer need not read it.
+    pub fn remember(&self, receipt: &Receipt, by: UserId) {
+        let touch = Touch { at: receipt.recorded_at, by: Some(by) };
+        for (stream, version) in &receipt.versions {
+            self.0.touches.insert((*stream, *version), touch);
+        }
+    }
+
     /// When an event of a stream was recorded, and by whom. An event never changes, so each is read once.
     ///
     /// # Errors
@@ -165,16 +192,53 @@ impl Ledger {
         let before = StreamVersion(version.0 - 1);
         let events = self.0.commands.log().read_stream(stream, before, 1).await?;
         let event = events.first().ok_or_else(|| Problem::not_found("version"))?;
-        let metadata: Metadata = serde_json::from_str(&event.metadata).map_err(|error| {
-            tracing::error!(%stream, position = %event.position, "metadata cannot be read");
-            Problem::internal(&error)
-        })?;
-        let by = match metadata.actor {
-            Actor::Human { user_id } => Some(user_id),
-            Actor::Agent { .. } | Actor::System { .. } => None,
-        };
-        let touch = Touch { at: event.recorded_at, by };
+        let touch = touch_of(event)?;
         self.0.touches.insert((stream, version), touch);
         Ok(touch)
     }
+
+    /// When each version of a workflow was saved and by whom, at least up to a number; the first is version 1.
+    ///
+    /// # Errors
+    /// When the database is away.
+    pub async fn drafts(&self, workflow: StreamId, up_to: i32) -> Result<Vec<Touch>, Problem> {
+        let known = self.0.drafts.get(&workflow).unwrap_or_default();
+        let wanted = usize::try_from(up_to).unwrap_or(0);
+        if known.touches.len() >= wanted {
+            return Ok(known.touches.clone());
+        }
+        let filter = Filter {
+            stream: Some(workflow),
+            types: vec!["workflow_created".to_owned(), "draft_saved".to_owned()],
+            ..Filter::default()
+        };
+        let head = self.0.commands.log().head().await?.position;
+        let mut drafts = Drafts { seen: known.seen, touches: known.touches.clone() };
+        while drafts.touches.len() < wanted && drafts.seen < head {
+            let (events, seen) =
+                self.0.commands.log().read(drafts.seen, DRAFTS_READ, &filter).await?;
+            for event in &events {
+                drafts.touches.push(touch_of(event)?);
+            }
+            if seen == drafts.seen {
+                break;
+            }
+            drafts.seen = seen;
+        }
+        let touches = drafts.touches.clone();
+        self.0.drafts.insert(workflow, Arc::new(drafts));
+        Ok(touches)
+    }
+}
+
+fn touch_of(event: &RecordedEvent) -> Result<Touch, Problem> {
+    let metadata: Metadata = serde_json::from_str(&event.metadata).map_err(|error| {
+        tracing::error!(stream = %event.stream, position = %event.position, "metadata cannot be read");
+        Problem::internal(&error)
+    })?;
+    let by = match metadata.actor {
+        Actor::Human { user_id } => Some(user_id),
+        Actor::Agent { .. } | Actor::System { .. } => None,
+    };
+    Ok(Touch { at: event.recorded_at, by })
 }

@@ -7,8 +7,11 @@ use axum::{
     extract::FromRequestParts,
     http::{StatusCode, request::Parts},
 };
+use chrono::{DateTime, Utc};
 use ledgerline_projections::{Model, PageRequest, QueryError};
 use ledgerline_store::Position;
+use utoipa::IntoParams;
+use uuid::Uuid;
 
 use crate::{
     answer::Answer,
@@ -17,6 +20,9 @@ use crate::{
     ledger::{Ledger, LogName},
     problem::Problem,
 };
+
+/// The longest text that is searched for.
+const MAX_SEARCH_CHARS: usize = 255;
 
 /// Who reads, and what the answer must reflect at least.
 #[derive(Clone)]
@@ -79,6 +85,58 @@ impl Reading {
             AsOf::Position(token) => self.ledger.resolve(token).await?,
         };
         Ok(Some((ledgerline_commands::AsOf::Position(position), position)))
+    }
+}
+
+/// Where and how much of a list is wanted, as the document describes it; read by [`ListQuery`].
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "the extractor reads the parameters, this only describes them")]
+pub struct PageParams {
+    /// How many items at most.
+    #[param(minimum = 1, maximum = 200, default = 50)]
+    limit: Option<u32>,
+    /// `next_cursor` of the page before.
+    cursor: Option<String>,
+    /// How many items to pass over; not beside a cursor.
+    #[param(maximum = 10_000, default = 0)]
+    offset: Option<u64>,
+    /// By which field; with `-` before it the largest comes first.
+    #[param(example = "-created_at")]
+    sort: Option<String>,
+}
+
+/// Which moment a read asks about, as the document describes it; read by [`AsOf`].
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "the extractor reads the parameters, this only describes them")]
+pub struct AsOfParams {
+    /// As it was at this time.
+    at: Option<DateTime<Utc>>,
+    /// As it was at this position of the log; not beside `at`.
+    at_position: Option<String>,
+}
+
+/// In which workspace, as the document describes it; read by [`crate::extract::WorkspaceSelector`].
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "the extractor reads the parameters, this only describes them")]
+pub struct WorkspaceParams {
+    /// The workspace; your personal one where none is named here or in the header `Ledgerline-Workspace`.
+    workspace_id: Option<Uuid>,
+}
+
+/// A text to search by, within bounds; none where it is empty.
+///
+/// # Errors
+/// 422 when it is too long.
+pub fn search(text: Option<String>) -> Result<Option<String>, Problem> {
+    match text {
+        Some(text) if text.chars().count() > MAX_SEARCH_CHARS => {
+            let detail = format!("must have at most {MAX_SEARCH_CHARS} characters");
+            Err(Problem::invalid("/search", "out_of_range", detail))
+        }
+        text => Ok(text.filter(|text| !text.is_empty())),
     }
 }
 

@@ -24,7 +24,7 @@ use ledgerline_domain::{
     id::WorkspaceId,
     permission::{Permission, Role},
 };
-use ledgerline_store::Position;
+use ledgerline_store::{Position, Receipt};
 use serde::Serialize;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
@@ -229,7 +229,10 @@ impl Writing {
             return Err(self.dry_run(context, decide).await);
         }
         let executed = self.state.commands.execute_with::<A, Refusal, _, _>(context, plan).await?;
-        self.state.ledger.acknowledge(self.caller.user_id, executed.position);
+        match &executed.receipt {
+            Some(receipt) => self.acknowledge(receipt),
+            None => self.state.ledger.acknowledge(self.caller.user_id, executed.position),
+        }
         Ok(executed)
     }
 
@@ -252,9 +255,14 @@ impl Writing {
         let transacted = self.state.commands.transact(context, plan).await?;
         if let Transacted::Applied { receipt, .. } | Transacted::Repeated { receipt } = &transacted
         {
-            self.state.ledger.acknowledge(self.caller.user_id, receipt.position);
+            self.acknowledge(receipt);
         }
         Ok(transacted)
+    }
+
+    fn acknowledge(&self, receipt: &Receipt) {
+        self.state.ledger.acknowledge(self.caller.user_id, receipt.position);
+        self.state.ledger.remember(receipt, self.caller.user_id);
     }
 
     /// An answer that reflects the position of what was appended.

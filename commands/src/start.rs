@@ -7,7 +7,7 @@
 use ledgerline_domain::{
     execution::{
         ConcurrencyLimit, Execution, ExecutionCommand, ExecutionRejection, NodeOutput, Plan,
-        RequestExecution, TriggerType, rerun_of, retry_of,
+        Queue, RequestExecution, TriggerType, rerun_of, retry_of,
     },
     expression::ExpressionError,
     id::{ExecutionId, WorkflowId},
@@ -104,16 +104,20 @@ pub async fn start(scope: &Scope, start: &Start) -> Request {
     Ok(command(start.execution_id, request))
 }
 
-/// Starts a run by hand and lets triggers start others from now on: one append over both streams. Decides in the scope, so the plan has
-/// nothing more to do.
+/// Starts a run by hand and lets triggers start others from now on: one append over both streams. `queue` is the line that it waits
+/// in, where it is not the definition's. Decides in the scope, so the plan has nothing more to do.
 ///
 /// # Errors
 /// What the workflow or its concurrency key refuses.
 pub async fn start_and_activate(
     scope: &Scope,
     wanted: &Start,
+    queue: Option<Queue>,
 ) -> Result<Decided<Execution>, CommandError<StartRejection>> {
-    let (target, command) = start(scope, wanted).await?;
+    let (target, mut command) = start(scope, wanted).await?;
+    if let (ExecutionCommand::Request(request), Some(queue)) = (&mut command, queue) {
+        request.queue = queue;
+    }
     let decided = scope.decide(target, &command).await.map_err(CommandError::widen)?;
     let workflow = Target::existing(wanted.workflow_id);
     let activate = &WorkflowCommand::ActivateIntake;

@@ -103,6 +103,12 @@ impl Caller {
         self.live.workspace_id.unwrap_or_else(|| self.personal_workspace())
     }
 
+    /// The only workspace that an API key reaches; none where the credential reaches all of the person's.
+    #[must_use]
+    pub fn only_workspace(&self) -> Option<WorkspaceId> {
+        self.live.workspace_id
+    }
+
     /// Demands an operator of the deployment.
     ///
     /// # Errors

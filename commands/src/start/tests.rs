@@ -73,7 +73,7 @@ async fn a_start_by_hand_turns_the_intake_on_in_the_same_append() {
     let workflow = world.workflow(None).await;
     let starts = (0..20).map(|_| async {
         let wanted = &wanted(workflow, Json::null());
-        let plan = |scope: Scope| async move { start_and_activate(&scope, wanted).await };
+        let plan = |scope: Scope| async move { start_and_activate(&scope, wanted, None).await };
         process.commands.transact(&context(), plan).await.unwrap();
     });
     futures_util::future::join_all(starts).await;

@@ -1,0 +1,215 @@
+//! Who belongs to a workspace, with which role.
+
+use std::collections::HashMap;
+
+use axum::{extract::State, http::StatusCode, response::IntoResponse};
+use chrono::{DateTime, Utc};
+use ledgerline_commands::{Scope, Target};
+use ledgerline_domain::{
+    id::{UserId, WorkspaceId},
+    permission::Permission,
+    workspace::{ChangeMemberRole, RemoveMember, Workspace, WorkspaceCommand},
+};
+use ledgerline_projections::{
+    Model, Page,
+    members::{self as rows, MemberSort},
+    values::MemberRole,
+};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use super::may_view;
+use crate::{
+    answer::Answer,
+    app::AppState,
+    extract::{AsOf, JsonBody, ListQuery, Path, Query},
+    identity::account::Person,
+    problem::Problem,
+    reading::{self, Reading},
+    writing::{Reply, Writing, hash_of},
+};
+
+/// A member of a workspace.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct MemberView {
+    /// Who.
+    #[schema(value_type = Uuid)]
+    pub user_id: UserId,
+    /// The name; none when the account was erased.
+    pub full_name: Option<String>,
+    /// The address; none when the account was erased.
+    pub email: Option<String>,
+    /// With which role.
+    #[schema(inline)]
+    pub role: MemberRole,
+    /// Since when; none when a past is asked for.
+    pub added_at: Option<DateTime<Utc>>,
+    /// Who added them; none where a program did, or when a past is asked for.
+    #[schema(value_type = Option<Uuid>)]
+    pub added_by: Option<UserId>,
+    /// When the role changed last; none when a past is asked for.
+    pub updated_at: Option<DateTime<Utc>>,
+}
+
+/// Which members.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(default, deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct MemberFilters {
+    /// Only with this role.
+    #[param(inline)]
+    pub role: Option<MemberRole>,
+}
+
+/// A role to give.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ChangeRoleRequest {
+    /// The role from now on.
+    #[schema(inline)]
+    pub role: MemberRole,
+}
+
+/// The members of a workspace, as they are in the order in which they came, or as they were at a moment.
+#[utoipa::path(get, path = "/workspaces/{id}/members", tag = "workspaces",
+    params(("id" = Uuid, Path), MemberFilters, reading::PageParams, reading::AsOfParams),
+    responses((status = 200, body = Page<MemberView>)))]
+pub async fn members(
+    State(state): State<AppState>,
+    reading: Reading,
+    Path(id): Path<WorkspaceId>,
+    at: AsOf,
+    list: ListQuery,
+    Query(filters): Query<MemberFilters>,
+) -> Result<Answer<Page<MemberView>>, Problem> {
+    may_view(&state, &reading.caller, id).await?;
+    if let Some((at, position)) = reading.past(&state, at).await? {
+        let then = state.commands.load_at::<Workspace>(id, at).await?;
+        let mut page = past_page(&then.state, filters.role, &list)?;
+        name(&state, &mut page.items).await?;
+        return Ok(reading.answer(page, position));
+    }
+    let page = reading::page(list, &[("added_at", MemberSort)])?;
+    let position = reading.rows(&[Model::Members]).await?;
+    let Page { items, next_cursor, total, total_is_estimate, limit, offset } =
+        rows::list(&state.pool, id.0, filters.role, &page).await?;
+    let items = items.into_iter().map(|row| MemberView {
+        user_id: UserId(row.user_id),
+        full_name: None,
+        email: None,
+        role: row.role,
+        added_at: Some(row.added_at),
+        added_by: row.added_by.map(UserId),
+        updated_at: Some(row.updated_at),
+    });
+    let mut items: Vec<MemberView> = items.collect();
+    name(&state, &mut items).await?;
+    let page = Page { items, next_cursor, total, total_is_estimate, limit, offset };
+    Ok(reading.answer(page, position))
+}
+
+/// Give a member another role. The last owner stays one, and only an owner makes or changes an owner.
+#[utoipa::path(patch, path = "/workspaces/{id}/members/{user_id}", tag = "workspaces",
+    params(("id" = Uuid, Path), ("user_id" = Uuid, Path)), request_body = ChangeRoleRequest,
+    responses((status = 200, body = MemberView)))]
+pub async fn change_role(
+    State(state): State<AppState>,
+    writing: Writing,
+    Path((id, user_id)): Path<(WorkspaceId, UserId)>,
+    JsonBody { value: request, hash }: JsonBody<ChangeRoleRequest>,
+) -> Reply {
+    let context = writing.context(id, hash);
+    let writing = &writing;
+    let change =
+        ChangeMemberRole { by: writing.caller.user_id, user_id, role: request.role.into() };
+    let change = &change;
+    let plan = |scope: Scope| async move {
+        writing.authorise(&scope, id, Permission::ChangeMemberRole, "workspace").await?;
+        Ok((Target::existing(id), WorkspaceCommand::ChangeMemberRole(change.clone())))
+    };
+    let changed = writing.execute::<Workspace, _, _>(&context, plan).await?;
+    let role = changed.state.role_of(user_id).ok_or_else(|| Problem::not_found("member"))?;
+    let mut views = [past_member(user_id, role.into())];
+    name(&state, &mut views).await?;
+    let [view] = views;
+    let answer = writing.answer(StatusCode::OK, view, changed.position);
+    Ok(answer.versioned(changed.version).into_response())
+}
+
+/// Take a member out, or leave. It acts on the next request.
+#[utoipa::path(delete, path = "/workspaces/{id}/members/{user_id}", tag = "workspaces",
+    params(("id" = Uuid, Path), ("user_id" = Uuid, Path)), responses((status = 204)))]
+pub async fn remove_member(
+    writing: Writing,
+    Path((id, user_id)): Path<(WorkspaceId, UserId)>,
+) -> Reply {
+    let context = writing.context(id, hash_of(&[]));
+    let writing = &writing;
+    let by = writing.caller.user_id;
+    // Everybody may leave; whom else one may take out is the matrix's and the workspace's to say.
+    let needed = if by == user_id { Permission::ViewWorkspace } else { Permission::RemoveMember };
+    let plan = |scope: Scope| async move {
+        writing.authorise(&scope, id, needed, "workspace").await?;
+        Ok((Target::existing(id), WorkspaceCommand::RemoveMember(RemoveMember { by, user_id })))
+    };
+    let removed = writing.execute::<Workspace, _, _>(&context, plan).await?;
+    let answer = writing.answer(StatusCode::NO_CONTENT, (), removed.position);
+    Ok(answer.versioned(removed.version).into_response())
+}
+
+/// Members of a past, by id; its cursor is an offset, because the past doesn't change.
+fn past_page(
+    then: &Workspace,
+    role: Option<MemberRole>,
+    list: &ListQuery,
+) -> Result<Page<MemberView>, Problem> {
+    let is = then.active().map_err(|_| Problem::not_found("workspace"))?;
+    let offset = match &list.cursor {
+        None => list.offset,
+        Some(cursor) => cursor
+            .parse::<u64>()
+            .map_err(|_| Problem::invalid("/cursor", "invalid", "is not a cursor of this list"))?,
+    };
+    let start = usize::try_from(offset).unwrap_or(usize::MAX);
+    let limit = list.limit as usize;
+    let wanted = |member: &MemberRole| role.is_none_or(|role| role == *member);
+    let all = is.members.iter().map(|(id, role)| (*id, MemberRole::from(*role)));
+    let all: Vec<_> = all.filter(|(_, role)| wanted(role)).collect();
+    let items = all.iter().skip(start).take(limit).map(|(id, role)| past_member(*id, *role));
+    let next = start.saturating_add(limit);
+    Ok(Page {
+        items: items.collect(),
+        next_cursor: (next < all.len()).then(|| next.to_string()),
+        total: i64::try_from(all.len()).unwrap_or(i64::MAX),
+        total_is_estimate: false,
+        limit: i64::from(list.limit),
+        offset: i64::try_from(offset).unwrap_or(i64::MAX),
+    })
+}
+
+const fn past_member(user_id: UserId, role: MemberRole) -> MemberView {
+    MemberView {
+        user_id,
+        full_name: None,
+        email: None,
+        role,
+        added_at: None,
+        added_by: None,
+        updated_at: None,
+    }
+}
+
+/// Adds names and addresses.
+async fn name(state: &AppState, members: &mut [MemberView]) -> Result<(), Problem> {
+    let ids: Vec<UserId> = members.iter().map(|member| member.user_id).collect();
+    let people = state.identity.people(&ids).await?;
+    let people: HashMap<UserId, Person> =
+        people.into_iter().map(|person| (person.id, person)).collect();
+    for member in members {
+        if let Some(person) = people.get(&member.user_id) {
+            member.full_name = Some(person.full_name.clone());
+            member.email = Some(person.email.clone());
+        }
+    }
+    Ok(())
+}
