@@ -2,7 +2,7 @@
 
 use axum::{
     body::Bytes,
-    extract::{FromRequest, Request, rejection::BytesRejection},
+    extract::{FromRequest, OptionalFromRequest, Request, rejection::BytesRejection},
     http::{HeaderMap, header},
 };
 use serde::de::DeserializeOwned;
@@ -40,6 +40,26 @@ where
             return Err(Problem::invalid("", "invalid", "must be a JSON object, not a list"));
         }
         Ok(Self { value, hash: Sha256::digest(&bytes).into() })
+    }
+}
+
+/// A command that asks for little may come without a body.
+impl<S, T> OptionalFromRequest<S> for JsonBody<T>
+where
+    S: Send + Sync,
+    T: DeserializeOwned,
+{
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Option<Self>, Problem> {
+        let (parts, body) = request.into_parts();
+        let again = Request::from_parts(parts.clone(), body);
+        let bytes = Bytes::from_request(again, state).await.map_err(unreadable)?;
+        if bytes.is_empty() {
+            return Ok(None);
+        }
+        let whole = Request::from_parts(parts, axum::body::Body::from(bytes));
+        <Self as FromRequest<S>>::from_request(whole, state).await.map(Some)
     }
 }
 

@@ -1,0 +1,414 @@
+//! Executions: started, looked at, stopped, held, and run again.
+//!
+//! Rules are the domain's; a handler names the command and who may give it. Reading order: here (start, list, one, and the commands on
+//! one), [`view`] (how one is shown), [`nodes`], [`logs`], [`history`], [`why`].
+
+pub mod history;
+pub mod logs;
+pub mod nodes;
+pub mod view;
+pub mod why;
+
+use axum::{
+    extract::State,
+    http::StatusCode,
+    response::{IntoResponse as _, Response},
+};
+use chrono::{DateTime, Utc};
+use ledgerline_commands::{
+    CommandError, Context, Executed, Loaded, Scope, Target,
+    start::{self, Rerun, Retry, Start},
+};
+use ledgerline_domain::{
+    execution::{CancelReason, Execution, ExecutionCommand, PauseReason, TriggerType},
+    id::{ExecutionId, WorkflowId, WorkspaceId},
+    json::Json,
+    permission::Permission,
+    workflow::{Workflow, WorkflowVersion},
+};
+use ledgerline_projections::{
+    Model, Page,
+    executions::{ExecutionFilter, ExecutionItem, ExecutionSort, list as list_rows},
+    values::{ExecutionStatus, Trigger},
+};
+use ledgerline_store::{StreamId, StreamVersion};
+use serde::Deserialize;
+use utoipa::{IntoParams, ToSchema};
+use uuid::Uuid;
+
+use self::view::{ExecutionView, view};
+use crate::{
+    access::demand,
+    answer::Answer,
+    app::AppState,
+    extract::{AsOf, JsonBody, ListQuery, Path, Query, WorkspaceSelector},
+    problem::Problem,
+    reading::{AsOfParams, PageParams, Reading, WorkspaceParams, page, search},
+    refusal::Refusal,
+    writing::{Reply, Writing},
+};
+
+/// The hash of a request without a body.
+const NO_BODY: [u8; 32] = [0; 32];
+
+/// A run to start.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StartExecution {
+    /// Of which workflow.
+    #[schema(value_type = Uuid)]
+    pub workflow_id: WorkflowId,
+    /// What starts it. All but `manual` run the published version only, and only while the workflow's intake is active.
+    #[serde(default)]
+    pub trigger_type: StartTrigger,
+    /// What it is given: the run's `input`.
+    #[serde(default = "nothing_given")]
+    #[schema(value_type = Object)]
+    pub trigger_data: Json,
+}
+
+/// What may be named as the start of a run from outside.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum StartTrigger {
+    /// A person or a program asks for it.
+    #[default]
+    Manual,
+    /// A schedule outside.
+    Cron,
+    /// A delivery that somebody else took in.
+    Webhook,
+    /// Something that happened elsewhere.
+    Event,
+}
+
+impl From<StartTrigger> for TriggerType {
+    fn from(trigger: StartTrigger) -> Self {
+        match trigger {
+            StartTrigger::Manual => Self::Manual,
+            StartTrigger::Cron => Self::Cron,
+            StartTrigger::Webhook => Self::Webhook,
+            StartTrigger::Event => Self::Event,
+        }
+    }
+}
+
+/// An empty object and not null, so that expressions over fields of the input say which one is missing.
+fn nothing_given() -> Json {
+    Json::from_value(&serde_json::json!({}))
+}
+
+/// How everything is run again.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RerunExecution {
+    /// Another input; left out for the same.
+    #[serde(default)]
+    #[schema(value_type = Option<Object>)]
+    pub input: Option<Json>,
+    /// Another version of the workflow; left out for the same.
+    #[serde(default)]
+    #[schema(value_type = Option<i32>)]
+    pub version: Option<WorkflowVersion>,
+}
+
+/// A command that says everything by its path.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NoFields {}
+
+/// What a list of executions is narrowed to.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(default, deny_unknown_fields)]
+pub struct ExecutionQuery {
+    /// Only of this workflow.
+    pub workflow_id: Option<Uuid>,
+    /// Only in this status.
+    pub status: Option<ExecutionStatus>,
+    /// Only started by this.
+    pub trigger_type: Option<Trigger>,
+    /// Only requested at or after this time.
+    pub from: Option<DateTime<Utc>>,
+    /// Only requested before this time.
+    pub to: Option<DateTime<Utc>>,
+    /// Only of workflows with this tag; may be repeated, and then all of them.
+    pub tag: Vec<String>,
+    /// Only of workflows with this text in their name, in any case.
+    #[param(max_length = 255)]
+    pub search: Option<String>,
+}
+
+/// Start a run of a workflow: of its published version, else of its latest draft.
+#[utoipa::path(post, path = "/executions", tag = "executions", request_body = StartExecution,
+    responses((status = 202, body = ExecutionView)))]
+pub async fn start(
+    State(state): State<AppState>,
+    writing: Writing,
+    JsonBody { value, hash }: JsonBody<StartExecution>,
+) -> Reply {
+    let workflow_id = value.workflow_id;
+    let workspace = workspace_of::<Workflow>(&state, workflow_id.0, "workflow").await?;
+    let wanted = Start {
+        execution_id: ExecutionId(state.commands.clock().new_id()),
+        workflow_id,
+        trigger_type: value.trigger_type.into(),
+        input: value.trigger_data,
+        depth: 0,
+    };
+    let (context, seen) = making(writing.context(workspace, hash), wanted.execution_id);
+    let (writer, wanted) = (&writing, &wanted);
+    let plan = |scope: Scope| async move {
+        let permission = Permission::StartExecution;
+        writer.authorise(&scope, workspace, permission, "workflow").await?;
+        demand_seen::<Workflow>(&scope, workflow_id.0, seen).await?;
+        start::start(&scope, wanted).await.map_err(CommandError::widen)
+    };
+    let executed = writing.execute::<Execution, _, _>(&context, plan).await?;
+    Ok(started(&state, &writing, executed).await?)
+}
+
+/// List the executions of a workspace.
+#[utoipa::path(get, path = "/executions", tag = "executions",
+    params(ExecutionQuery, WorkspaceParams, PageParams),
+    responses((status = 200, body = Page<ExecutionItem>)))]
+pub async fn list(
+    State(state): State<AppState>,
+    reading: Reading,
+    workspace: WorkspaceSelector,
+    Query(query): Query<ExecutionQuery>,
+    paging: ListQuery,
+) -> Result<Answer<Page<ExecutionItem>>, Problem> {
+    let workspace = workspace.or_default(&reading.caller);
+    let permission = Permission::ViewExecution;
+    demand(&state, &reading.caller, workspace, permission, "workspace").await?;
+    let offered = [("-created_at", ExecutionSort::Newest), ("created_at", ExecutionSort::Oldest)];
+    let request = page(paging, &offered)?;
+    let filter = filter(workspace, query)?;
+    let position = reading.rows(&[Model::Executions]).await?;
+    let rows = list_rows(&state.pool, &filter, &request).await?;
+    Ok(reading.answer(rows, position))
+}
+
+fn filter(workspace: WorkspaceId, query: ExecutionQuery) -> Result<ExecutionFilter, Problem> {
+    Ok(ExecutionFilter {
+        workspace_id: workspace.0,
+        workflow_id: query.workflow_id,
+        status: query.status,
+        trigger_type: query.trigger_type,
+        from: query.from,
+        to: query.to,
+        tags: query.tag,
+        search: search(query.search)?,
+    })
+}
+
+/// Show an execution as its events prove it, now or as it was at a time or position.
+#[utoipa::path(get, path = "/executions/{id}", tag = "executions",
+    params(("id" = Uuid, Path), AsOfParams),
+    responses((status = 200, body = ExecutionView)))]
+pub async fn get(
+    State(state): State<AppState>,
+    reading: Reading,
+    Path(id): Path<ExecutionId>,
+    at: AsOf,
+) -> Result<Answer<ExecutionView>, Problem> {
+    let present = reading.log();
+    let mut found = find(&state, &reading, id).await?;
+    let mut position = present;
+    if let Some((moment, past)) = reading.past(&state, at).await? {
+        found = state.commands.load_at::<Execution>(id, moment).await?;
+        position = past;
+    }
+    let body = view(&state, id, &found).await?;
+    Ok(reading.answer(body, position).versioned(found.version))
+}
+
+/// Stop an execution: no further step starts, and a running one is aborted.
+#[utoipa::path(post, path = "/executions/{id}/cancel", tag = "executions", params(("id" = Uuid, Path)),
+    request_body = Option<NoFields>, responses((status = 202, body = ExecutionView)))]
+pub async fn cancel(
+    State(state): State<AppState>,
+    writing: Writing,
+    Path(id): Path<ExecutionId>,
+    body: Option<JsonBody<NoFields>>,
+) -> Reply {
+    let command = ExecutionCommand::Cancel { reason: CancelReason::StoppedByUser };
+    tell(&state, &writing, id, command, hash_of(&body), StatusCode::ACCEPTED).await
+}
+
+/// Hold an execution: the running steps finish and no other starts.
+#[utoipa::path(post, path = "/executions/{id}/pause", tag = "executions", params(("id" = Uuid, Path)),
+    request_body = Option<NoFields>, responses((status = 200, body = ExecutionView)))]
+pub async fn pause(
+    State(state): State<AppState>,
+    writing: Writing,
+    Path(id): Path<ExecutionId>,
+    body: Option<JsonBody<NoFields>>,
+) -> Reply {
+    let command = ExecutionCommand::Pause { reason: PauseReason::User };
+    tell(&state, &writing, id, command, hash_of(&body), StatusCode::OK).await
+}
+
+/// Let an execution go on, whatever paused it.
+#[utoipa::path(post, path = "/executions/{id}/resume", tag = "executions", params(("id" = Uuid, Path)),
+    request_body = Option<NoFields>, responses((status = 200, body = ExecutionView)))]
+pub async fn resume(
+    State(state): State<AppState>,
+    writing: Writing,
+    Path(id): Path<ExecutionId>,
+    body: Option<JsonBody<NoFields>>,
+) -> Reply {
+    let command = ExecutionCommand::Unpause { reason: PauseReason::User };
+    tell(&state, &writing, id, command, hash_of(&body), StatusCode::OK).await
+}
+
+/// Go on where an execution failed or was stopped, as a new execution: what had completed is carried over.
+#[utoipa::path(post, path = "/executions/{id}/retry", tag = "executions", params(("id" = Uuid, Path)),
+    request_body = Option<NoFields>, responses((status = 202, body = ExecutionView)))]
+pub async fn retry(
+    State(state): State<AppState>,
+    writing: Writing,
+    Path(of): Path<ExecutionId>,
+    body: Option<JsonBody<NoFields>>,
+) -> Reply {
+    let workspace = workspace_of::<Execution>(&state, of.0, "execution").await?;
+    let wanted = Retry { execution_id: ExecutionId(state.commands.clock().new_id()), of };
+    let context = writing.context(workspace, hash_of(&body));
+    let (context, seen) = making(context, wanted.execution_id);
+    let (writer, wanted) = (&writing, &wanted);
+    let plan = |scope: Scope| async move {
+        control(&scope, writer, workspace).await?;
+        demand_seen::<Execution>(&scope, of.0, seen).await?;
+        start::retry(&scope, wanted).await.map_err(CommandError::widen)
+    };
+    let executed = writing.execute::<Execution, _, _>(&context, plan).await?;
+    Ok(started(&state, &writing, executed).await?)
+}
+
+/// Run everything again as a new execution, with the same input on the same version or with others.
+#[utoipa::path(post, path = "/executions/{id}/rerun", tag = "executions", params(("id" = Uuid, Path)),
+    request_body = Option<RerunExecution>, responses((status = 202, body = ExecutionView)))]
+pub async fn rerun(
+    State(state): State<AppState>,
+    writing: Writing,
+    Path(of): Path<ExecutionId>,
+    body: Option<JsonBody<RerunExecution>>,
+) -> Reply {
+    let hash = hash_of(&body);
+    let RerunExecution { input, version } = body.map(|body| body.value).unwrap_or_default();
+    let workspace = workspace_of::<Execution>(&state, of.0, "execution").await?;
+    let execution_id = ExecutionId(state.commands.clock().new_id());
+    let (context, seen) = making(writing.context(workspace, hash), execution_id);
+    let (writer, wanted) = (&writing, &Rerun { execution_id, of, input, version });
+    let plan = |scope: Scope| async move {
+        control(&scope, writer, workspace).await?;
+        demand_seen::<Execution>(&scope, of.0, seen).await?;
+        start::rerun(&scope, wanted).await.map_err(CommandError::widen)
+    };
+    let executed = writing.execute::<Execution, _, _>(&context, plan).await?;
+    Ok(started(&state, &writing, executed).await?)
+}
+
+/// Tells an execution something and shows it as it is then.
+async fn tell(
+    state: &AppState,
+    writing: &Writing,
+    id: ExecutionId,
+    command: ExecutionCommand,
+    body: [u8; 32],
+    status: StatusCode,
+) -> Reply {
+    let workspace = workspace_of::<Execution>(state, id.0, "execution").await?;
+    let context = writing.context(workspace, body);
+    let command = &command;
+    let plan = |scope: Scope| async move {
+        control(&scope, writing, workspace).await?;
+        Ok((Target::existing(id), command.clone()))
+    };
+    let executed = writing.execute::<Execution, _, _>(&context, plan).await?;
+    Ok(answer(state, writing, executed, status).await?.into_response())
+}
+
+async fn control(
+    scope: &Scope,
+    writing: &Writing,
+    workspace: WorkspaceId,
+) -> Result<(), CommandError<Refusal>> {
+    let permission = Permission::ControlExecution;
+    writing.authorise(scope, workspace, permission, "execution").await.map(|_| ())
+}
+
+/// Demands that what a new execution is made from is still at the version that the caller saw.
+async fn demand_seen<A: ledgerline_domain::Aggregate>(
+    scope: &Scope,
+    id: Uuid,
+    seen: Option<StreamVersion>,
+) -> Result<(), CommandError<Refusal>> {
+    let Some(seen) = seen else { return Ok(()) };
+    let current = scope.read::<A>(id).await?.version;
+    if seen == current { Ok(()) } else { Err(CommandError::VersionMismatch { current }) }
+}
+
+/// The context of a command that makes an execution, and the version of what it is made from that `If-Match` names: the new
+/// stream itself has none yet.
+fn making(mut context: Context, made: ExecutionId) -> (Context, Option<StreamVersion>) {
+    context.made_ids.push(made.0);
+    let seen = context.if_match.take();
+    (context, seen)
+}
+
+fn hash_of<T>(body: &Option<JsonBody<T>>) -> [u8; 32] {
+    body.as_ref().map_or(NO_BODY, |body| body.hash)
+}
+
+/// The workspace that a resource belongs to, which never changes.
+async fn workspace_of<A: ledgerline_domain::Aggregate>(
+    state: &AppState,
+    id: Uuid,
+    noun: &'static str,
+) -> Result<WorkspaceId, Problem> {
+    let loaded = state.commands.load_cached::<A>(id).await?;
+    let origin = loaded.origin.ok_or_else(|| Problem::not_found(noun))?;
+    Ok(WorkspaceId(origin.workspace.0))
+}
+
+/// An execution as the log holds it now, for who may see it.
+///
+/// # Errors
+/// 404 when there is none or the caller is no member of its workspace.
+async fn find(
+    state: &AppState,
+    reading: &Reading,
+    id: ExecutionId,
+) -> Result<Loaded<Execution>, Problem> {
+    let loaded = state.commands.load::<Execution>(id).await?;
+    let origin = loaded.origin.ok_or_else(|| Problem::not_found("execution"))?;
+    let workspace = WorkspaceId(origin.workspace.0);
+    let permission = Permission::ViewExecution;
+    demand(state, &reading.caller, workspace, permission, "execution").await?;
+    Ok(loaded)
+}
+
+async fn answer(
+    state: &AppState,
+    writing: &Writing,
+    executed: Executed<Execution>,
+    status: StatusCode,
+) -> Result<Answer<ExecutionView>, Problem> {
+    let Executed { stream: StreamId(id), state: execution, version, position, .. } = executed;
+    let loaded = Loaded { state: execution, version, position, origin: None };
+    let body = view(state, ExecutionId(id), &loaded).await?;
+    Ok(writing.answer(status, body, position).versioned(version))
+}
+
+/// The answer of a command that made an execution.
+async fn started(
+    state: &AppState,
+    writing: &Writing,
+    executed: Executed<Execution>,
+) -> Result<Response, Problem> {
+    let location = format!("{}/executions/{}", crate::router::BASE_PATH, executed.stream);
+    let answer = answer(state, writing, executed, StatusCode::ACCEPTED).await?;
+    Ok(answer.at(location).into_response())
+}

@@ -1,0 +1,86 @@
+//! The nodes of an execution: every run of each, with what went in, what came out and every failed try.
+
+use axum::extract::State;
+use ledgerline_domain::id::ExecutionId;
+use ledgerline_projections::{
+    Model,
+    execution_nodes::{self, ExecutionNode},
+};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::find;
+use crate::{
+    answer::Answer,
+    app::AppState,
+    extract::{ListQuery, Path},
+    problem::Problem,
+    reading::Reading,
+};
+
+/// A page of the nodes of an execution.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct NodePage {
+    /// In the order in which they began.
+    pub items: Vec<ExecutionNode>,
+    /// Asks for the page after it; none on the last one.
+    pub next_cursor: Option<String>,
+    /// How many there are by now.
+    pub total: usize,
+    /// The limit that was applied.
+    pub limit: u32,
+    /// Always 0: a further page is asked for by cursor.
+    pub offset: u64,
+}
+
+/// List the nodes of an execution in the order in which they began.
+#[utoipa::path(get, path = "/executions/{id}/nodes", tag = "executions",
+    params(
+        ("id" = Uuid, Path),
+        ("limit" = Option<u32>, Query, minimum = 1, maximum = 200),
+        ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before"),
+    ),
+    responses((status = 200, body = NodePage)))]
+pub async fn list(
+    State(state): State<AppState>,
+    reading: Reading,
+    Path(id): Path<ExecutionId>,
+    paging: ListQuery,
+) -> Result<Answer<NodePage>, Problem> {
+    by_cursor(&paging)?;
+    let after = paging.cursor.as_deref().map_or(Ok((0, "")), place)?;
+    let found = find(&state, &reading, id).await?;
+    let position = reading.rows(&[Model::ExecutionNodes]).await?;
+    let wanted = i64::from(paging.limit) + 1;
+    let mut items = execution_nodes::list(&state.pool, id.0, after, wanted).await?;
+    let kept = usize::try_from(paging.limit).unwrap_or(usize::MAX);
+    let more = items.len() > kept;
+    items.truncate(kept);
+    let next_cursor =
+        items.last().filter(|_| more).map(|node| format!("{}.{}", node.first_position, node.path));
+    let total = found.state.run().map_or(0, |run| run.nodes.len());
+    let body = NodePage { items, next_cursor, total, limit: paging.limit, offset: 0 };
+    Ok(reading.answer(body, position))
+}
+
+/// Lists in the order of the log are paged by cursor alone.
+///
+/// # Errors
+/// 422 for an offset or an order.
+pub(crate) fn by_cursor(paging: &ListQuery) -> Result<(), Problem> {
+    if paging.offset > 0 {
+        return Err(Problem::invalid("/offset", "unsupported", "is not possible here: use cursor"));
+    }
+    if paging.sort.is_some() {
+        return Err(Problem::invalid("/sort", "unsupported", "is not possible here"));
+    }
+    Ok(())
+}
+
+/// A place in the order of the list: the first position, then the path.
+fn place(cursor: &str) -> Result<(i64, &str), Problem> {
+    cursor
+        .split_once('.')
+        .and_then(|(position, path)| Some((position.parse().ok()?, path)))
+        .ok_or_else(|| Problem::invalid("/cursor", "invalid", "is not a cursor of this list"))
+}
