@@ -86,7 +86,7 @@ async fn crashes_between_batches_apply_each_event_once() {
     let world = Arc::new(World::new().await);
     let mut history = History::new(99);
     for round in 0..8 {
-        // Two processes, and the one that leads goes without a word in the middle of its work.
+        // A process that leads and then goes without a word, while events are still on their way to its tables.
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -96,12 +96,18 @@ async fn crashes_between_batches_apply_each_event_once() {
         let (started, running) = tokio::sync::oneshot::channel();
         runtime.spawn(async move {
             let process = doomed.projectors(&format!("doomed-{round}"));
-            let _ = started.send(());
+            let _ = started.send(process.positions.clone());
             std::future::pending::<()>().await;
             drop(process);
         });
-        running.await.expect("it started");
+        let positions = running.await.expect("it started");
+        for model in Model::ALL {
+            waits_until(&positions, *model, |state| matches!(state, State::Leading { .. })).await;
+        }
+        let before = positions.current(&[Model::ExecutionNodes]).await.expect("a position");
         history.write(&world, 60).await;
+        let after = positions.current(&[Model::ExecutionNodes]).await.expect("a position");
+        assert!(after > before, "it applied something before it went");
         runtime.shutdown_background();
     }
     let survivor = world.projectors("survivor");
@@ -243,10 +249,8 @@ async fn an_event_of_a_newer_build_stops_the_projector() {
     world.append(workspace, flow, 0, &human(flow), [created(workspace, "Known", &[])]).await;
     let unknown = new_event("workflow_teleported", 1, "{}".to_owned(), &human(flow));
     world.append_raw(workspace, flow, 1, WorkflowEvent::CATEGORY, vec![unknown]).await;
-    waits_until(&process.positions, Model::Workflows, |state| {
-        matches!(state, State::StoodDown(_))
-    })
-    .await;
+    waits_until(&process.positions, Model::Workflows, |state| matches!(state, State::StoodDown(_)))
+        .await;
     let known = process.positions.wait(&[Model::Workflows], Position(1), PATIENCE).await;
     assert_eq!(known, Ok(Position(1)), "what came before it is applied");
     assert!(workflows::get(&world.pool, flow).await.expect("readable").is_some());
