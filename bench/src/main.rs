@@ -29,9 +29,13 @@ enum Scenario {
     Append,
     /// Reading and decoding the log from its start.
     Replay,
+    /// Rebuilding read models.
+    Rebuild,
+    /// The relay catching up.
+    Relay,
 }
 
-const ALL: &[Scenario] = &[Scenario::Append, Scenario::Replay];
+const ALL: &[Scenario] = &[Scenario::Append, Scenario::Replay, Scenario::Rebuild, Scenario::Relay];
 
 #[derive(Parser)]
 #[command(about = "Measures Ledgerline beside the raw limit of what it stands on")]
@@ -75,6 +79,8 @@ async fn measure(
                 scenarios::append::run(servers, &mut report, arguments.seconds).await?
             }
             Scenario::Replay => scenarios::replay::run(servers, &mut report).await?,
+            Scenario::Rebuild => scenarios::rebuild::run(servers, &mut report).await?,
+            Scenario::Relay => scenarios::relay::run(servers, &mut report).await?,
         }
         report.finish(&arguments.out_dir)?;
     }
