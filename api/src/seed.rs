@@ -17,6 +17,7 @@ use ledgerline_domain::{
 };
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
+use serde_json::json;
 
 use crate::{
     identity::{Identity, OnRegistered, account::Registration, session::Client},
@@ -82,15 +83,17 @@ impl WorkflowFile {
     /// Everything that is wrong with it, for a person.
     pub fn draft(text: &str) -> Result<NewDraft, String> {
         let file: Self = serde_json::from_str(text).map_err(|error| error.to_string())?;
-        let mut definition = serde_json::Map::new();
-        for (name, value) in
-            [("nodes", file.nodes), ("connections", file.connections), ("settings", file.settings)]
-        {
-            if !value.is_null() {
-                definition.insert(name.to_owned(), value);
-            }
-        }
-        let definition = Json::from_value(&serde_json::Value::Object(definition));
+        // All three are always there, as the API stores them.
+        let or = |value: serde_json::Value, absent: serde_json::Value| match value {
+            serde_json::Value::Null => absent,
+            value => value,
+        };
+        let definition = json!({
+            "nodes": or(file.nodes, json!([])),
+            "connections": or(file.connections, json!([])),
+            "settings": or(file.settings, json!({})),
+        });
+        let definition = Json::from_value(&definition);
         let definition = Definition::parse(definition).map_err(|problems| {
             let lines = problems.iter().map(|problem| {
                 let node = problem.node_id.as_deref().unwrap_or("-");

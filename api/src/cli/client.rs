@@ -294,7 +294,7 @@ async fn read_feed(
     last_id: &mut Option<String>,
 ) -> bool {
     let mut bytes = response.bytes_stream();
-    let (mut buffer, mut id) = (Vec::new(), None);
+    let (mut buffer, mut frame, mut id) = (Vec::new(), None, None);
     while let Some(Ok(chunk)) = bytes.next().await {
         buffer.extend_from_slice(&chunk);
         while let Some(end) = buffer.iter().position(|byte| *byte == b'\n') {
@@ -303,8 +303,10 @@ async fn read_feed(
             let line = line.trim_end();
             if let Some(text) = line.strip_prefix("id:") {
                 id = Some(text.trim().to_owned());
-            } else if let Some(data) = line.strip_prefix("data:")
-                && let Ok(frame) = serde_json::from_str(data.trim())
+            } else if let Some(data) = line.strip_prefix("data:") {
+                frame = serde_json::from_str(data.trim()).ok();
+            } else if line.is_empty()
+                && let Some(frame) = frame.take()
             {
                 if sender.send(frame).await.is_err() {
                     return false;

@@ -286,6 +286,10 @@ async fn look_at_nats(opened: &Opened, report: &mut Report) {
             return report.found(Finding::Wrong, "nats", told(&error), "use letters, digits and _");
         }
     };
+    if server.is_none() && opened.config.embedded.enabled && !opened.backing.is_alone() {
+        return report
+            .ok("nats", "kept by the process that serves from here; its /health says how it is");
+    }
     let Some(server) = server else {
         let detail = "not configured here; live updates come from the log";
         return report.found(
