@@ -19,7 +19,7 @@ use crate::{
     problem::{PROBLEM_MEDIA_TYPE, Problem, ProblemBody, ProblemKind},
     routes::{
         auth, docs,
-        executions::{self, history, logs, nodes, why},
+        executions::{self, control, history, logs, nodes, why},
         health, log,
         system::{self, projections},
         workflows, workspaces,
@@ -65,11 +65,11 @@ fn api() -> OpenApiRouter<AppState> {
         .routes(routes!(executions::start, executions::list))
         .routes(routes!(why::stuck))
         .routes(routes!(executions::get))
-        .routes(routes!(executions::cancel))
-        .routes(routes!(executions::pause))
-        .routes(routes!(executions::resume))
-        .routes(routes!(executions::retry))
-        .routes(routes!(executions::rerun))
+        .routes(routes!(control::cancel))
+        .routes(routes!(control::pause))
+        .routes(routes!(control::resume))
+        .routes(routes!(control::retry))
+        .routes(routes!(control::rerun))
         .routes(routes!(nodes::list))
         .routes(routes!(logs::list))
         .routes(routes!(history::list))

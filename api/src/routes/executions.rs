@@ -1,8 +1,9 @@
 //! Executions: started, looked at, stopped, held, and run again.
 //!
-//! Rules are the domain's; a handler names the command and who may give it. Reading order: here (start, list, one, and the commands on
-//! one), [`view`] (how one is shown), [`nodes`], [`logs`], [`history`], [`why`].
+//! Rules are the domain's; a handler names the command and who may give it. Reading order: here (start, list, one), [`control`] (the
+//! commands on one), [`view`] (how one is shown), [`nodes`], [`logs`], [`history`], [`why`].
 
+pub mod control;
 pub mod history;
 pub mod logs;
 pub mod nodes;
@@ -16,15 +17,15 @@ use axum::{
 };
 use chrono::{DateTime, Utc};
 use ledgerline_commands::{
-    CommandError, Context, Executed, Loaded, Scope, Target,
-    start::{self, Rerun, Retry, Start},
+    CommandError, Context, Executed, Loaded, Scope,
+    start::{self, Start},
 };
 use ledgerline_domain::{
-    execution::{CancelReason, Execution, ExecutionCommand, PauseReason, TriggerType},
+    execution::{Execution, TriggerType},
     id::{ExecutionId, WorkflowId, WorkspaceId},
     json::Json,
     permission::Permission,
-    workflow::{Workflow, WorkflowVersion},
+    workflow::Workflow,
 };
 use ledgerline_projections::{
     Model, Page,
@@ -47,9 +48,6 @@ use crate::{
     refusal::Refusal,
     writing::{Reply, Writing},
 };
-
-/// The hash of a request without a body.
-const NO_BODY: [u8; 32] = [0; 32];
 
 /// A run to start.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -97,25 +95,6 @@ impl From<StartTrigger> for TriggerType {
 fn nothing_given() -> Json {
     Json::from_value(&serde_json::json!({}))
 }
-
-/// How everything is run again.
-#[derive(Debug, Default, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct RerunExecution {
-    /// Another input; left out for the same.
-    #[serde(default)]
-    #[schema(value_type = Option<Object>)]
-    pub input: Option<Json>,
-    /// Another version of the workflow; left out for the same.
-    #[serde(default)]
-    #[schema(value_type = Option<i32>)]
-    pub version: Option<WorkflowVersion>,
-}
-
-/// A command that says everything by its path.
-#[derive(Debug, Default, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct NoFields {}
 
 /// What a list of executions is narrowed to.
 #[derive(Debug, Default, Deserialize, IntoParams)]
@@ -224,121 +203,6 @@ pub async fn get(
     Ok(reading.answer(body, position).versioned(found.version))
 }
 
-/// Stop an execution: no further step starts, and a running one is aborted.
-#[utoipa::path(post, path = "/executions/{id}/cancel", tag = "executions", params(("id" = Uuid, Path)),
-    request_body = Option<NoFields>, responses((status = 202, body = ExecutionView)))]
-pub async fn cancel(
-    State(state): State<AppState>,
-    writing: Writing,
-    Path(id): Path<ExecutionId>,
-    body: Option<JsonBody<NoFields>>,
-) -> Reply {
-    let command = ExecutionCommand::Cancel { reason: CancelReason::StoppedByUser };
-    tell(&state, &writing, id, command, hash_of(&body), StatusCode::ACCEPTED).await
-}
-
-/// Hold an execution: the running steps finish and no other starts.
-#[utoipa::path(post, path = "/executions/{id}/pause", tag = "executions", params(("id" = Uuid, Path)),
-    request_body = Option<NoFields>, responses((status = 200, body = ExecutionView)))]
-pub async fn pause(
-    State(state): State<AppState>,
-    writing: Writing,
-    Path(id): Path<ExecutionId>,
-    body: Option<JsonBody<NoFields>>,
-) -> Reply {
-    let command = ExecutionCommand::Pause { reason: PauseReason::User };
-    tell(&state, &writing, id, command, hash_of(&body), StatusCode::OK).await
-}
-
-/// Let an execution go on, whatever paused it.
-#[utoipa::path(post, path = "/executions/{id}/resume", tag = "executions", params(("id" = Uuid, Path)),
-    request_body = Option<NoFields>, responses((status = 200, body = ExecutionView)))]
-pub async fn resume(
-    State(state): State<AppState>,
-    writing: Writing,
-    Path(id): Path<ExecutionId>,
-    body: Option<JsonBody<NoFields>>,
-) -> Reply {
-    let command = ExecutionCommand::Unpause { reason: PauseReason::User };
-    tell(&state, &writing, id, command, hash_of(&body), StatusCode::OK).await
-}
-
-/// Go on where an execution failed or was stopped, as a new execution: what had completed is carried over.
-#[utoipa::path(post, path = "/executions/{id}/retry", tag = "executions", params(("id" = Uuid, Path)),
-    request_body = Option<NoFields>, responses((status = 202, body = ExecutionView)))]
-pub async fn retry(
-    State(state): State<AppState>,
-    writing: Writing,
-    Path(of): Path<ExecutionId>,
-    body: Option<JsonBody<NoFields>>,
-) -> Reply {
-    let workspace = workspace_of::<Execution>(&state, of.0, "execution").await?;
-    let wanted = Retry { execution_id: ExecutionId(state.commands.clock().new_id()), of };
-    let context = writing.context(workspace, hash_of(&body));
-    let (context, seen) = making(context, wanted.execution_id);
-    let (writer, wanted) = (&writing, &wanted);
-    let plan = |scope: Scope| async move {
-        control(&scope, writer, workspace).await?;
-        demand_seen::<Execution>(&scope, of.0, seen).await?;
-        start::retry(&scope, wanted).await.map_err(CommandError::widen)
-    };
-    let executed = writing.execute::<Execution, _, _>(&context, plan).await?;
-    Ok(started(&state, &writing, executed).await?)
-}
-
-/// Run everything again as a new execution, with the same input on the same version or with others.
-#[utoipa::path(post, path = "/executions/{id}/rerun", tag = "executions", params(("id" = Uuid, Path)),
-    request_body = Option<RerunExecution>, responses((status = 202, body = ExecutionView)))]
-pub async fn rerun(
-    State(state): State<AppState>,
-    writing: Writing,
-    Path(of): Path<ExecutionId>,
-    body: Option<JsonBody<RerunExecution>>,
-) -> Reply {
-    let hash = hash_of(&body);
-    let RerunExecution { input, version } = body.map(|body| body.value).unwrap_or_default();
-    let workspace = workspace_of::<Execution>(&state, of.0, "execution").await?;
-    let execution_id = ExecutionId(state.commands.clock().new_id());
-    let (context, seen) = making(writing.context(workspace, hash), execution_id);
-    let (writer, wanted) = (&writing, &Rerun { execution_id, of, input, version });
-    let plan = |scope: Scope| async move {
-        control(&scope, writer, workspace).await?;
-        demand_seen::<Execution>(&scope, of.0, seen).await?;
-        start::rerun(&scope, wanted).await.map_err(CommandError::widen)
-    };
-    let executed = writing.execute::<Execution, _, _>(&context, plan).await?;
-    Ok(started(&state, &writing, executed).await?)
-}
-
-/// Tells an execution something and shows it as it is then.
-async fn tell(
-    state: &AppState,
-    writing: &Writing,
-    id: ExecutionId,
-    command: ExecutionCommand,
-    body: [u8; 32],
-    status: StatusCode,
-) -> Reply {
-    let workspace = workspace_of::<Execution>(state, id.0, "execution").await?;
-    let context = writing.context(workspace, body);
-    let command = &command;
-    let plan = |scope: Scope| async move {
-        control(&scope, writing, workspace).await?;
-        Ok((Target::existing(id), command.clone()))
-    };
-    let executed = writing.execute::<Execution, _, _>(&context, plan).await?;
-    Ok(answer(state, writing, executed, status).await?.into_response())
-}
-
-async fn control(
-    scope: &Scope,
-    writing: &Writing,
-    workspace: WorkspaceId,
-) -> Result<(), CommandError<Refusal>> {
-    let permission = Permission::ControlExecution;
-    writing.authorise(scope, workspace, permission, "execution").await.map(|_| ())
-}
-
 /// Demands that what a new execution is made from is still at the version that the caller saw.
 async fn demand_seen<A: ledgerline_domain::Aggregate>(
     scope: &Scope,
@@ -356,10 +220,6 @@ fn making(mut context: Context, made: ExecutionId) -> (Context, Option<StreamVer
     context.made_ids.push(made.0);
     let seen = context.if_match.take();
     (context, seen)
-}
-
-fn hash_of<T>(body: &Option<JsonBody<T>>) -> [u8; 32] {
-    body.as_ref().map_or(NO_BODY, |body| body.hash)
 }
 
 /// The workspace that a resource belongs to, which never changes.
