@@ -2,4 +2,9 @@
 
 pub mod auth;
 pub mod docs;
+pub mod executions;
 pub mod health;
+pub mod log;
+pub mod system;
+pub mod workflows;
+pub mod workspaces;
