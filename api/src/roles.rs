@@ -17,7 +17,7 @@ pub mod signals;
 mod watch;
 mod worker;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use ledgerline_commands::{Clock as CommandClock, Commands, Settings, Snapshots};
 use ledgerline_domain::{execution::Execution, workflow::Workflow, workspace::Workspace};
@@ -25,8 +25,8 @@ use ledgerline_nats::{Gateway, GatewayConfig, LiveLogs, Nats};
 use ledgerline_projections::Positions;
 use ledgerline_store::{EventLog, LogConfig, PostgresLog, Tail};
 use metrics_exporter_prometheus::PrometheusHandle;
-use sqlx::{PgPool, postgres::PgPoolOptions};
-use tokio::time::Instant;
+use sqlx::{Connection as _, PgConnection, PgPool, postgres::PgPoolOptions};
+use tokio::time::{Instant, timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
@@ -44,6 +44,9 @@ use crate::{
 
 /// How long the parts below the work may take to stop: they only let go of leases and write what they hold.
 const CARRY_STOP: Duration = Duration::from_secs(5);
+
+/// How long the database may take to let us in at the start.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long the log may take for its last flush.
 const LOG_STOP: Duration = Duration::from_secs(15);
@@ -194,6 +197,10 @@ impl Pools {
                 .acquire_timeout(Duration::from_millis(config.acquire_timeout_ms))
         };
         let options = backing.postgres();
+        // A pool only says that nothing came of it; the first connection says why.
+        let first = timeout(CONNECT_TIMEOUT, PgConnection::connect_with(&options)).await;
+        let first = first.unwrap_or_else(|_| Err(sqlx::Error::Io(io::ErrorKind::TimedOut.into())));
+        first.map_err(StartError::Database)?.close().await.map_err(StartError::Database)?;
         let serving = pool(of_serving).connect_with(options.clone()).await;
         let serving = serving.map_err(StartError::Database)?;
         Ok(Self { serving, log: pool(of_log).connect_lazy_with(options) })

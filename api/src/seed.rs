@@ -81,8 +81,8 @@ impl WorkflowFile {
     ///
     /// # Errors
     /// Everything that is wrong with it, for a person.
-    pub fn draft(text: &str) -> Result<NewDraft, String> {
-        let file: Self = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    pub fn draft(text: &str) -> Result<NewDraft, Vec<String>> {
+        let file: Self = serde_json::from_str(text).map_err(|error| vec![error.to_string()])?;
         // All three are always there, as the API stores them.
         let or = |value: serde_json::Value, absent: serde_json::Value| match value {
             serde_json::Value::Null => absent,
@@ -97,9 +97,11 @@ impl WorkflowFile {
         let definition = Definition::parse(definition).map_err(|problems| {
             let lines = problems.iter().map(|problem| {
                 let node = problem.node_id.as_deref().unwrap_or("-");
-                format!("{} (node {node}): {}", problem.field, problem.reason)
+                // What the parser shows of the source is not for one line of a list.
+                let reason = problem.reason.lines().next().unwrap_or_default();
+                format!("{} (node {node}): {reason}", problem.field)
             });
-            lines.collect::<Vec<_>>().join("; ")
+            lines.collect::<Vec<_>>()
         })?;
         Ok(NewDraft {
             name: file.name,
@@ -206,8 +208,10 @@ async fn demo_workflow(
     if known.exists() {
         return Ok(());
     }
-    let draft = WorkflowFile::draft(text)
-        .map_err(|reason| StartError::Seed { what: format!("{what}: {reason}"), source: None })?;
+    let draft = WorkflowFile::draft(text).map_err(|wrong| StartError::Seed {
+        what: format!("{what}: {}", wrong.join("; ")),
+        source: None,
+    })?;
     let context = Context::new(Actor::Human { user_id: user });
     let create = WorkflowCommand::Create(CreateWorkflow {
         workspace_id: workspace,
@@ -234,7 +238,7 @@ mod tests {
     #[test]
     fn every_example_is_sound_and_says_what_it_is_for() {
         for (name, text) in EXAMPLES {
-            let draft = WorkflowFile::draft(text).unwrap_or_else(|why| panic!("{name}: {why}"));
+            let draft = WorkflowFile::draft(text).unwrap_or_else(|why| panic!("{name}: {why:?}"));
             assert!(!draft.description.is_empty(), "{name}");
         }
     }

@@ -71,7 +71,7 @@ pub(super) async fn run(mut args: RunArgs, environment: &Environment) -> anyhow:
     let workflow: Value = serde_json::from_str(&text)
         .with_context(|| format!("{} is not JSON", args.file.display()))?;
     if let Err(wrong) = WorkflowFile::draft(&text) {
-        bail!("{} is not a sound workflow: {}", args.file.display(), wrong.replace("; ", "\n  "));
+        bail!("{} is not a sound workflow:\n  {}", args.file.display(), wrong.join("\n  "));
     }
     args.token = environment.token.clone();
     let outcome = if args.embedded {
