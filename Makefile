@@ -21,7 +21,7 @@ check: ## Check the format, the lints and the dependency rules, without running 
 	@exec scripts/test --check-only
 
 bench: ## Measure beside the raw limits: all, or SCENARIO="append replay"
-	@scripts/prerequisites && scripts/services && exec cargo run --release -p ledgerline-bench -- $(SCENARIO)
+	@scripts/prerequisites && scripts/services && cargo build --release -p ledgerline-api -p ledgerline-bench && exec target/release/ledgerline-bench $(SCENARIO)
 
 services: ## Fetch the pinned Postgres and nats-server into .services
 	@exec scripts/services

@@ -9,10 +9,12 @@
     reason = "a benchmark reads clocks, states raw SQL and prints"
 )]
 
+mod engine;
 mod load;
 mod raw;
 mod report;
 mod scenarios;
+mod server;
 mod servers;
 
 use std::path::PathBuf;
@@ -33,9 +35,23 @@ enum Scenario {
     Rebuild,
     /// The relay catching up.
     Relay,
+    /// From a commit to its frame on a socket.
+    Live,
+    /// Runs of three steps.
+    Execution,
+    /// Listing and starting over HTTP.
+    Http,
 }
 
-const ALL: &[Scenario] = &[Scenario::Append, Scenario::Replay, Scenario::Rebuild, Scenario::Relay];
+const ALL: &[Scenario] = &[
+    Scenario::Append,
+    Scenario::Replay,
+    Scenario::Rebuild,
+    Scenario::Relay,
+    Scenario::Live,
+    Scenario::Execution,
+    Scenario::Http,
+];
 
 #[derive(Parser)]
 #[command(about = "Measures Ledgerline beside the raw limit of what it stands on")]
@@ -81,6 +97,11 @@ async fn measure(
             Scenario::Replay => scenarios::replay::run(servers, &mut report).await?,
             Scenario::Rebuild => scenarios::rebuild::run(servers, &mut report).await?,
             Scenario::Relay => scenarios::relay::run(servers, &mut report).await?,
+            Scenario::Live => scenarios::live::run(servers, &mut report, arguments.seconds).await?,
+            Scenario::Execution => {
+                scenarios::execution::run(servers, &mut report, arguments.seconds).await?
+            }
+            Scenario::Http => scenarios::http::run(servers, &mut report, arguments.seconds).await?,
         }
         report.finish(&arguments.out_dir)?;
     }
