@@ -1,0 +1,80 @@
+//! What an API needs on a database of its own, put together without the other roles and under a clock that the test moves.
+
+use std::sync::Arc;
+
+use chrono::Utc;
+use ledgerline_api::{
+    app::{AppParts, AppState},
+    clock::Clock,
+    config::Config,
+    health::Health,
+    identity::{Identity, IdentityParts, seal::MasterKey},
+    seed,
+};
+use ledgerline_commands::{Clock as CommandClock, Commands, Settings};
+use ledgerline_nats::{Gateway, GatewayConfig, LiveLogs};
+use ledgerline_projections::Positions;
+use ledgerline_store::{EventLog, LogConfig, PostgresLog};
+use secrecy::SecretString;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use uuid::Uuid;
+
+use super::services::{self, TestDatabase};
+
+/// The state of an API whose background work ends with it.
+pub(crate) struct App {
+    pub(crate) state: AppState,
+    // Dropped last, when nobody asks any more.
+    _database: TestDatabase,
+}
+
+impl App {
+    /// Starts one on an empty database.
+    pub(crate) async fn start() -> Self {
+        let database = services::database().await;
+        let pool = database.pool().await;
+        ledgerline_projections::prepare(&pool).await.expect("the read models have their tables");
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let log = PostgresLog::connect(pool.clone(), LogConfig::default(), &tasks, stop.clone());
+        let log: Arc<dyn EventLog> = log.await.expect("the test's database answers");
+        let commands = Commands::new(Arc::clone(&log), CommandClock::system(), Settings::default());
+        let clock = Clock::standing_at(Utc::now());
+        let config = Config::default();
+        let identity = IdentityParts {
+            pool: pool.clone(),
+            config: config.auth.clone(),
+            master_key: master_key(),
+            issuer: config.http.public_url.to_string(),
+            clock: clock.clone(),
+            on_registered: seed::personal_workspaces(commands.clone()),
+        };
+        let identity = Identity::start(identity, &tasks, &stop).await.expect("the keys are new");
+        let gateway = GatewayConfig::default();
+        let state = AppState::new(AppParts {
+            config,
+            clock,
+            identity,
+            health: Health::default(),
+            metrics: None,
+            commands,
+            pool,
+            positions: Positions::new(Arc::clone(&log)),
+            gateway: Gateway::start(log, None, gateway, &tasks, stop.clone()),
+            live_logs: LiveLogs::new(None, Uuid::now_v7()),
+            stop,
+            tasks,
+        });
+        Self { state, _database: database }
+    }
+}
+
+impl Drop for App {
+    fn drop(&mut self) {
+        self.state.stop.cancel();
+    }
+}
+
+fn master_key() -> MasterKey {
+    let key = SecretString::from("A".repeat(43) + "=");
+    MasterKey::from_config(&key).expect("32 bytes in base64")
+}
