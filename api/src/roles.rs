@@ -134,16 +134,8 @@ impl Process {
         let backing = Backing::open(&config, environment, cancel).await?;
         let stages = Stages::default();
         let drain = Duration::from_millis(config.http.drain_timeout_ms);
-        let assembled = cancel
-            .run_until_cancelled(assemble(
-                config,
-                environment,
-                options,
-                &backing,
-                &stages,
-                listener,
-            ))
-            .await;
+        let assembling = assemble(config, environment, options, &backing, &stages, listener);
+        let assembled = cancel.run_until_cancelled(Box::pin(assembling)).await;
         let failed = match assembled {
             Some(Ok(assembled)) => {
                 let Assembled { address, demo, pools } = assembled;

@@ -312,7 +312,7 @@ async fn read_feed(
                     return false;
                 }
                 // Only what was handed on counts as seen.
-                *last_id = id.take().or(last_id.take());
+                *last_id = id.take().or_else(|| last_id.take());
             }
         }
         if buffer.len() > MAX_LINE_BYTES {

@@ -75,7 +75,7 @@ pub(super) async fn run(mut args: RunArgs, environment: &Environment) -> anyhow:
     }
     args.token = environment.token.clone();
     let outcome = if args.embedded {
-        alone(&args, environment, &workflow, &input).await?
+        Box::pin(alone(&args, environment, &workflow, &input)).await?
     } else {
         let client = Client::of(args.url.as_deref(), args.token.as_ref(), environment)?;
         let mut signals = Signals::listen()?;
@@ -133,7 +133,7 @@ async fn alone(
         process.stop().await;
         outcome
     };
-    let done = done.await;
+    let done = Box::pin(done).await;
     let cleaned = fs::remove_dir_all(&folder);
     let outcome = done?;
     cleaned.with_context(|| format!("cannot remove {}", folder.display()))?;

@@ -36,7 +36,7 @@ pub(super) async fn serve(args: ServeArgs, environment: &Environment) -> anyhow:
     let signals = Signals::listen()?;
     tasks.spawn(signals.obey(stop.clone()));
     let options = Options { seed_demo: args.seed_demo, metrics: Some(metrics) };
-    let process = Process::start(config, environment, options, &stop).await?;
+    let process = Box::pin(Process::start(config, environment, options, &stop)).await?;
     output::note(&format!("listening on http://{}", process.address()));
     if let Some(demo) = process.demo() {
         let password = demo.password.expose_secret();
