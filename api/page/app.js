@@ -1,7 +1,7 @@
 // The first page: sign in, see workflows and executions live, start, cancel, and read a run's whole history.
 
 import { accessToken, onSignedOut, signIn, signOut, user } from "./client.js";
-import { h } from "./dom.js";
+import { h, lines } from "./dom.js";
 import { connect, disconnect, onState } from "./live.js";
 import { overview } from "./overview.js";
 import { run } from "./run.js";
@@ -9,23 +9,32 @@ import { run } from "./run.js";
 const main = document.getElementById("main");
 let leave = () => {};
 
+let told = null;
+
 export function say(problem) {
+  told = problem;
   const notice = document.getElementById("notice");
   notice.hidden = !problem;
   notice.textContent = problem ? `${problem.message}${problem.correlation ? ` (reference ${problem.correlation})` : ""}` : "";
 }
 
-/** Runs what a button does: disabled while it runs, and a failure is told in words. */
+/** Takes back that the server can't be reached, when it was. */
+export function recovered() {
+  if (told?.status === 0) say(null);
+}
+
+/** Runs what a button does: once at a time, with the keyboard kept on it, and a failure is told in words. */
 export const act = (work) => async (event) => {
   const button = event.currentTarget;
-  button.disabled = true;
+  if (button.getAttribute("aria-disabled")) return;
+  button.setAttribute("aria-disabled", "true");
   try {
     say(null);
     await work();
   } catch (problem) {
     say(problem);
   } finally {
-    button.disabled = false;
+    button.removeAttribute("aria-disabled");
   }
 };
 
@@ -51,8 +60,7 @@ function signInView() {
       await signIn(registering ? "register" : "login", fields);
       show();
     } catch (problem) {
-      const lines = problem.errors?.length ? problem.errors.map((error) => `${error.pointer.slice(1)}: ${error.detail}`) : [problem.message];
-      errors.replaceChildren(...lines.map((line) => h("li", {}, line)));
+      errors.replaceChildren(...lines(problem).map((line) => h("li", {}, line)));
     } finally {
       submit.disabled = false;
     }
@@ -71,6 +79,7 @@ function show() {
   const signedIn = Boolean(accessToken());
   for (const id of ["nav", "who", "sign-out", "live"]) document.getElementById(id).hidden = !signedIn;
   if (!signedIn) return signInView();
+  document.title = "Ledgerline";
   document.getElementById("who").textContent = user()?.full_name || user()?.email || "";
   connect();
   const [, noun, id] = location.hash.slice(1).split("/");
@@ -85,5 +94,9 @@ onState((open) => {
 });
 onSignedOut(() => { disconnect(); show(); });
 document.getElementById("sign-out").addEventListener("click", () => signOut());
-addEventListener("hashchange", show);
+addEventListener("hashchange", () => {
+  show();
+  scrollTo(0, 0);
+  main.focus();
+});
 show();

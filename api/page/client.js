@@ -42,27 +42,45 @@ async function send(path, options, retry = true) {
   } catch {
     throw new Problem(0, { detail: "The server can't be reached. Check that it runs; this page goes on by itself when it is back." });
   }
-  if (response.status === 401 && session && retry) {
-    if (await refresh()) return send(path, options, false);
-    keep(null);
-    signedOut();
-  }
+  if (response.status === 401 && session && retry && await refresh()) return send(path, options, false);
   return answer(response);
 }
 
-/** Renews the tokens; several callers at once share one renewal, because a refresh token is spent by its first use. */
+/**
+ * Renews the tokens; several callers at once share one renewal, because a refresh token is spent by its first use.
+ * A refusal is the end of the session; a server that is away is not.
+ */
 export function refresh() {
   refreshing ??= fetch("/api/v1/auth/refresh", {
     method: "POST",
     headers: { "Content-Type": "application/json" },
     body: JSON.stringify({ refresh_token: session?.refresh_token }),
-  }).then(answer).then((tokens) => { keep(tokens); return true; }, () => false).finally(() => { refreshing = null; });
+  }).then(answer).then((tokens) => { keep(tokens); return true; }, (problem) => {
+    if (problem.status >= 400 && problem.status < 500 && problem.status !== 429) {
+      keep(null);
+      signedOut();
+    }
+    return false;
+  }).finally(() => { refreshing = null; });
   return refreshing;
 }
 
 /** Reads; with `position` the answer reflects at least that. */
 export const get = (path, position) =>
   send(path, { headers: position ? { "Ledgerline-Min-Position": String(position) } : {} });
+
+/** The first `wanted` items of a list, over as many pages as that takes. */
+export async function list(path, wanted, position) {
+  const items = [];
+  let cursor = null;
+  do {
+    const limit = Math.min(200, wanted - items.length);
+    const page = await get(`${path}${path.includes("?") ? "&" : "?"}limit=${limit}${cursor ? `&cursor=${encodeURIComponent(cursor)}` : ""}`, position);
+    items.push(...page.items);
+    cursor = page.next_cursor;
+  } while (cursor && items.length < wanted);
+  return { items, more: Boolean(cursor) };
+}
 
 /** Writes; the key makes a repeat of the same click harmless. */
 export const post = (path, body = {}, key = crypto.randomUUID()) =>

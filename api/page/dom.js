@@ -23,14 +23,25 @@ export function meter(fraction, label) {
   return h("span.meter", { role: "progressbar", "aria-valuenow": Math.round(100 * fraction), "aria-valuemin": 0, "aria-valuemax": 100, "aria-label": label }, bar);
 }
 
-export function ago(time) {
-  if (!time) return "–";
-  const seconds = Math.max(0, (Date.now() - Date.parse(time)) / 1000);
-  if (seconds < 60) return `${Math.floor(seconds)} s ago`;
-  if (seconds < 3600) return `${Math.floor(seconds / 60)} min ago`;
-  if (seconds < 86_400) return `${Math.floor(seconds / 3600)} h ago`;
-  return new Date(time).toLocaleDateString();
+function distance(time) {
+  const seconds = (Date.parse(time) - Date.now()) / 1000;
+  const size = Math.abs(seconds);
+  const words = size < 60 ? `${Math.floor(size)} s` : size < 3600 ? `${Math.floor(size / 60)} min` : size < 86_400 ? `${Math.floor(size / 3600)} h` : null;
+  if (!words) return new Date(time).toLocaleDateString();
+  return seconds > 0 ? `in ${words}` : `${words} ago`;
 }
+
+/** A time as its distance from now, which goes on by itself. */
+export const relative = (time) => (time
+  ? h("time", { datetime: time, title: new Date(time).toLocaleString(), "data-relative": true }, distance(time))
+  : h("span", {}, "–"));
+
+setInterval(() => {
+  for (const element of document.querySelectorAll("time[data-relative]")) {
+    const words = distance(element.dateTime);
+    if (element.textContent !== words) element.textContent = words;
+  }
+}, 1000);
 
 export function duration(ms) {
   if (ms == null) return "–";
@@ -42,13 +53,104 @@ export function duration(ms) {
 export const skeleton = (rows) => h("div.pad", { "aria-busy": "true", "aria-label": "Loading" },
   ...Array.from({ length: rows }, () => h("p.skeleton")));
 
-/** Runs `work` at most every `ms`, and once more after the last call. */
+/** A table whose heads are words; one that ends in `#` stands over numbers, one in `-` is left out on a narrow screen. */
+export const table = (heads, body, hidden = []) => h("div.scroll", {}, h("table", {}, h("thead", {}, h("tr", {}, ...heads.map((head) => {
+  const classes = `${head.includes("#") ? ".number" : ""}${head.includes("-") ? ".wide" : ""}`;
+  const word = head.replace(/[#-]/g, "");
+  return h(`th${classes}`, { scope: "col" }, hidden.includes(word) ? h("span.unseen", {}, word) : word);
+}))), body));
+
+const focusable = (element) => [...element.querySelectorAll("a[href], button, summary, input, textarea")];
+
+/** Puts `fresh` where `old` is: what is open stays open, and the keyboard stays where it was. */
+function swap(old, fresh) {
+  const open = [...old.querySelectorAll("details")].map((details) => details.open);
+  if (open.length) fresh.querySelectorAll("details").forEach((details, at) => { details.open = open[at] ?? details.open; });
+  const before = focusable(old);
+  const at = before.indexOf(document.activeElement);
+  const words = document.activeElement?.textContent;
+  old.replaceWith(fresh);
+  if (at < 0) return;
+  const after = focusable(fresh);
+  (after.find((element) => element.textContent === words) ?? after[Math.min(at, after.length - 1)])?.focus({ preventScroll: true });
+}
+
+/** Makes the children of `parent` those of `items`, in their order, and builds only those that changed. */
+export function sync(parent, items, keyOf, build) {
+  const keys = new Set(items.map((item) => String(keyOf(item))));
+  const known = new Map();
+  for (const child of [...parent.children]) {
+    if (keys.has(child.dataset.key)) known.set(child.dataset.key, child);
+    else child.remove();
+  }
+  let at = parent.firstElementChild;
+  for (const item of items) {
+    const key = String(keyOf(item));
+    const state = JSON.stringify(item);
+    let child = known.get(key);
+    if (child?.state !== state) {
+      const fresh = build(item);
+      fresh.dataset.key = key;
+      fresh.state = state;
+      if (at === child) at = fresh;
+      if (child) swap(child, fresh);
+      child = fresh;
+    }
+    if (child === at) at = at.nextElementSibling;
+    else parent.insertBefore(child, at);
+  }
+}
+
+/** Runs `work` at most every `ms` and never twice at a time, and once more after the last call. */
 export function throttle(ms, work) {
-  let timer = null;
+  let busy = false;
   let again = false;
-  return function run() {
-    if (timer) { again = true; return; }
-    work();
-    timer = setTimeout(() => { timer = null; if (again) { again = false; run(); } }, ms);
+  return async function run() {
+    if (busy) { again = true; return; }
+    busy = true;
+    do {
+      again = false;
+      await work();
+      await new Promise((wake) => setTimeout(wake, ms));
+    } while (again);
+    busy = false;
   };
 }
+
+/** Says it to those who do not see the page change. */
+export function announce(words) {
+  document.getElementById("announce").textContent = words;
+}
+
+/** Shows a dialog with a form; Escape closes it, and the keyboard goes back to where it came from. */
+export function dialog(title, submitWord, content, submit) {
+  const from = document.activeElement;
+  const key = from?.closest("[data-key]")?.dataset.key;
+  const errors = h("ul.errors", { role: "alert" });
+  const save = h("button.primary", { type: "submit" }, submitWord);
+  const element = h("dialog", { "aria-label": title, onclose: () => {
+    element.remove();
+    const back = from?.isConnected ? from : key && [...document.querySelectorAll(`[data-key="${CSS.escape(key)}"] button`)].find((button) => button.textContent === from.textContent);
+    back?.focus();
+  } }, h("form", { onsubmit: async (event) => {
+    event.preventDefault();
+    if (save.disabled) return;
+    errors.replaceChildren();
+    save.disabled = true;
+    try {
+      const done = await submit();
+      element.close();
+      done?.();
+    } catch (problem) {
+      errors.replaceChildren(...lines(problem).map((line) => h("li", {}, line)));
+    } finally {
+      save.disabled = false;
+    }
+  } }, h("h2", {}, title), ...content, errors, h("div.row", {}, save, h("button", { type: "button", onclick: () => element.close() }, "Cancel"))));
+  document.body.append(element);
+  element.showModal();
+}
+
+/** Everything a problem names, a line each. */
+export const lines = (problem) => (problem.errors?.length
+  ? problem.errors.map((error) => `${error.pointer || "/"}: ${error.detail}`) : [problem.message]);

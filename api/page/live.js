@@ -1,6 +1,9 @@
 // One socket for the page. It resumes every channel after the last position it saw, so a gap on the line is no gap in the data.
 
+import { say } from "./app.js";
 import { accessToken, refresh } from "./client.js";
+
+const SIGNED_OUT = 4401; // the close code when the session is over
 
 const channels = new Map(); // channel -> { after, handle }
 let socket = null;
@@ -9,7 +12,15 @@ let state = () => {};
 
 export const onState = (callback) => { state = callback; };
 
-/** Calls `handle(frame)` for every event after `after`; returns the function that ends it. */
+const opened = new Set();
+
+/** Calls back each time the socket stands (again); returns the function that ends it. */
+export function onOpen(callback) {
+  opened.add(callback);
+  return () => opened.delete(callback);
+}
+
+/** Calls `handle(frame)` for every event or line after `after`; returns the function that ends it. */
 export function subscribe(channel, after, handle) {
   channels.set(channel, { after, handle });
   if (socket?.readyState === WebSocket.OPEN) ask(channel);
@@ -32,21 +43,24 @@ export function connect() {
     delay = 250;
     state(true);
     for (const channel of channels.keys()) ask(channel);
+    for (const callback of opened) callback();
   };
   socket.onmessage = (message) => {
     const frame = JSON.parse(message.data);
     const channel = channels.get(frame.channel);
     if (!channel) return;
-    if (frame.position != null) channel.after = frame.position;
+    if (frame.position != null || frame.cursor != null) channel.after = frame.position ?? frame.cursor;
+    if (frame.type === "error") say(new Error(frame.detail));
     if (frame.type === "event" || frame.type === "log") channel.handle(frame);
   };
-  socket.onclose = async () => {
+  socket.onclose = async (close) => {
     socket = null;
     state(false);
     if (!accessToken()) return;
     await new Promise((wake) => setTimeout(wake, delay * (0.5 + Math.random())));
-    delay = Math.min(delay * 2, 10_000);
-    if (delay > 1_000) await refresh();
+    delay = Math.min(delay * 2, 5_000);
+    // A refused handshake looks like a server that is away: the token may have run out meanwhile.
+    if (delay > 1_000 || close.code === SIGNED_OUT) await refresh();
     connect();
   };
 }

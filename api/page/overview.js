@@ -1,15 +1,15 @@
 // Workflows and executions, kept current by the socket.
 
-import { act, say } from "./app.js";
-import { get, post } from "./client.js";
-import { ago, badge, duration, h, meter, skeleton, throttle } from "./dom.js";
-import { subscribe } from "./live.js";
+import { act, recovered, say } from "./app.js";
+import { get, list, post } from "./client.js";
+import { badge, dialog, duration, h, meter, relative, skeleton, sync, table, throttle } from "./dom.js";
+import { onOpen, subscribe } from "./live.js";
 
 const OPEN = new Set(["pending", "queued", "running", "paused"]);
 
 const SAMPLE = {
   name: "Hello",
-  description: "Greets whoever it is started for.",
+  description: "Greets whoever it is started for: input {\"name\": \"Ada\"}.",
   nodes: [
     { id: "start", type: "trigger.manual", config: {} },
     { id: "greet", type: "logic.transform", config: { expression: "{'greeting': 'Hello, ' + (has(input.name) ? input.name : 'world')}" } },
@@ -19,110 +19,136 @@ const SAMPLE = {
   tags: ["sample"],
 };
 
-function importDialog(done) {
-  const errors = h("ul.errors", { role: "alert" });
-  const text = h("textarea.mono", { "aria-label": "Workflow as JSON", spellcheck: "false" });
-  text.value = JSON.stringify(SAMPLE, null, 2);
-  const file = h("input", { type: "file", accept: ".json,application/json", "aria-label": "Open a workflow file", onchange: async () => { text.value = await file.files[0].text(); } });
-  const save = h("button.primary", { type: "submit" }, "Save workflow");
-  const dialog = h("dialog", { onclose: () => dialog.remove() }, h("form", { onsubmit: async (event) => {
-    event.preventDefault();
-    errors.replaceChildren();
-    save.disabled = true;
+const pretty = (value) => JSON.stringify(value, null, 2);
+
+/** What a person typed, as JSON; what is wrong with it is said with its place. */
+function parsed(text) {
+  try {
+    return JSON.parse(text);
+  } catch (error) {
+    throw new Error(`This is not JSON: ${error.message}`);
+  }
+}
+
+function newDialog(done) {
+  const text = h("textarea.mono", { "aria-label": "Workflow as JSON", spellcheck: "false", autofocus: true });
+  text.value = pretty(SAMPLE);
+  const file = h("input", { type: "file", accept: ".json,application/json", "aria-label": "Open a workflow file", onchange: async () => { if (file.files[0]) text.value = await file.files[0].text(); } });
+  dialog("New workflow", "Save workflow", [
+    h("p.soft.small", {}, "Paste a workflow, or open a file from the examples folder. Everything wrong with it is listed at once."), file, text,
+  ], async () => { await post("/workflows", parsed(text.value)); return done; });
+}
+
+/** The first JSON object in a description: how the author says what the input looks like. */
+function exampleIn(description) {
+  for (const [candidate] of (description ?? "").matchAll(/\{[^{}]*\}/g)) {
     try {
-      await post("/workflows", JSON.parse(text.value));
-      dialog.close();
-      done();
-    } catch (problem) {
-      const lines = problem.errors?.length ? problem.errors.map((error) => `${error.pointer || "/"}: ${error.detail}`) : [problem.message];
-      errors.replaceChildren(...lines.map((line) => h("li", {}, line)));
-    } finally {
-      save.disabled = false;
-    }
-  } }, h("h2", {}, "New workflow"), h("p.soft.small", {}, "Paste a workflow, or open a file from the examples folder. Everything wrong with it is listed at once."),
-  file, text, errors, h("div.row", {}, save, h("button", { type: "button", onclick: () => dialog.close() }, "Cancel"))));
-  document.body.append(dialog);
-  dialog.showModal();
+      return JSON.parse(candidate);
+    } catch { /* Braces in prose. */ }
+  }
+  return null;
+}
+
+async function lastInput(workflow) {
+  const [last] = (await get(`/executions?workflow_id=${workflow.id}&limit=1&sort=-created_at`)).items;
+  return last ? (await get(`/executions/${last.id}`)).input : null;
 }
 
 function startDialog(workflow, done) {
-  const errors = h("ul.errors", { role: "alert" });
-  const input = h("textarea.mono", { "aria-label": "Input as JSON", spellcheck: "false" });
+  const input = h("textarea.mono.short", { "aria-label": "Input as JSON", spellcheck: "false", autofocus: true });
   input.value = "{}";
-  input.style.minHeight = "120px";
-  const start = h("button.primary", { type: "submit" }, "Start");
-  const dialog = h("dialog", { onclose: () => dialog.remove() }, h("form", { onsubmit: async (event) => {
-    event.preventDefault();
-    start.disabled = true;
-    try {
-      const execution = await post(`/workflows/${workflow.id}/start`, { input: JSON.parse(input.value) });
-      dialog.close();
-      done(execution);
-    } catch (problem) {
-      errors.replaceChildren(h("li", {}, problem.message));
-    } finally {
-      start.disabled = false;
-    }
-  } }, h("h2", {}, `Start ${workflow.name}`), h("p.soft.small", {}, "The input is what expressions see as ‘input’."), input, errors,
-  h("div.row", {}, start, h("button", { type: "button", onclick: () => dialog.close() }, "Cancel"))));
-  document.body.append(dialog);
-  dialog.showModal();
-  input.focus();
+  const use = (word, value) => h("button", { type: "button", onclick: () => { input.value = pretty(value); input.focus(); } }, word);
+  const example = exampleIn(workflow.description);
+  const offers = h("div.row", {}, example ? use("Use the example", example) : null);
+  dialog(`Start ${workflow.name}`, "Start", [
+    h("p.soft.small", {}, workflow.description || "The input is what expressions see as ‘input’."), input, offers,
+  ], async () => {
+    const execution = await post(`/workflows/${workflow.id}/start`, { input: parsed(input.value) });
+    return () => done(execution);
+  });
+  if (workflow.execution_count) {
+    lastInput(workflow).then((last) => { if (last && Object.keys(last).length) offers.append(use("Use the last input", last)); }, () => {});
+  }
 }
 
 function workflowRow(workflow, refresh) {
   return h("tr", {},
     h("td", {}, h("strong", {}, workflow.name), workflow.description ? h("div.soft.small", {}, workflow.description) : null),
-    h("td.tight", {}, badge(workflow.status), " ", badge(workflow.intake)),
-    h("td.number", {}, String(workflow.execution_count ?? 0)),
-    h("td.number", {}, workflow.success_rate == null ? "–" : `${Math.round(workflow.success_rate * 100)} %`),
+    h("td.tight", {}, badge(workflow.status), workflow.intake === "inactive" ? null : [" ", badge(workflow.intake)]),
+    h("td.number.wide", {}, String(workflow.execution_count ?? 0)),
+    h("td.number.wide", {}, workflow.success_rate == null ? "–" : `${Math.round(workflow.success_rate * 100)} %`),
     h("td.tight", {}, h("button.primary", { type: "button", "aria-label": `Start ${workflow.name}`, onclick: () =>
       startDialog(workflow, (execution) => { refresh(); location.hash = `#/executions/${execution.id}`; }) }, "Start")));
 }
 
 function executionRow(execution, refresh) {
   const open = OPEN.has(execution.status);
-  return h("tr", { "data-id": execution.id },
-    h("td", {}, h("a", { href: `#/executions/${execution.id}` }, execution.workflow_name ?? execution.workflow_id), h("div.soft.small.mono", {}, execution.id.slice(0, 13))),
-    h("td.tight", {}, badge(execution.waiting && execution.status === "running" ? "waiting" : execution.status)),
-    h("td.tight", {}, open ? meter(execution.progress ?? 0, `Progress of ${execution.workflow_name}`) : duration(execution.duration_ms)),
-    h("td.tight.soft.small", { title: execution.created_at }, ago(execution.created_at)),
-    h("td.tight", {}, open ? h("button.danger", { type: "button", onclick: act(async () => { await post(`/executions/${execution.id}/cancel`); refresh(); }) }, "Cancel") : null));
+  const name = execution.workflow_name ?? execution.workflow_id;
+  return h("tr", {},
+    h("td", {}, h("a", { href: `#/executions/${execution.id}` }, name), h("div.soft.small.mono", { title: execution.id }, execution.id.slice(0, 13)),
+      execution.error ? h("div.small.bad", {}, execution.failed_node ? `${execution.failed_node}: ` : "", execution.error.message) : null),
+    h("td.tight", {}, badge(execution.cancelling && open ? "cancelling" : execution.waiting && execution.status === "running" ? "waiting" : execution.status)),
+    h("td.tight.wide", {}, open ? meter(execution.progress ?? 0, `Progress of ${name}`) : duration(execution.duration_ms)),
+    h("td.tight.soft.small", {}, relative(execution.created_at)),
+    h("td.tight", {}, open ? h("button.danger", { type: "button", "aria-label": `Cancel ${name}`, onclick: act(async () => { await post(`/executions/${execution.id}/cancel`); refresh(); }) }, "Cancel") : null));
 }
 
-const table = (heads, rows) => h("div.scroll", {}, h("table", {}, h("thead", {}, h("tr", {}, ...heads.map((head) => h("th", { scope: "col" }, head)))), h("tbody", {}, ...rows)));
+/** A list with a table, what stands there while it is empty, and a button for more of it. */
+function panel({ noun, title, heads, size, empty, row, button }) {
+  const body = h("tbody", {});
+  const shown = table(heads, body, ["Actions"]);
+  const place = h("div", {}, skeleton(4));
+  const count = h("span.soft.small", {});
+  let wanted = size;
+  const more = h("button", { type: "button", onclick: () => { wanted += size; fill(); } }, `Load more ${noun}`);
+  const foot = h("div.foot", { hidden: true }, more);
+  let fill = () => {};
+  return {
+    element: h("section.panel", { "aria-labelledby": `${noun}-title` },
+      h("header", {}, h("h2", { id: `${noun}-title` }, title), count, h("span.spring"), button ?? null), place, foot),
+    filledBy: (refresh) => { fill = refresh; },
+    read: (position) => list(`/${noun}?sort=-created_at`, wanted, position),
+    show(answer) {
+      sync(body, answer.items, (item) => item.id, row);
+      const next = answer.items.length ? shown : empty;
+      if (place.firstElementChild !== next || place.childElementCount !== 1) place.replaceChildren(next);
+      count.textContent = answer.more ? `the newest ${answer.items.length}` : "";
+      foot.hidden = !answer.more;
+    },
+  };
+}
 
 /** Shows both lists in `main`; returns what ends it. */
 export function overview(main) {
-  const workflows = h("div", {}, skeleton(4));
-  const executions = h("div", {}, skeleton(6));
   let position = null;
-  let ends = [];
   let gone = false;
-
-  async function load() {
+  const refresh = throttle(250, async () => {
+    if (gone) return;
     try {
-      const [flows, runs] = await Promise.all([get("/workflows?limit=50&sort=-created_at", position), get("/executions?limit=30&sort=-created_at", position)]);
+      const [flows, runs] = await Promise.all([workflows.read(position), executions.read(position)]);
       if (gone) return;
-      workflows.replaceChildren(flows.items.length
-        ? table(["Workflow", "State", "Runs", "Success", ""], flows.items.map((item) => workflowRow(item, refresh)))
-        : h("div.empty", {}, h("p", {}, "No workflow yet. A workflow is a graph of steps that Ledgerline runs durably and shows live."),
-          h("button.primary", { type: "button", onclick: act(async () => { await post("/workflows", SAMPLE); refresh(); }) }, "Create a sample")));
-      executions.replaceChildren(runs.items.length
-        ? table(["Execution", "Status", "Progress", "Requested", ""], runs.items.map((item) => executionRow(item, refresh)))
-        : h("div.empty", {}, "Nothing has run yet. Start a workflow and watch it here."));
+      workflows.show(flows);
+      executions.show(runs);
+      recovered();
     } catch (problem) {
-      say(problem);
+      if (!gone) say(problem);
     }
-  }
-  const refresh = throttle(250, load);
+  });
+  const workflows = panel({
+    noun: "workflows", title: "Workflows", size: 50, heads: ["Workflow", "State", "Runs#-", "Success#-", "Actions"], row: (item) => workflowRow(item, refresh),
+    button: h("button", { type: "button", onclick: () => newDialog(refresh) }, "New workflow"),
+    empty: h("div.empty", {}, h("p", {}, "No workflow yet. A workflow is a graph of steps that Ledgerline runs durably and shows live."),
+      h("button.primary", { type: "button", onclick: act(async () => { await post("/workflows", SAMPLE); refresh(); }) }, "Create a sample")),
+  });
+  const executions = panel({
+    noun: "executions", title: "Executions", size: 30, heads: ["Execution", "Status", "Progress-", "Requested", "Actions"], row: (item) => executionRow(item, refresh),
+    empty: h("div.empty", {}, "Nothing has run yet. Start a workflow and watch it here."),
+  });
+  for (const each of [workflows, executions]) each.filledBy(refresh);
 
-  main.replaceChildren(
-    h("section.panel", { "aria-labelledby": "workflows-title" }, h("header", {}, h("h2", { id: "workflows-title" }, "Workflows"), h("span.spring"),
-      h("button", { type: "button", onclick: () => importDialog(refresh) }, "New workflow")), workflows),
-    h("section.panel", { "aria-labelledby": "executions-title" }, h("header", {}, h("h2", { id: "executions-title" }, "Executions")), executions));
-  load();
+  main.replaceChildren(h("h1.unseen", {}, "Overview"), workflows.element, executions.element);
+  refresh();
   const heard = (frame) => { position = Math.max(position ?? 0, frame.position); refresh(); };
-  ends = [subscribe("workflows", null, heard), subscribe("executions", null, heard)];
+  const ends = [subscribe("workflows", null, heard), subscribe("executions", null, heard), onOpen(refresh)];
   return () => { gone = true; ends.forEach((end) => end()); };
 }
