@@ -45,6 +45,9 @@ const OWN: &[&str] = &[
     "POST /api/v1/workspaces",
     "GET /api/v1/node-kinds",
     "POST /api/v1/workflows/validate",
+    // What a socket listens to is asked for, and refused, on the socket itself.
+    "GET /api/v1/ws",
+    "GET /ws/analytics",
 ];
 
 /// A route with its ids filled in.
@@ -112,6 +115,14 @@ impl Belongings {
         parts.collect::<Vec<_>>().join("/")
     }
 
+    /// What the route demands in its query.
+    fn query_of(&self, path: &str) -> String {
+        match path {
+            "/api/v1/stream" => format!("?channel=workflow:{}", self.workflow),
+            _ => String::new(),
+        }
+    }
+
     /// A body that the route would take from its owner.
     fn body_of(&self, route: &str) -> Value {
         match route {
@@ -136,6 +147,14 @@ impl Belongings {
     }
 }
 
+/// What opens a socket.
+const UPGRADE: &[(&str, &str)] = &[
+    ("connection", "upgrade"),
+    ("upgrade", "websocket"),
+    ("sec-websocket-version", "13"),
+    ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+];
+
 /// All operations of the document.
 async fn routes(house: &Deployment, belongings: &Belongings) -> Vec<Route> {
     let document = house.nobody().send_raw(Method::GET, "/openapi.json", None, &[]).await;
@@ -151,7 +170,7 @@ async fn routes(house: &Deployment, belongings: &Belongings) -> Vec<Route> {
             routes.push(Route {
                 name: format!("{method} {path}"),
                 method,
-                path: belongings.fill(path),
+                path: format!("{}{}", belongings.fill(path), belongings.query_of(path)),
                 takes_body: operation.get("requestBody").is_some(),
             });
         }
@@ -205,10 +224,17 @@ async fn no_route_shows_or_gives_a_stranger_what_is_somebody_elses() {
     });
     for route in closed {
         let body = route.takes_body.then(|| belongings.body_of(&route.name));
-        let answer = ask(&eve, route, body.as_ref(), &theirs).await;
+        let mut headers = theirs.to_vec();
+        if route.name.contains("/ws/") {
+            headers.extend(UPGRADE);
+        }
+        let answer = ask(&eve, route, body.as_ref(), &headers).await;
         let status = answer.status.as_u16();
         assert!([403, 404].contains(&status), "{}: {answer:?}", route.name);
         assert!(!answer.body.to_string().contains("Operations"), "{}: {answer:?}", route.name);
+        if route.method == Method::GET {
+            continue;
+        }
         let dry = Route { path: format!("{}?dry_run=true", route.path), ..route.clone() };
         let answer = ask(&eve, &dry, body.as_ref(), &theirs).await;
         let status = answer.status.as_u16();

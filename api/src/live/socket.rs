@@ -7,9 +7,10 @@ use std::{collections::HashMap, time::Duration};
 
 use axum::{
     extract::{
-        State,
+        FromRequestParts, State,
         ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade},
     },
+    http::request::Parts,
     response::Response,
 };
 use futures_util::{
@@ -85,6 +86,18 @@ enum Asked {
     Ping {},
 }
 
+/// The wish to open a socket; what is none is refused in the form of all failures.
+pub(super) struct Upgrade(WebSocketUpgrade);
+
+impl<S: Send + Sync> FromRequestParts<S> for Upgrade {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let upgrade = WebSocketUpgrade::from_request_parts(parts, state).await;
+        upgrade.map(Self).map_err(|refused| Problem::malformed(refused.body_text()))
+    }
+}
+
 /// A socket for live events and log lines.
 ///
 /// Send `{"action":"subscribe","channel":"execution:<id>","after":<position>}`; `after` resumes without a hole or a double.
@@ -93,7 +106,7 @@ pub(super) async fn open(
     State(state): State<AppState>,
     caller: Caller,
     workspace: WorkspaceSelector,
-    upgrade: WebSocketUpgrade,
+    Upgrade(upgrade): Upgrade,
 ) -> Result<Response, Problem> {
     let workspace = workspace.or_default(&caller);
     accept(state, caller, workspace, upgrade, None)
@@ -105,7 +118,7 @@ pub(super) async fn open_updates(
     State(state): State<AppState>,
     caller: Caller,
     workspace: WorkspaceSelector,
-    upgrade: WebSocketUpgrade,
+    Upgrade(upgrade): Upgrade,
 ) -> Result<Response, Problem> {
     let workspace = workspace.or_default(&caller);
     channel::authorise(&state, &caller, Channel::Workspace, workspace).await?;
@@ -118,7 +131,7 @@ pub(super) async fn open_execution(
     State(state): State<AppState>,
     caller: Caller,
     Path(id): Path<ExecutionId>,
-    upgrade: WebSocketUpgrade,
+    Upgrade(upgrade): Upgrade,
 ) -> Result<Response, Problem> {
     let channel = Channel::Execution(id);
     let workspace = caller.default_workspace();
@@ -132,7 +145,7 @@ pub(super) async fn open_analytics(
     State(state): State<AppState>,
     caller: Caller,
     workspace: WorkspaceSelector,
-    upgrade: WebSocketUpgrade,
+    Upgrade(upgrade): Upgrade,
 ) -> Result<Response, Problem> {
     let workspace = workspace.or_default(&caller);
     accept(state, caller, workspace, upgrade, Some(Channel::Empty("analytics")))
@@ -144,7 +157,7 @@ pub(super) async fn open_collaboration(
     State(state): State<AppState>,
     caller: Caller,
     Path(workspace): Path<WorkspaceId>,
-    upgrade: WebSocketUpgrade,
+    Upgrade(upgrade): Upgrade,
 ) -> Result<Response, Problem> {
     channel::authorise(&state, &caller, Channel::Workspace, workspace).await?;
     accept(state, caller, workspace, upgrade, Some(Channel::Workspace))
