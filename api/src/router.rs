@@ -19,7 +19,7 @@ use crate::{
     problem::{PROBLEM_MEDIA_TYPE, Problem, ProblemBody, ProblemKind},
     routes::{
         auth, docs,
-        executions::{self, control, history, logs, nodes, why},
+        executions::{self, control, history, logs, nodes, output, why},
         health, log,
         system::{self, projections},
         workflows, workspaces,
@@ -70,6 +70,7 @@ fn api() -> OpenApiRouter<AppState> {
         .routes(routes!(control::resume))
         .routes(routes!(control::retry))
         .routes(routes!(control::rerun))
+        .routes(routes!(output::get))
         .routes(routes!(nodes::list))
         .routes(routes!(logs::list))
         .routes(routes!(history::list))

@@ -405,3 +405,36 @@ async fn others_see_nothing_and_viewers_change_nothing() {
     let shown = ada.get(&format!("/executions/{id}")).await;
     assert_eq!(shown.body["status"], "running", "nobody's refused command did anything");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_output_is_shown_up_to_a_size_and_read_whole() {
+    let house = Deployment::start().await;
+    let ada = house.sign_up("ada").await;
+    let twice = json!({
+        "name": "Echo",
+        "nodes": [{"id": "echo", "type": "logic.transform", "config": {"expression": "input.text"}}],
+        "connections": [],
+    });
+    let workflow = ada.make_workflow(&twice).await;
+    let text = "x".repeat(300 * 1024);
+    let id = start(&ada, &workflow, &json!({"text": text})).await.id();
+    let shown = ended(&ada, &id).await;
+    assert_eq!(shown.body["status"], "completed");
+    assert!(shown.body["output"] == json!(text), "an output of 300 KiB is shown");
+    let size = i64::try_from(text.len()).unwrap() + 2;
+    assert_eq!(shown.body["output_blob"]["size_bytes"], size, "though it is kept as a blob");
+    let position = shown.body["position"].to_string();
+    let nodes = ada.get(&format!("/executions/{id}/nodes?min_position={position}")).await;
+    assert_eq!(nodes.items()[0]["output"], Value::Null);
+    assert_eq!(nodes.items()[0]["output_blob"]["size_bytes"], size);
+
+    for path in ["output", "output?node=echo"] {
+        let whole = ada.get(&format!("/executions/{id}/{path}")).await.expect(200);
+        assert_eq!(whole.header("content-type"), "application/json");
+        assert!(whole.body == json!(text), "{path}");
+    }
+    for path in ["output?node=other", "output?node="] {
+        let none = ada.get(&format!("/executions/{id}/{path}")).await;
+        none.is_problem(404, "not-found");
+    }
+}

@@ -106,7 +106,7 @@ pub struct ExecutionView {
     /// What the trigger gave.
     #[schema(value_type = serde_json::Value)]
     pub input: Json,
-    /// What came out. Of a large output only the reference is here.
+    /// What came out. Of an output over 1 MiB only the reference is here: `GET /executions/{id}/output` has it.
     #[schema(value_type = Option<serde_json::Value>)]
     pub output: Option<Json>,
     /// Where an output is that is not kept inline.
@@ -145,7 +145,7 @@ pub(crate) async fn view(
         true => Some(state.ledger.touch(stream, loaded.version).await?.at),
         false => None,
     };
-    let workflow = state.commands.load_cached::<Workflow>(run.request.workflow_id).await?;
+    let workflow = state.commands.load::<Workflow>(run.request.workflow_id).await?;
     let workflow_name = workflow.state.content().map(|content| content.latest().name.clone());
     let (output, output_blob) = resolve(state, execution).await?;
     let ended = Ended::of(execution);

@@ -1,0 +1,75 @@
+//! The output of an execution or of one of its nodes, whole, however large: answers that show one name larger outputs by their hash.
+
+use axum::{
+    extract::State,
+    http::{HeaderValue, header},
+    response::{IntoResponse as _, Response},
+};
+use ledgerline_domain::{
+    execution::{Execution, NodeOutput, NodeState},
+    id::ExecutionId,
+};
+use serde::Deserialize;
+use utoipa::IntoParams;
+
+use super::find;
+use crate::{
+    app::AppState,
+    extract::{Path, Query},
+    problem::Problem,
+    reading::Reading,
+};
+
+/// Which output.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(default, deny_unknown_fields)]
+pub struct OutputQuery {
+    /// The path of a node (`fetch`, `each[3]/fetch`); left out for the output of the whole run.
+    pub node: Option<String>,
+}
+
+/// Read the whole output of an execution, or of one of its nodes, as the JSON value that it is.
+#[utoipa::path(get, path = "/executions/{id}/output", tag = "executions", params(("id" = Uuid, Path), OutputQuery),
+    responses((status = 200, body = serde_json::Value)))]
+pub async fn get(
+    State(state): State<AppState>,
+    reading: Reading,
+    Path(id): Path<ExecutionId>,
+    Query(query): Query<OutputQuery>,
+) -> Result<Response, Problem> {
+    let position = reading.log();
+    let found = find(&state, &reading, id).await?;
+    let output = output_of(&found.state, query.node.as_deref());
+    let content = match output.ok_or_else(|| Problem::not_found("output"))? {
+        NodeOutput::Inline(value) => value.as_str().as_bytes().to_vec(),
+        NodeOutput::Blob { hash, .. } => {
+            state.commands.log().blob(hash).await?.ok_or_else(|| {
+                tracing::error!(%hash, "an output is missing among the blobs");
+                Problem::broken()
+            })?
+        }
+    };
+    let answer = reading.answer((), position).versioned(found.version);
+    let (mut parts, _) = answer.into_response().into_parts();
+    parts.headers.remove(header::CONTENT_LENGTH);
+    parts.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    Ok(Response::from_parts(parts, content.into()))
+}
+
+fn output_of<'a>(execution: &'a Execution, node: Option<&str>) -> Option<&'a NodeOutput> {
+    match (node, execution) {
+        (None, Execution::Completed { output, .. }) => Some(output),
+        (None, _) => None,
+        (Some(path), _) => match &execution.run()?.nodes.get(path)?.state {
+            NodeState::Completed(completed) => Some(&completed.output),
+            NodeState::Running(_)
+            | NodeState::Waiting { .. }
+            | NodeState::Retrying { .. }
+            | NodeState::Ready
+            | NodeState::Looping(_)
+            | NodeState::Skipped
+            | NodeState::Failed(_) => None,
+        },
+    }
+}
