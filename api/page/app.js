@@ -1,7 +1,7 @@
 // The first page: sign in, see workflows and executions live, start, cancel, and read a run's whole history.
 
 import { accessToken, onSignedOut, signIn, signOut, user } from "./client.js";
-import { h, lines } from "./dom.js";
+import { h, problems } from "./dom.js";
 import { connect, disconnect, onState } from "./live.js";
 import { overview } from "./overview.js";
 import { run } from "./run.js";
@@ -40,7 +40,7 @@ export const act = (work) => async (event) => {
 
 function signInView() {
   let registering = false;
-  const errors = h("ul.errors", { role: "alert" });
+  const errors = problems();
   const title = h("h1", {}, "Sign in");
   const name = h("label", { hidden: true }, "Full name", h("input", { name: "full_name", autocomplete: "name", maxlength: 255 }));
   const submit = h("button.primary", { type: "submit" }, "Sign in");
@@ -52,7 +52,7 @@ function signInView() {
   } }, "Create an account");
   const form = h("form.card", { onsubmit: async (event) => {
     event.preventDefault();
-    errors.replaceChildren();
+    errors.show(null);
     submit.disabled = true;
     const fields = Object.fromEntries(new FormData(form));
     if (!registering) delete fields.full_name;
@@ -60,14 +60,14 @@ function signInView() {
       await signIn(registering ? "register" : "login", fields);
       show();
     } catch (problem) {
-      errors.replaceChildren(...lines(problem).map((line) => h("li", {}, line)));
+      errors.show(problem);
     } finally {
       submit.disabled = false;
     }
   } }, title, name,
   h("label", {}, "Email", h("input", { name: "email", type: "email", autocomplete: "username", required: true })),
   h("label", {}, "Password", h("input", { name: "password", type: "password", autocomplete: "current-password", required: true, minlength: 12 })),
-  errors, submit, other);
+  errors.element, submit, other);
   main.replaceChildren(form);
   form.elements.email.focus();
 }

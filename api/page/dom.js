@@ -126,7 +126,7 @@ export function announce(words) {
 export function dialog(title, submitWord, content, submit) {
   const from = document.activeElement;
   const key = from?.closest("[data-key]")?.dataset.key;
-  const errors = h("ul.errors", { role: "alert" });
+  const errors = problems();
   const save = h("button.primary", { type: "submit" }, submitWord);
   const element = h("dialog", { "aria-label": title, onclose: () => {
     element.remove();
@@ -135,22 +135,29 @@ export function dialog(title, submitWord, content, submit) {
   } }, h("form", { onsubmit: async (event) => {
     event.preventDefault();
     if (save.disabled) return;
-    errors.replaceChildren();
+    errors.show(null);
     save.disabled = true;
     try {
       const done = await submit();
       element.close();
       done?.();
     } catch (problem) {
-      errors.replaceChildren(...lines(problem).map((line) => h("li", {}, line)));
+      errors.show(problem);
     } finally {
       save.disabled = false;
     }
-  } }, h("h2", {}, title), ...content, errors, h("div.row", {}, save, h("button", { type: "button", onclick: () => element.close() }, "Cancel"))));
+  } }, h("h2", {}, title), ...content, errors.element, h("div.row", {}, save, h("button", { type: "button", onclick: () => element.close() }, "Cancel"))));
   document.body.append(element);
   element.showModal();
 }
 
-/** Everything a problem names, a line each. */
-export const lines = (problem) => (problem.errors?.length
-  ? problem.errors.map((error) => `${error.pointer || "/"}: ${error.detail}`) : [problem.message]);
+/** A place that tells everything a problem names, a line each. */
+export function problems() {
+  const list = h("ul.errors");
+  const lines = (problem) => (problem.errors?.length
+    ? problem.errors.map((error) => `${error.pointer || "/"}: ${error.detail}`) : [problem.message]);
+  return {
+    element: h("div", { role: "alert" }, list),
+    show: (problem) => list.replaceChildren(...(problem ? lines(problem).map((line) => h("li", {}, line)) : [])),
+  };
+}

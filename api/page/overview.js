@@ -73,8 +73,8 @@ function startDialog(workflow, done) {
 
 function workflowRow(workflow, refresh) {
   return h("tr", {},
-    h("td", {}, h("strong", {}, workflow.name), workflow.description ? h("div.soft.small", {}, workflow.description) : null),
-    h("td.tight", {}, badge(workflow.status), workflow.intake === "inactive" ? null : [" ", badge(workflow.intake)]),
+    h("td", {}, h("strong", {}, workflow.name), workflow.description ? h("div.soft.small.about", {}, workflow.description) : null),
+    h("td.tight", {}, badge(workflow.status), workflow.intake === "inactive" ? null : h("span.wide", {}, " ", badge(workflow.intake))),
     h("td.number.wide", {}, String(workflow.execution_count ?? 0)),
     h("td.number.wide", {}, workflow.success_rate == null ? "–" : `${Math.round(workflow.success_rate * 100)} %`),
     h("td.tight", {}, h("button.primary", { type: "button", "aria-label": `Start ${workflow.name}`, onclick: () =>
@@ -86,10 +86,10 @@ function executionRow(execution, refresh) {
   const name = execution.workflow_name ?? execution.workflow_id;
   return h("tr", {},
     h("td", {}, h("a", { href: `#/executions/${execution.id}` }, name), h("div.soft.small.mono", { title: execution.id }, execution.id.slice(0, 13)),
-      execution.error ? h("div.small.bad", {}, execution.failed_node ? `${execution.failed_node}: ` : "", execution.error.message) : null),
+      execution.error ? h("div.small.bad.about", {}, execution.failed_node ? `${execution.failed_node}: ` : "", execution.error.message) : null),
     h("td.tight", {}, badge(execution.cancelling && open ? "cancelling" : execution.waiting && execution.status === "running" ? "waiting" : execution.status)),
     h("td.tight.wide", {}, open ? meter(execution.progress ?? 0, `Progress of ${name}`) : duration(execution.duration_ms)),
-    h("td.tight.soft.small", {}, relative(execution.created_at)),
+    h("td.tight.soft.small.wide", {}, relative(execution.created_at)),
     h("td.tight", {}, open ? h("button.danger", { type: "button", "aria-label": `Cancel ${name}`, onclick: act(async () => { await post(`/executions/${execution.id}/cancel`); refresh(); }) }, "Cancel") : null));
 }
 
@@ -141,7 +141,7 @@ export function overview(main) {
       h("button.primary", { type: "button", onclick: act(async () => { await post("/workflows", SAMPLE); refresh(); }) }, "Create a sample")),
   });
   const executions = panel({
-    noun: "executions", title: "Executions", size: 30, heads: ["Execution", "Status", "Progress-", "Requested", "Actions"], row: (item) => executionRow(item, refresh),
+    noun: "executions", title: "Executions", size: 30, heads: ["Execution", "Status", "Progress-", "Requested-", "Actions"], row: (item) => executionRow(item, refresh),
     empty: h("div.empty", {}, "Nothing has run yet. Start a workflow and watch it here."),
   });
   for (const each of [workflows, executions]) each.filledBy(refresh);
