@@ -2,7 +2,7 @@
 
 mod faults;
 mod random;
-mod world;
+pub(crate) mod world;
 
 use std::collections::BTreeSet;
 
