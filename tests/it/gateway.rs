@@ -33,7 +33,7 @@ async fn receive(subscription: &mut Subscription, upto: Position) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_position_comes_in_order_through_a_crash_of_nats() {
+async fn invariant_9_every_position_comes_in_order_through_a_crash_of_nats() {
     let mut server = NatsServer::start();
     let (test, prefix) = (TestLog::new().await, prefix());
     test.append(5).await;

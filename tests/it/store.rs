@@ -83,7 +83,7 @@ async fn conforms() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_appenders_keep_one_order() {
+async fn invariant_1_two_appenders_keep_one_order() {
     let database = services::database().await;
     let one = Running::start(database.pool().await, LogConfig::default()).await;
     let other = Running::start(database.pool().await, LogConfig::default()).await;
@@ -96,7 +96,7 @@ async fn two_appenders_keep_one_order() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn killed_connections_lose_and_double_nothing() {
+async fn invariant_1_killed_connections_lose_and_double_nothing() {
     let database = services::database().await;
     let running = Running::start(database.pool().await, LogConfig::default()).await;
     let killer_pool = database.pool().await;
@@ -280,7 +280,7 @@ async fn events_are_never_changed() {
 }
 
 #[tokio::test]
-async fn rows_and_checkpoint_are_committed_together() {
+async fn invariant_6_rows_and_checkpoint_are_committed_together() {
     let database = services::database().await;
     let pool = database.pool().await;
     pool.execute("CREATE TABLE rows_of_reader (n integer)").await.expect("a table");

@@ -65,7 +65,7 @@ async fn broken_draft(world: &World, workspace: Uuid, flow: Uuid, version: i64) 
 }
 
 #[tokio::test]
-async fn a_rebuild_gives_the_same_rows_as_the_events_one_by_one() {
+async fn invariant_6_a_rebuild_gives_the_same_rows_as_the_events_one_by_one() {
     let world = World::new().await;
     let process = world.projectors("one");
     for seed in 0..4 {
@@ -82,7 +82,7 @@ async fn a_rebuild_gives_the_same_rows_as_the_events_one_by_one() {
 }
 
 #[tokio::test]
-async fn crashes_between_batches_apply_each_event_once() {
+async fn invariant_6_crashes_between_batches_apply_each_event_once() {
     let world = Arc::new(World::new().await);
     let mut history = History::new(99);
     for round in 0..8 {
@@ -266,7 +266,7 @@ async fn an_event_of_a_newer_build_stops_the_projector() {
 }
 
 #[tokio::test]
-async fn a_rebuild_serves_and_follows_while_it_runs() {
+async fn invariant_6_a_rebuild_serves_and_follows_while_it_runs() {
     let world = World::new().await;
     let process: Process = world.projectors("one");
     let mut history = History::new(7);
