@@ -1,9 +1,9 @@
 //! A whole deployment for one test, served over HTTP from a database of its own, and the people who use it.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use ledgerline_api::{
-    config::{Config, Role},
+    config::{AuthConfig, Config, DatabaseConfig, EmbeddedConfig, HttpConfig, Role},
     environment::Environment,
     roles::{Options, Process},
 };
@@ -66,14 +66,7 @@ impl Deployment {
     pub(crate) async fn start() -> Self {
         let database = services::database().await;
         let folder = tempfile::tempdir().expect("a folder");
-        let mut config = Config::default();
-        config.roles = vec![Role::Api, Role::Projector, Role::Policies, Role::Worker];
-        config.http.listen = ([127, 0, 0, 1], 0).into();
-        config.database.url = Some(SecretString::from(database.url()));
-        config.database.max_connections = 16;
-        config.embedded.enabled = false;
-        config.embedded.data_dir = folder.path().to_owned();
-        config.auth.master_key = Some(SecretString::from("A".repeat(43) + "="));
+        let config = config(&database, folder.path());
         let stop = CancellationToken::new();
         let environment = Environment::default();
         let process = Process::start(config, &environment, Options::default(), &stop);
@@ -153,6 +146,25 @@ impl Deployment {
 impl Drop for Deployment {
     fn drop(&mut self) {
         self.stop.cancel();
+    }
+}
+
+fn config(database: &TestDatabase, folder: &Path) -> Config {
+    let usual = Config::default();
+    Config {
+        roles: vec![Role::Api, Role::Projector, Role::Policies, Role::Worker],
+        http: HttpConfig { listen: ([127, 0, 0, 1], 0).into(), ..usual.http },
+        database: DatabaseConfig {
+            url: Some(SecretString::from(database.url())),
+            max_connections: 16,
+            ..usual.database
+        },
+        auth: AuthConfig {
+            master_key: Some(SecretString::from("A".repeat(43) + "=")),
+            ..usual.auth
+        },
+        embedded: EmbeddedConfig { enabled: false, data_dir: folder.to_owned(), ..usual.embedded },
+        ..usual
     }
 }
 
