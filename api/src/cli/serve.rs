@@ -37,11 +37,12 @@ pub(super) async fn serve(args: ServeArgs, environment: &Environment) -> anyhow:
     tasks.spawn(signals.obey(stop.clone()));
     let options = Options { seed_demo: args.seed_demo, metrics: Some(metrics) };
     let process = Box::pin(Process::start(config, environment, options, &stop)).await?;
-    output::note(&format!("listening on http://{}", process.address()));
     if let Some(demo) = process.demo() {
         let password = demo.password.expose_secret();
         output::note(&format!("demo: sign in as {} with the password {password}", demo.email));
     }
+    // Last, because whoever waits for it may go on at once.
+    output::note(&format!("listening on http://{}", process.address()));
     stop.cancelled().await;
     process.stop().await;
     over.cancel();
