@@ -272,7 +272,6 @@ fn heard(execution: &str, event: &Value, shown: &mut Shown, quiet: bool) -> Opti
         "execution_queued" => shown.say("waits for a slot"),
         "execution_paused" => shown.say("paused"),
         "execution_unpaused" => shown.say("goes on"),
-        "execution_resumed" => shown.say("another worker goes on"),
         kind => shown.node(kind, &data),
     }
     None
