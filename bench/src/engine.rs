@@ -29,7 +29,7 @@ use uuid::Uuid;
 use crate::servers::Servers;
 
 /// A deployment in one process, without HTTP.
-pub struct Engine {
+pub(crate) struct Engine {
     pub commands: Commands,
     pub tail: Arc<Tail>,
     pub pool: PgPool,
@@ -39,7 +39,11 @@ pub struct Engine {
 }
 
 impl Engine {
-    pub async fn start(servers: &Servers, name: &str, folder: &Path) -> anyhow::Result<Self> {
+    pub(crate) async fn start(
+        servers: &Servers,
+        name: &str,
+        folder: &Path,
+    ) -> anyhow::Result<Self> {
         let pool = servers.pool(name, &search_path()).await?;
         ledgerline_store::migrate(&pool).await?;
         prepare(&pool).await?;
@@ -128,7 +132,7 @@ impl Engine {
         Ok(nats)
     }
 
-    pub async fn workflow(&self, definition: &Value) -> anyhow::Result<WorkflowId> {
+    pub(crate) async fn workflow(&self, definition: &Value) -> anyhow::Result<WorkflowId> {
         let id = WorkflowId(Uuid::now_v7());
         let definition = Definition::parse(Json::from_value(definition))
             .map_err(|problems| anyhow::anyhow!("{problems:?}"))?;
@@ -151,7 +155,7 @@ impl Engine {
     }
 
     /// Requests a run.
-    pub async fn request(
+    pub(crate) async fn request(
         &self,
         execution_id: ExecutionId,
         workflow_id: WorkflowId,
@@ -172,7 +176,7 @@ impl Engine {
         Ok(())
     }
 
-    pub async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.cancel.cancel();
         self.tracker.close();
         let _ = tokio::time::timeout(Duration::from_secs(30), self.tracker.wait()).await;

@@ -10,7 +10,7 @@ use hdrhistogram::Histogram;
 use tokio::sync::Barrier;
 
 /// What a loop measured.
-pub struct Measured {
+pub(crate) struct Measured {
     /// Operations a second.
     pub per_second: f64,
     /// Microseconds of each operation.
@@ -21,7 +21,7 @@ pub struct Measured {
 const WARM_UP: Duration = Duration::from_millis(700);
 
 /// Runs `in_flight` loops of `work(caller, round)` for a time and counts what finished in it.
-pub async fn closed_loop<F, Fut>(
+pub(crate) async fn closed_loop<F, Fut>(
     in_flight: usize,
     seconds: f64,
     work: F,

@@ -6,15 +6,15 @@ use uuid::Uuid;
 use crate::load::{Measured, closed_loop};
 
 /// The payload of every measured event: 250 bytes of JSON.
-pub fn payload() -> String {
+pub(crate) fn payload() -> String {
     format!("{{\"path\":\"fetch\",\"attempt\":1,\"filler\":\"{}\"}}", "x".repeat(250 - 43))
 }
 
 /// The metadata of every measured event.
-pub const METADATA: &str = r#"{"actor":{"kind":"system","name":"bench"},"correlation_id":"00000000-0000-0000-0000-000000000001"}"#;
+pub(crate) const METADATA: &str = r#"{"actor":{"kind":"system","name":"bench"},"correlation_id":"00000000-0000-0000-0000-000000000001"}"#;
 
 /// A table like `events`, with a sequence for positions.
-pub async fn create(pool: &PgPool) -> anyhow::Result<()> {
+pub(crate) async fn create(pool: &PgPool) -> anyhow::Result<()> {
     sqlx::raw_sql(
         "DROP TABLE IF EXISTS raw_events;
          CREATE TABLE raw_events (
@@ -29,7 +29,7 @@ pub async fn create(pool: &PgPool) -> anyhow::Result<()> {
 }
 
 /// Inserts `rows` a transaction over `connections`; the result is in rows a second.
-pub async fn insert(
+pub(crate) async fn insert(
     pool: &PgPool,
     connections: usize,
     rows: usize,

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 /// One measured case. `raw_value` is the limit measured beside it in the same run, `ratio` ours over that.
 #[derive(Clone, Debug, Serialize)]
-pub struct Row {
+pub(crate) struct Row {
     /// The scenario.
     pub scenario: String,
     /// What this case varies.
@@ -28,13 +28,13 @@ pub struct Row {
 }
 
 /// The rows of one scenario.
-pub struct Report {
+pub(crate) struct Report {
     scenario: String,
     rows: Vec<Row>,
 }
 
 impl Report {
-    pub fn new(scenario: &str) -> Self {
+    pub(crate) fn new(scenario: &str) -> Self {
         println!("\n{scenario}");
         println!(
             "{:<44} {:>12} {:<13} {:>8} {:>8} {:>12} {:>6}",
@@ -44,7 +44,7 @@ impl Report {
     }
 
     /// Takes a figure; latencies are a histogram in microseconds.
-    pub fn row(
+    pub(crate) fn row(
         &mut self,
         params: Value,
         value: f64,
@@ -95,7 +95,7 @@ impl Report {
     }
 
     /// Writes `<scenario>.json`.
-    pub fn finish(self, out_dir: &Path) -> anyhow::Result<()> {
+    pub(crate) fn finish(self, out_dir: &Path) -> anyhow::Result<()> {
         fs::create_dir_all(out_dir)?;
         fs::write(
             out_dir.join(format!("{}.json", self.scenario)),

@@ -1,9 +1,9 @@
 //! What is measured, one file each.
 
-pub mod append;
-pub mod execution;
-pub mod http;
-pub mod live;
-pub mod rebuild;
-pub mod relay;
-pub mod replay;
+pub(crate) mod append;
+pub(crate) mod execution;
+pub(crate) mod http;
+pub(crate) mod live;
+pub(crate) mod rebuild;
+pub(crate) mod relay;
+pub(crate) mod replay;

@@ -14,7 +14,7 @@ use tokio::{
 use crate::servers::Servers;
 
 /// A running `ledgerline serve` with a signed-in user.
-pub struct Server {
+pub(crate) struct Server {
     pub address: String,
     pub token: String,
     _child: Child,
@@ -23,7 +23,7 @@ pub struct Server {
 
 impl Server {
     /// Starts the program that lies beside this one on a database of its own.
-    pub async fn start(servers: &Servers, name: &str) -> anyhow::Result<Self> {
+    pub(crate) async fn start(servers: &Servers, name: &str) -> anyhow::Result<Self> {
         let program = std::env::current_exe()?.with_file_name("ledgerline");
         anyhow::ensure!(
             program.exists(),
@@ -75,7 +75,7 @@ impl Server {
     }
 
     /// A connection of its own, signed in.
-    pub async fn client(&self) -> anyhow::Result<Client> {
+    pub(crate) async fn client(&self) -> anyhow::Result<Client> {
         Client::connect(&self.address, &self.token).await
     }
 }
@@ -87,14 +87,14 @@ impl Drop for Server {
 }
 
 /// One HTTP/1.1 connection that is kept open; it reads only what it must.
-pub struct Client {
+pub(crate) struct Client {
     stream: BufReader<TcpStream>,
     address: String,
     token: String,
 }
 
 impl Client {
-    pub async fn connect(address: &str, token: &str) -> anyhow::Result<Self> {
+    pub(crate) async fn connect(address: &str, token: &str) -> anyhow::Result<Self> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
         Ok(Self {
@@ -105,7 +105,7 @@ impl Client {
     }
 
     /// One request and its answer.
-    pub async fn send(
+    pub(crate) async fn send(
         &mut self,
         method: &str,
         path: &str,

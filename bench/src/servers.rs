@@ -15,13 +15,13 @@ use sqlx::{
 use tokio_util::sync::CancellationToken;
 
 /// The servers of one run of the benchmarks.
-pub struct Servers {
+pub(crate) struct Servers {
     pub embedded: Embedded,
     data_dir: PathBuf,
 }
 
 impl Servers {
-    pub async fn start(data_dir: &Path) -> anyhow::Result<Self> {
+    pub(crate) async fn start(data_dir: &Path) -> anyhow::Result<Self> {
         let _ = std::fs::remove_dir_all(data_dir);
         std::fs::create_dir_all(data_dir)?;
         let data_dir = data_dir.canonicalize()?;
@@ -38,14 +38,14 @@ impl Servers {
     }
 
     /// A pool on a new database with every migration applied.
-    pub async fn database(&self, name: &str) -> anyhow::Result<PgPool> {
+    pub(crate) async fn database(&self, name: &str) -> anyhow::Result<PgPool> {
         let pool = self.pool(name, "").await?;
         ledgerline_store::migrate(&pool).await?;
         Ok(pool)
     }
 
     /// A pool on a new, empty database.
-    pub async fn pool(&self, name: &str, search_path: &str) -> anyhow::Result<PgPool> {
+    pub(crate) async fn pool(&self, name: &str, search_path: &str) -> anyhow::Result<PgPool> {
         let mut connection = self.embedded.postgres.connect().await?;
         sqlx::query(AssertSqlSafe(format!("DROP DATABASE IF EXISTS bench_{name} WITH (FORCE)")))
             .execute(&mut connection)
@@ -65,12 +65,12 @@ impl Servers {
     }
 
     /// How to reach one of the databases made here.
-    pub fn options(&self, name: &str) -> anyhow::Result<PgConnectOptions> {
+    pub(crate) fn options(&self, name: &str) -> anyhow::Result<PgConnectOptions> {
         Ok(PgConnectOptions::from_str(&self.embedded.database_url())?
             .database(&format!("bench_{name}")))
     }
 
-    pub async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.embedded.stop().await;
         let _ = std::fs::remove_dir_all(&self.data_dir);
     }

@@ -10,12 +10,17 @@ use serde_json::json;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
-use crate::{load::closed_loop, raw, report::Report, servers::Servers};
+use crate::{
+    load::{Measured, closed_loop},
+    raw,
+    report::Report,
+    servers::Servers,
+};
 
 /// How many events one stream gets before the caller takes another.
 const EVENTS_A_STREAM: i64 = 10;
 
-pub fn intent(
+pub(crate) fn intent(
     workspace: Uuid,
     stream: Uuid,
     version: i64,
@@ -41,7 +46,11 @@ pub fn intent(
     }
 }
 
-pub async fn run(servers: &Servers, report: &mut Report, seconds: f64) -> anyhow::Result<()> {
+pub(crate) async fn run(
+    servers: &Servers,
+    report: &mut Report,
+    seconds: f64,
+) -> anyhow::Result<()> {
     let pool = servers.database("append").await?;
     raw::create(&pool).await?;
     let (tracker, cancel) = (TaskTracker::new(), CancellationToken::new());
@@ -66,41 +75,8 @@ pub async fn run(servers: &Servers, report: &mut Report, seconds: f64) -> anyhow
     );
     for in_flight in [1usize, 16, 64, 256] {
         let bulk = raw::insert(&pool, 4, 100, seconds).await?.per_second;
-        let (log, payload, workspaces) =
-            (Arc::clone(&log), Arc::clone(&payload), Arc::clone(&workspaces));
-        let streams = Arc::new(
-            (0..in_flight)
-                .map(|_| std::sync::Mutex::new((Uuid::now_v7(), 0_i64)))
-                .collect::<Vec<_>>(),
-        );
-        let measured = closed_loop(in_flight, seconds, move |caller, _| {
-            let (log, payload, workspaces, streams) = (
-                Arc::clone(&log),
-                Arc::clone(&payload),
-                Arc::clone(&workspaces),
-                Arc::clone(&streams),
-            );
-            async move {
-                let (stream, version) = {
-                    let mut slot = streams[caller].lock().expect("no caller panics with its slot");
-                    if slot.1 == EVENTS_A_STREAM {
-                        *slot = (Uuid::now_v7(), 0);
-                    }
-                    *slot
-                };
-                log.append(intent(
-                    workspaces[caller % workspaces.len()],
-                    stream,
-                    version,
-                    (guard, 1),
-                    &payload,
-                ))
-                .await?;
-                streams[caller].lock().expect("no caller panics with its slot").1 = version + 1;
-                Ok(())
-            }
-        })
-        .await?;
+        let measured =
+            append_from(in_flight, &log, (guard, 1), &workspaces, &payload, seconds).await?;
         report.row(
             json!({"in_flight": in_flight}),
             measured.per_second,
@@ -118,4 +94,43 @@ pub async fn run(servers: &Servers, report: &mut Report, seconds: f64) -> anyhow
     tracker.wait().await;
     pool.close().await;
     Ok(())
+}
+
+/// Appends from so many callers at once, each to streams of its own.
+async fn append_from(
+    in_flight: usize,
+    log: &Arc<PostgresLog>,
+    guard: (Uuid, i64),
+    workspaces: &Arc<Vec<Uuid>>,
+    payload: &Arc<String>,
+    seconds: f64,
+) -> anyhow::Result<Measured> {
+    let (log, payload, workspaces) = (Arc::clone(log), Arc::clone(payload), Arc::clone(workspaces));
+    let streams = Arc::new(
+        (0..in_flight).map(|_| std::sync::Mutex::new((Uuid::now_v7(), 0_i64))).collect::<Vec<_>>(),
+    );
+    closed_loop(in_flight, seconds, move |caller, _| {
+        let (log, payload, workspaces, streams) =
+            (Arc::clone(&log), Arc::clone(&payload), Arc::clone(&workspaces), Arc::clone(&streams));
+        async move {
+            let (stream, version) = {
+                let mut slot = streams[caller].lock().expect("no caller panics with its slot");
+                if slot.1 == EVENTS_A_STREAM {
+                    *slot = (Uuid::now_v7(), 0);
+                }
+                *slot
+            };
+            log.append(intent(
+                workspaces[caller % workspaces.len()],
+                stream,
+                version,
+                guard,
+                &payload,
+            ))
+            .await?;
+            streams[caller].lock().expect("no caller panics with its slot").1 = version + 1;
+            Ok(())
+        }
+    })
+    .await
 }

@@ -64,7 +64,11 @@ fn steps(count: usize) -> Value {
     })
 }
 
-pub async fn run(servers: &Servers, report: &mut Report, seconds: f64) -> anyhow::Result<()> {
+pub(crate) async fn run(
+    servers: &Servers,
+    report: &mut Report,
+    seconds: f64,
+) -> anyhow::Result<()> {
     let folder = std::env::temp_dir().join(format!("ledgerline-bench-{}", Uuid::now_v7()));
     let engine = Arc::new(Engine::start(servers, "execution", &folder).await?);
     raw::create(&engine.pool).await?;

@@ -15,7 +15,7 @@ use crate::{
 const WORKFLOWS: usize = 10_000;
 const CONNECTIONS: usize = 32;
 
-pub fn definition(name: &str) -> Value {
+pub(crate) fn definition(name: &str) -> Value {
     json!({"name": name, "nodes": [{"id": "a", "type": "logic.transform", "config": {"expression": "1"}}], "connections": [],
            "settings": {"concurrency": {"limit": 10_000}}, "tags": ["bench"]})
 }
@@ -45,7 +45,11 @@ async fn hammer(
     .await
 }
 
-pub async fn run(servers: &Servers, report: &mut Report, seconds: f64) -> anyhow::Result<()> {
+pub(crate) async fn run(
+    servers: &Servers,
+    report: &mut Report,
+    seconds: f64,
+) -> anyhow::Result<()> {
     let server = Server::start(servers, "http").await?;
     let server = &server;
     let makers = (0..CONNECTIONS).map(|maker| async move {

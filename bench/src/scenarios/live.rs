@@ -18,7 +18,11 @@ use crate::{report::Report, server::Server, servers::Servers};
 const SOCKETS: usize = 100;
 const COMMANDS_PER_SECOND: u64 = 200;
 
-pub async fn run(servers: &Servers, report: &mut Report, seconds: f64) -> anyhow::Result<()> {
+pub(crate) async fn run(
+    servers: &Servers,
+    report: &mut Report,
+    seconds: f64,
+) -> anyhow::Result<()> {
     let server = Server::start(servers, "live").await?;
     let (ready, mut subscribed) = mpsc::channel(SOCKETS);
     let end = Instant::now() + Duration::from_secs_f64(seconds + 4.0);

@@ -18,7 +18,7 @@ use crate::{report::Report, servers::Servers};
 /// Runs of ten events each in the log.
 const RUNS: i64 = 40_000;
 
-pub async fn run(servers: &Servers, report: &mut Report) -> anyhow::Result<()> {
+pub(crate) async fn run(servers: &Servers, report: &mut Report) -> anyhow::Result<()> {
     let pool = servers.pool("rebuild", &search_path()).await?;
     ledgerline_store::migrate(&pool).await?;
     prepare(&pool).await?;

@@ -19,7 +19,7 @@ const WINDOW: usize = 1_024;
 /// About what an event is on the wire.
 const MESSAGE_BYTES: usize = 700;
 
-pub async fn run(servers: &Servers, report: &mut Report) -> anyhow::Result<()> {
+pub(crate) async fn run(servers: &Servers, report: &mut Report) -> anyhow::Result<()> {
     let Some(address) = &servers.embedded.nats else {
         anyhow::bail!("nats-server is not on this machine");
     };

@@ -19,7 +19,7 @@ const ROUNDS: usize = 3;
 
 /// Fills the log of a bench database in bulk, past its appender: how it got there is not what is measured.
 /// Ten events a run, the shape of a run of three steps.
-pub async fn fill(pool: &sqlx::PgPool, runs: i64) -> anyhow::Result<()> {
+pub(crate) async fn fill(pool: &sqlx::PgPool, runs: i64) -> anyhow::Result<()> {
     sqlx::query(
         r#"INSERT INTO events (position, stream_id, version, workspace_id, workspace_seq, category, type, schema_version, event_id, payload, metadata, recorded_at)
            SELECT n, md5('run' || run)::uuid, k, $2, n, 'execution',
@@ -52,7 +52,7 @@ pub async fn fill(pool: &sqlx::PgPool, runs: i64) -> anyhow::Result<()> {
 }
 
 /// Events a second that Postgres gives in order, with nothing done to them.
-pub async fn scan(pool: &sqlx::PgPool) -> anyhow::Result<f64> {
+pub(crate) async fn scan(pool: &sqlx::PgPool) -> anyhow::Result<f64> {
     let begun = Instant::now();
     let mut rows = sqlx::query("SELECT position, stream_id, version, workspace_id, workspace_seq, category, type, schema_version, event_id, payload::text, metadata::text, recorded_at FROM events ORDER BY position").fetch(pool);
     let mut count = 0_i64;
@@ -62,7 +62,7 @@ pub async fn scan(pool: &sqlx::PgPool) -> anyhow::Result<f64> {
     Ok(count as f64 / begun.elapsed().as_secs_f64())
 }
 
-pub async fn run(servers: &Servers, report: &mut Report) -> anyhow::Result<()> {
+pub(crate) async fn run(servers: &Servers, report: &mut Report) -> anyhow::Result<()> {
     let pool = servers.database("replay").await?;
     fill(&pool, EVENTS / 10).await?;
     let (tracker, cancel) = (TaskTracker::new(), CancellationToken::new());
