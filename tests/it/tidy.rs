@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    path::{Path, PathBuf},
+    path::PathBuf,
 };
 
 use ledgerline_api::problem::ProblemKind;
@@ -11,6 +11,8 @@ use ledgerline_domain::{
     event::DomainEvent, execution::ExecutionEvent, workflow::WorkflowEvent,
     workspace::WorkspaceEvent,
 };
+
+use crate::support::tree::{extension, files, is_ignored, none, root};
 
 /// What a person writes and reads in one piece.
 const SOURCES: &[&str] = &["rs", "sql", "sh", "py", "ts", "tsx", "js", "css", "html"];
@@ -20,63 +22,6 @@ const MAX_LINES: usize = 800;
 const BANNED: &[&str] = &["utils", "util", "helpers", "helper", "common", "shared", "misc", "core"];
 /// What a repository may carry in one file; more belongs into a release.
 const MAX_BYTES: u64 = 512 * 1024;
-
-fn root() -> PathBuf {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    root.canonicalize().expect("the tests are in the repository")
-}
-
-/// Every file of the repository by its path from the root, without what `.gitignore` leaves out. Links are not followed.
-fn files() -> BTreeMap<String, PathBuf> {
-    let root = root();
-    let ignored = fs::read_to_string(root.join(".gitignore")).expect("a .gitignore");
-    let ignored: Vec<&str> = ignored.lines().filter(|line| !line.is_empty()).collect();
-    let (mut files, mut folders) = (BTreeMap::new(), vec![root.clone()]);
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(&folder).expect("a readable folder") {
-            let entry = entry.expect("a readable entry");
-            let path = entry.path();
-            let name = relative(&root, &path);
-            let kind = entry.file_type().expect("a known kind");
-            if name == ".git" || ignored.iter().any(|pattern| is_ignored(pattern, &name)) {
-                continue;
-            }
-            if kind.is_dir() {
-                folders.push(path);
-            } else if kind.is_file() {
-                files.insert(name, path);
-            }
-        }
-    }
-    assert!(files.contains_key("Cargo.toml"), "the root is {}", root.display());
-    files
-}
-
-fn relative(root: &Path, path: &Path) -> String {
-    let path = path.strip_prefix(root).expect("a path in the repository");
-    path.to_str().expect("file names are UTF-8").to_owned()
-}
-
-/// The patterns that we use: a path from the root, perhaps with `*` at its end, or the name of a folder anywhere.
-fn is_ignored(pattern: &str, path: &str) -> bool {
-    match pattern.strip_prefix('/') {
-        Some(from_root) => match from_root.strip_suffix('*') {
-            Some(start) => path.starts_with(start),
-            None => path == from_root.trim_end_matches('/'),
-        },
-        None => path.rsplit('/').next() == Some(pattern.trim_end_matches('/')),
-    }
-}
-
-fn extension(name: &str) -> &str {
-    Path::new(name).extension().map_or("", |extension| extension.to_str().expect("UTF-8"))
-}
-
-/// Fails with all that is wrong, so that one run shows everything.
-#[track_caller]
-fn none(what: &str, found: &[String]) {
-    assert!(found.is_empty(), "{what}:\n  {}", found.join("\n  "));
-}
 
 #[test]
 fn what_is_ignored_is_read_as_git_reads_it() {
@@ -148,7 +93,7 @@ fn nothing_names_the_machine_it_was_made_on() {
                         .is_none_or(|before| !before.is_alphanumeric() && !"/.-_}".contains(before))
                 })
             };
-            if homes.iter().any(|home| starts_a_path(&home)) {
+            if homes.iter().any(starts_a_path) {
                 found.push(format!("{name}:{}: {line}", number + 1));
             }
         }

@@ -34,7 +34,6 @@ pub(crate) struct Engine {
     pub(crate) commands: Commands,
     pub(crate) workspace: WorkspaceId,
     pub(crate) folder: tempfile::TempDir,
-    tail: Arc<Tail>,
     tracker: TaskTracker,
     cancel: CancellationToken,
 }
@@ -54,14 +53,14 @@ impl Engine {
         let leading = Leading { owner: "test".to_owned(), lease_ttl: LEASE };
         let settings = DispatchSettings { leading: leading.clone(), look_every: LEASE / 5, untaken_grace: LEASE * 4 };
         let dispatcher = Dispatcher::new(commands.clone(), Arc::clone(&tail), settings);
-        let policies = Policies::new(commands.clone(), Arc::clone(&tail), leading.clone());
+        let policies = Policies::new(commands.clone(), tail, leading.clone());
         let timers = Timers::new(commands.clone(), leading);
         let (a, b, c) = (cancel.clone(), cancel.clone(), cancel.clone());
         tracker.spawn(async move { dispatcher.run(a).await.expect("dispatch knows every event") });
         tracker.spawn(async move { policies.run(b).await.expect("the policies know every event") });
         tracker.spawn(async move { timers.run(c).await.expect("the timers know every event") });
         let folder = tempfile::tempdir().expect("a folder");
-        Self { log, commands, workspace: WorkspaceId(Uuid::now_v7()), folder, tail, tracker, cancel }
+        Self { log, commands, workspace: WorkspaceId(Uuid::now_v7()), folder, tracker, cancel }
     }
 
     /// Where the workspace's files are.

@@ -163,6 +163,7 @@ fn named_by_environment() -> Option<(String, String)> {
 }
 
 /// Finds the servers that another test of the same run has started, or starts them.
+#[expect(clippy::zombie_processes, reason = "the keeper outlives this test for the others")]
 fn started_for_this_run() -> (String, String) {
     // The parent of a test process is the runner: the one process that lives exactly as long as the run.
     let runner = parent_id();
