@@ -1,6 +1,13 @@
 //! The one integration binary: real Postgres and NATS, one file for each arrow of the data flow.
-#![allow(clippy::unwrap_used, clippy::large_futures, reason = "a test says that it fails by panicking, and runs once")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::large_futures,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test says what it found by printing and by panicking, and runs once"
+)]
 
+mod chaos;
 mod cli;
 mod coverage;
 mod embedded;
@@ -17,15 +24,18 @@ mod http {
 mod live;
 mod projections;
 mod relay;
+mod statements;
 mod store;
 mod support {
     pub(crate) mod app;
     pub(crate) mod client;
     pub(crate) mod engine;
     pub(crate) mod http;
+    pub(crate) mod process;
     pub(crate) mod program;
     pub(crate) mod services;
     pub(crate) mod streams;
+    pub(crate) mod tree;
 }
 mod tidy;
 mod work;
