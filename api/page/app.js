@@ -1,6 +1,6 @@
 // The first page: sign in, see workflows and executions live, start, cancel, and read a run's whole history.
 
-import { accessToken, onSignedOut, signIn, signOut, user } from "./client.js";
+import { accessToken, onSignedOut, passes, signIn, signOut, user } from "./client.js";
 import { h, problems } from "./dom.js";
 import { connect, disconnect, onState } from "./live.js";
 import { overview } from "./overview.js";
@@ -18,9 +18,9 @@ export function say(problem) {
   notice.textContent = problem ? `${problem.message}${problem.correlation ? ` (reference ${problem.correlation})` : ""}` : "";
 }
 
-/** Takes back that the server can't be reached, when it was. */
+/** Takes back that the server is away or busy, when that was told last. */
 export function recovered() {
-  if (told?.status === 0) say(null);
+  if (told && (told.status === 0 || passes(told))) say(null);
 }
 
 /** Runs what a button does: once at a time, with the keyboard kept on it, and a failure is told in words. */

@@ -12,6 +12,9 @@ export class Problem extends Error {
   }
 }
 
+/** Whether the same request may well succeed in a moment. */
+export const passes = (problem) => problem.status === 429 || problem.status === 503;
+
 let session = JSON.parse(sessionStorage.getItem(KEY) ?? "null");
 let refreshing = null;
 let signedOut = () => {};

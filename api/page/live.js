@@ -5,6 +5,8 @@ import { accessToken, refresh } from "./client.js";
 
 const SIGNED_OUT = 4401; // the close code when the session is over
 
+const TOLD = new Set(["event", "log", "caught_up"]);
+
 const channels = new Map(); // channel -> { after, handle }
 let socket = null;
 let delay = 250;
@@ -20,7 +22,10 @@ export function onOpen(callback) {
   return () => opened.delete(callback);
 }
 
-/** Calls `handle(frame)` for every event or line after `after`; returns the function that ends it. */
+/**
+ * Calls `handle(frame)` for every event or line after `after`, and when all that there was has come: from there on a read
+ * that is older than what was told is not the newest. Returns the function that ends it.
+ */
 export function subscribe(channel, after, handle) {
   channels.set(channel, { after, handle });
   if (socket?.readyState === WebSocket.OPEN) ask(channel);
@@ -51,7 +56,7 @@ export function connect() {
     if (!channel) return;
     if (frame.position != null || frame.cursor != null) channel.after = frame.position ?? frame.cursor;
     if (frame.type === "error") say(new Error(frame.detail));
-    if (frame.type === "event" || frame.type === "log") channel.handle(frame);
+    if (TOLD.has(frame.type)) channel.handle(frame);
   };
   socket.onclose = async (close) => {
     socket = null;

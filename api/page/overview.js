@@ -1,7 +1,7 @@
 // Workflows and executions, kept current by the socket.
 
 import { act, recovered, say } from "./app.js";
-import { get, list, post } from "./client.js";
+import { get, list, passes, post } from "./client.js";
 import { badge, dialog, duration, h, meter, relative, skeleton, sync, table, throttle } from "./dom.js";
 import { onOpen, subscribe } from "./live.js";
 
@@ -131,7 +131,9 @@ export function overview(main) {
       executions.show(runs);
       recovered();
     } catch (problem) {
-      if (!gone) say(problem);
+      if (gone) return;
+      say(problem);
+      if (passes(problem)) setTimeout(refresh, 1000);
     }
   });
   const workflows = panel({

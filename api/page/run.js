@@ -1,7 +1,7 @@
 // One execution: its state, steps, log lines and whole history, each new event as it is committed.
 
 import { act, recovered, say } from "./app.js";
-import { get, list, post } from "./client.js";
+import { get, list, passes, post } from "./client.js";
 import { announce, badge, duration, h, meter, relative, skeleton, sync, table, throttle } from "./dom.js";
 import { onOpen, subscribe } from "./live.js";
 
@@ -100,7 +100,9 @@ export function run(main, id) {
       foot.hidden = !page.more;
       recovered();
     } catch (problem) {
-      if (!gone) say(problem);
+      if (gone) return;
+      say(problem);
+      if (passes(problem)) setTimeout(refresh, 1000);
     }
   });
 
@@ -112,6 +114,7 @@ export function run(main, id) {
   }
 
   function print({ line }) {
+    if (!line) return;
     const [claim, n] = printed;
     if (line.claim < claim || (line.claim === claim && line.n <= n)) return;
     printed = [line.claim, line.n];
@@ -133,7 +136,11 @@ export function run(main, id) {
         page.items.forEach((event) => add(event, false));
         cursor = page.next_cursor;
       } while (cursor);
-      ends.push(subscribe(`execution:${id}`, seen, (frame) => { position = frame.position; add(frame.event, true); refresh(); }));
+      ends.push(subscribe(`execution:${id}`, seen, (frame) => {
+        position = frame.position;
+        if (frame.event) add(frame.event, true);
+        refresh();
+      }));
       ends.push(subscribe(`logs:${id}`, null, print));
     } catch (problem) {
       loading = false;

@@ -30,7 +30,7 @@ export const open = () => chromium.launch({
 export async function visit(browser, server, { scheme = "light", width = 1200, motion = "no-preference" } = {}) {
   const context = await browser.newContext({ viewport: { width, height: 900 }, colorScheme: scheme, reducedMotion: motion });
   const page = await context.newPage();
-  page.setDefaultTimeout(20_000);
+  page.setDefaultTimeout(30_000);
   page.complaints = [];
   page.on("console", (message) => { if (["error", "warning"].includes(message.type())) page.complaints.push(message.text()); });
   page.on("pageerror", (error) => page.complaints.push(error.stack ?? error.message));
@@ -66,6 +66,7 @@ export async function leave(page) {
 /** Asserts that the page shows what axe has nothing against, and takes its picture. */
 export async function inspect(page, name) {
   mkdirSync(OUT, { recursive: true });
+  await page.evaluate(() => scrollTo(0, 0));
   await page.screenshot({ path: join(OUT, `${name}.png`), fullPage: true });
   const wide = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
   assert.equal(wide, 0, `${name} is wider than the window`);

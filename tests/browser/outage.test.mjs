@@ -36,7 +36,8 @@ test("a line that breaks again and again misses no event and doubles none", asyn
     });
   });
   await signIn(page, server);
-  const run = await server.begin(await server.create(steps("Broken line", 12, 250)));
+  await page.getByRole("heading", { name: "Workflows" }).waitFor();
+  const run = await server.begin(await server.create(steps("Broken line", 6, 250)));
   await page.goto(`${server.url}/#/executions/${run.id}`);
   await status(page, "completed");
   const events = await server.positions(run.id);
