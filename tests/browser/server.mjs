@@ -10,7 +10,7 @@ import { join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 
 const ROOT = resolve(fileURLToPath(import.meta.url), "../../..");
-const PROGRAM = process.env.LEDGERLINE_BIN ?? join(process.env.CARGO_TARGET_DIR ?? join(ROOT, "target"), "debug/ledgerline");
+const PROGRAM = process.env.LEDGERLINE_BIN ?? resolve(ROOT, process.env.CARGO_TARGET_DIR ?? "target", "debug/ledgerline");
 const START_MS = 90_000;
 const STOP_MS = 30_000;
 
