@@ -7,7 +7,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use async_nats::{
-    Client, ConnectOptions, Event,
+    Client, ConnectOptions, Event, ServerAddr,
     jetstream::{
         Context,
         consumer::{AckPolicy, Consumer, DeliverPolicy, PullConsumer, pull},
@@ -158,6 +158,12 @@ impl fmt::Debug for Nats {
     }
 }
 
+/// The token of an address like `nats://token@host`, as every NATS client reads it. A user with a password is left to the client.
+fn token_in(address: &str) -> Option<String> {
+    let address: ServerAddr = address.parse().ok()?;
+    address.username().filter(|_| address.password().is_none()).map(str::to_owned)
+}
+
 /// The connection as async-nats reports it; the count tells a quick reconnect from no change.
 #[derive(Clone, Copy, Debug, Default)]
 struct Link {
@@ -196,10 +202,12 @@ impl Nats {
                 note_link(&link_sender, &event);
                 std::future::ready(())
             });
-        if let Some(token) = &config.token {
-            options = options.token(token.expose_secret().to_owned());
-        }
         let addresses: Vec<&str> = config.url.split(',').map(str::trim).collect();
+        let in_address = || addresses.iter().find_map(|address| token_in(address));
+        let token = config.token.as_ref().map(|token| token.expose_secret().to_owned());
+        if let Some(token) = token.or_else(in_address) {
+            options = options.token(token);
+        }
         let client = options.connect(addresses).await?;
         let jetstream = ContextBuilder::new()
             .timeout(REQUEST_TIMEOUT)
@@ -437,5 +445,18 @@ async fn keep_declared(
             () = nats.suspect.notified(), if rest.is_none() => {}
             () = tokio::time::sleep(rest.unwrap_or_default()), if rest.is_some() => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lone_user_in_an_address_is_a_token() {
+        assert_eq!(token_in("nats://s3cret@localhost:4222"), Some("s3cret".to_owned()));
+        assert_eq!(token_in("nats://ada:s3cret@localhost:4222"), None);
+        assert_eq!(token_in("nats://localhost:4222"), None);
+        assert_eq!(token_in("not an address"), None);
     }
 }
