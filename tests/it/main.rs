@@ -21,6 +21,7 @@ mod http {
     mod workflows;
     mod workspaces;
 }
+mod invariants;
 mod live;
 mod projections;
 mod relay;
