@@ -27,6 +27,9 @@ const LAG_EVENTS: i64 = 1_000;
 /// A disk with less than this free is nearly full.
 const LEAST_FREE_BYTES: u64 = 1024 * 1024 * 1024;
 
+/// What Postgres says when it gives out no more connections.
+const TOO_MANY_CONNECTIONS: &str = "53300";
+
 /// What `doctor` takes.
 #[derive(Args, Debug)]
 pub(super) struct DoctorArgs {
@@ -135,6 +138,11 @@ fn told(error: &StartError) -> String {
 fn mend_of_start(error: &StartError) -> &'static str {
     match error {
         StartError::Embedded(_) => "the message says what to do",
+        StartError::Database(sqlx::Error::Database(error))
+            if error.code().as_deref() == Some(TOO_MANY_CONNECTIONS) =>
+        {
+            "raise max_connections of Postgres, or lower database.max_connections of the processes"
+        }
         StartError::Migrate(_) => "use the build that made the database, or a newer one",
         StartError::MasterKey => {
             "set LEDGERLINE_MASTER_KEY to the key that this deployment began with"
