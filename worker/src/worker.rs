@@ -9,12 +9,13 @@ use std::{
 use ledgerline_commands::Commands;
 use ledgerline_nats::{Delivery, LiveLogs, WorkSource};
 use ledgerline_store::Tail;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
 use crate::{
     definitions::Definitions,
+    file_space::AppendTurns,
     hear,
     lease::{self, Tenure},
     log_lines::LogWriter,
@@ -53,32 +54,42 @@ impl Shared {
 
 /// The runs that this process has now, and how to tell each that its stream moved.
 #[derive(Default)]
-pub(crate) struct Runs(Mutex<HashMap<Uuid, Arc<Notify>>>);
+pub(crate) struct Runs {
+    listening: Mutex<HashMap<Uuid, Arc<Notify>>>,
+    active: watch::Sender<usize>,
+}
 
 impl Runs {
     fn enter(&self, execution: Uuid) -> Option<Arc<Notify>> {
-        let mut runs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut runs = self.listening.lock().unwrap_or_else(PoisonError::into_inner);
         if runs.contains_key(&execution) {
             return None;
         }
         let heard = Arc::new(Notify::new());
         runs.insert(execution, Arc::clone(&heard));
+        self.active.send_replace(runs.len());
         Some(heard)
     }
 
     fn leave(&self, execution: Uuid) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&execution);
+        let mut runs = self.listening.lock().unwrap_or_else(PoisonError::into_inner);
+        runs.remove(&execution);
+        self.active.send_replace(runs.len());
     }
 
     pub(crate) fn tell(&self, execution: Uuid) {
-        if let Some(heard) = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&execution) {
+        if let Some(heard) =
+            self.listening.lock().unwrap_or_else(PoisonError::into_inner).get(&execution)
+        {
             heard.notify_one();
         }
     }
 }
 
 /// The worker of this process.
-pub struct Worker;
+pub struct Worker {
+    shared: Arc<Shared>,
+}
 
 impl Worker {
     /// Starts it on the tracker. Cancelling `stop` drains it: nothing new is taken, running steps finish or are handed back within
@@ -94,7 +105,7 @@ impl Worker {
         live: LiveLogs,
         tracker: &TaskTracker,
         stop: CancellationToken,
-    ) -> Result<(), WorkerError> {
+    ) -> Result<Self, WorkerError> {
         let http = outbound::client(Arc::clone(&settings.reach))?;
         let env = Arc::new(settings.env.clone());
         let written = CancellationToken::new();
@@ -107,13 +118,19 @@ impl Worker {
                 tracker,
                 written.clone(),
             ),
-            equipment: Arc::new(Equipment { settings, http }),
+            equipment: Arc::new(Equipment { settings, http, appends: AppendTurns::default() }),
             env,
             runs: Runs::default(),
             commands,
         });
-        tracker.spawn(work(shared, tail, source, stop, written));
-        Ok(())
+        tracker.spawn(work(Arc::clone(&shared), tail, source, stop, written));
+        Ok(Self { shared })
+    }
+
+    /// How many executions it runs now.
+    #[must_use]
+    pub fn active(&self) -> watch::Receiver<usize> {
+        self.shared.runs.active.subscribe()
     }
 }
 

@@ -43,8 +43,7 @@ pub(super) fn start(
         &stages.carry.tasks,
         stages.carry.stop.clone(),
     );
-    foundation.health.set_jobs(0, u64::from(config.worker.slots));
-    Worker::start(
+    let worker = Worker::start(
         settings,
         foundation.commands.clone(),
         Arc::clone(&foundation.tail),
@@ -53,7 +52,20 @@ pub(super) fn start(
         &stages.work.tasks,
         stages.work.stop.clone(),
     )
-    .map_err(StartError::Worker)
+    .map_err(StartError::Worker)?;
+    let (mut active, health) = (worker.active(), foundation.health.clone());
+    let (slots, stop) = (u64::from(config.worker.slots), stages.work.stop.clone());
+    stages.work.tasks.spawn(async move {
+        loop {
+            let running = *active.borrow_and_update();
+            health.set_jobs(u64::try_from(running).unwrap_or(u64::MAX), slots);
+            match stop.run_until_cancelled(active.changed()).await {
+                Some(Ok(())) => {}
+                Some(Err(_)) | None => return,
+            }
+        }
+    });
+    Ok(())
 }
 
 fn settings(
