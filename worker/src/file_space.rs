@@ -4,11 +4,16 @@
 //! renamed, so a reader or a crash never meets half of one.
 
 use std::{
+    hash::{DefaultHasher, Hash as _, Hasher as _},
     io::ErrorKind as IoErrorKind,
     path::{Path, PathBuf},
 };
 
-use tokio::{fs, io::AsyncWriteExt as _};
+use tokio::{
+    fs,
+    io::AsyncWriteExt as _,
+    sync::{Mutex, MutexGuard},
+};
 use uuid::Uuid;
 
 /// The largest file: what one node may carry as a value of a run.
@@ -59,6 +64,18 @@ pub struct FileEntry {
     pub path: String,
     /// Its size.
     pub size_bytes: u64,
+}
+
+/// Whose turn it is to append to which file; shared by all spaces of a process. Files whose names meet in the hash wait for each other.
+#[derive(Debug, Default)]
+pub struct AppendTurns([Mutex<()>; 32]);
+
+impl AppendTurns {
+    async fn of(&self, place: &Path) -> MutexGuard<'_, ()> {
+        let mut hasher = DefaultHasher::new();
+        place.hash(&mut hasher);
+        self.0[(hasher.finish() % 32) as usize].lock().await
+    }
 }
 
 /// The files of one workspace.
@@ -120,11 +137,18 @@ impl FileSpace {
         Ok(size)
     }
 
-    /// Writes after the end of a file, or makes it. Returns its new size.
+    /// Writes after the end of a file, or makes it. Returns its new size. Appends take turns, because each reads what the one before
+    /// wrote: branches and runs of one process lose nothing of each other.
     ///
     /// # Errors
     /// [`FileError`]; the old content is then still there.
-    pub async fn append(&self, path: &str, content: &[u8]) -> Result<u64, FileError> {
+    pub async fn append(
+        &self,
+        path: &str,
+        content: &[u8],
+        turns: &AppendTurns,
+    ) -> Result<u64, FileError> {
+        let _turn = turns.of(&self.root.join(path)).await;
         let mut whole = match self.read(path).await {
             Ok(content) => content,
             Err(FileError::NotFound(_)) => Vec::new(),
@@ -240,10 +264,10 @@ mod tests {
 
     #[tokio::test]
     async fn files_are_written_appended_read_listed_and_deleted() {
-        let space = space("round");
+        let (space, turns) = (space("round"), AppendTurns::default());
         assert_eq!(space.write("reports/a.md", b"one\n").await.unwrap(), 4);
-        assert_eq!(space.append("reports/a.md", b"two\n").await.unwrap(), 8);
-        assert_eq!(space.append("b.txt", b"b").await.unwrap(), 1);
+        assert_eq!(space.append("reports/a.md", b"two\n", &turns).await.unwrap(), 8);
+        assert_eq!(space.append("b.txt", b"b", &turns).await.unwrap(), 1);
         assert_eq!(space.read("reports/a.md").await.unwrap(), b"one\ntwo\n");
         let (found, more) = space.list("").await.unwrap();
         assert_eq!(
@@ -255,6 +279,16 @@ mod tests {
         assert!(matches!(space.read("b.txt").await, Err(FileError::NotFound(_))));
         assert!(matches!(space.read("reports").await, Err(FileError::NotAFile(_))));
         assert!(matches!(space.write("reports/a.md/x", b"").await, Err(FileError::NotAFile(_))));
+    }
+
+    #[tokio::test]
+    async fn appends_beside_each_other_lose_nothing() {
+        let (space, turns) = (space("beside"), AppendTurns::default());
+        let appends = (0..20).map(|_| space.append("a", b"x", &turns));
+        for appended in futures_util::future::join_all(appends).await {
+            appended.unwrap();
+        }
+        assert_eq!(space.read("a").await.unwrap().len(), 20);
     }
 
     #[tokio::test]

@@ -17,12 +17,15 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::{log_lines::RunLines, settings::WorkerSettings, values::failure};
+use crate::{
+    file_space::AppendTurns, log_lines::RunLines, settings::WorkerSettings, values::failure,
+};
 
 /// What every effect of this process shares.
 pub(crate) struct Equipment {
     pub(crate) settings: WorkerSettings,
     pub(crate) http: reqwest::Client,
+    pub(crate) appends: AppendTurns,
 }
 
 /// One try of a node.

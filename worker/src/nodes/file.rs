@@ -23,7 +23,11 @@ pub(super) async fn perform(asked: ResolvedFile, of: &Try) -> Result<Value, Node
             space.write(path, content).await.map(|size| json!({"path": path, "size_bytes": size}))
         }
         FileOperation::Append => {
-            space.append(path, content).await.map(|size| json!({"path": path, "size_bytes": size}))
+            let turns = &of.equipment.appends;
+            space
+                .append(path, content, turns)
+                .await
+                .map(|size| json!({"path": path, "size_bytes": size}))
         }
         FileOperation::List => space
             .list(path)
