@@ -20,7 +20,8 @@ pub struct AllowedCommand {
     /// The arguments that must come first, word for word.
     #[serde(default)]
     pub leading_args: Vec<String>,
-    /// Options that are refused anywhere, with or without a value (`--output` also refuses `--output=x` and its abbreviations).
+    /// Options that are refused anywhere, with or without a value (`--output` also refuses `--output=x` and its abbreviations, `-f`
+    /// also stands behind other letters, as in `-uf`).
     #[serde(default)]
     pub refused_options: Vec<String>,
     /// Environment variables that are set whatever the node says.
@@ -108,7 +109,11 @@ impl AllowedCommand {
         self.refused_options.iter().any(|option| match option.strip_prefix("--") {
             // Programs with long options take any unambiguous beginning of one.
             Some(_) => name.len() > 2 && name.starts_with("--") && option.starts_with(name),
-            None => arg.starts_with(option.as_str()),
+            // Letters may share a dash. A letter may also be part of the value of another: then the value has to stand by itself.
+            None => option.strip_prefix('-').is_some_and(|letter| {
+                !arg.starts_with("--")
+                    && arg.strip_prefix('-').is_some_and(|letters| letters.contains(letter))
+            }),
         })
     }
 
@@ -259,7 +264,12 @@ mod tests {
         ] {
             assert!(matches!(check("git", args), Err(Refusal::Option { .. })), "{args:?}");
         }
-        assert!(matches!(check("date", &["-s", "2000-01-01"]), Err(Refusal::Option { .. })));
+        for args in
+            [&["-s", "2000-01-01"][..], &["-f/etc/passwd"], &["-uf", "/etc/passwd"], &["-us0"]]
+        {
+            assert!(matches!(check("date", args), Err(Refusal::Option { .. })), "{args:?}");
+        }
+        assert_eq!(check("date", &["-u", "-d", "friday"]), Ok(()));
     }
 
     #[test]
