@@ -258,6 +258,33 @@ async fn a_stopped_worker_hands_its_runs_to_the_next_one() {
     engine.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_missed_its_own_lease_gives_its_runs_back() {
+    let (_, engine) = simulated();
+    let name = Uuid::now_v7().to_string();
+    let worker = engine.worker_with(|mut settings| {
+        settings.worker.clone_from(&name);
+        settings.allowed = Arc::new(AllowList(vec![AllowedCommand::exactly("sh", &["-c"])]));
+        settings
+    });
+    let mark = engine.folder.path().join("mark");
+    let script = format!("if [ -e {0} ]; then exit 0; fi; touch {0}; sleep 600", mark.display());
+    let step = json!({"id": "run", "type": "action.command", "idempotent": true, "config": {"program": "sh", "args": ["-c", script]}});
+    let workflow = engine.workflow(&chain(vec![step])).await;
+    let id = engine.start(workflow, &json!({})).await;
+    engine.until(id, "to run its step", |run| run.in_flight().next().is_some()).await;
+    while !mark.exists() {
+        tokio::task::yield_now().await;
+    }
+    // It expires and is taken up again before anybody looks, as after a time in which the whole process stood still.
+    engine.log.renew_worker_lease(&name, 256, 0).await.unwrap();
+    engine.log.renew_worker_lease(&name, 256, 60_000).await.unwrap();
+    let execution = engine.ended(id).await;
+    assert_eq!(output(&execution)["exit_code"], json!(0));
+    worker.stop().await;
+    engine.stop().await;
+}
+
 /// Fails the worker's `at`th append, before or after it is committed, and every one after it until the worker is gone.
 struct KillAt {
     at: usize,

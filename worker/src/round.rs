@@ -115,7 +115,8 @@ pub(crate) fn plan(beginning: &Beginning) -> RoundEnd {
         Ok(more) => RoundEnd::Planned(Box::new(Planned {
             report: round.report(round.steps.clone()),
             planner: round.planner,
-            begin: round.begin,
+            // After an abort whose append failed nothing is under way, and what was recorded must not begin once more.
+            begin: if round.abort { Vec::new() } else { round.begin },
             blobs: round.large,
             abort: round.abort,
             over: round.over,

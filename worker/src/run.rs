@@ -61,7 +61,7 @@ enum Stop {
 /// Runs a delivered execution as far as this worker can.
 pub(crate) async fn run(shared: Arc<Shared>, delivery: Delivery, signals: Signals) {
     let item = *delivery.item();
-    let abandon = signals.abandon.clone();
+    let (abandon, drain) = (signals.abandon.clone(), signals.drain.clone());
     let mut delivery = Some(delivery);
     let outcome = tokio::select! {
         outcome = Running::go(&shared, item, signals, &mut delivery) => outcome,
@@ -70,7 +70,32 @@ pub(crate) async fn run(shared: Arc<Shared>, delivery: Delivery, signals: Signal
     match (outcome, delivery) {
         (Err(Stop::HandBack), Some(delivery)) => delivery.nak(REST).await,
         (_, Some(delivery)) => delivery.ack().await,
+        (Err(Stop::HandBack), None) => {
+            // A process that is going down need not: its lease ends with it.
+            let _going_down = drain.run_until_cancelled(give_back(&shared, item)).await;
+        }
         (_, None) => {}
+    }
+}
+
+/// Has a claim that was taken handed out again. The lease of this process goes on, so nobody else would ever miss the run.
+async fn give_back(shared: &Shared, item: WorkItem) {
+    let command = ExecutionCommand::Redispatch { claim: Claim(item.claim) };
+    let context = Context::new(Actor::system("worker"));
+    let target = Target::existing(item.execution_id);
+    loop {
+        // What made it impossible to go on may need a moment to pass.
+        tokio::time::sleep(REST).await;
+        match shared.commands.execute::<Execution>(target, &command, &context).await {
+            Ok(_) => return,
+            Err(error) if error.may_pass() => {
+                tracing::warn!(execution = %item.execution_id, %error, "a run can't be given back now");
+            }
+            Err(error) => {
+                tracing::error!(execution = %item.execution_id, %error, "a run can't be given back");
+                return;
+            }
+        }
     }
 }
 
@@ -332,7 +357,7 @@ impl<'a> Running<'a> {
         let is_draining = self.signals.drain.is_cancelled();
         tokio::select! {
             biased;
-            Some(ended) = self.effects.join_next(), if !self.effects.is_empty() => self.note(ended),
+            Some(ended) = self.effects.join_next(), if !self.effects.is_empty() => self.note(ended)?,
             () = self.signals.heard.notified() => {
                 self.again().await?;
                 self.replans = 0;
@@ -340,20 +365,22 @@ impl<'a> Running<'a> {
             () = self.signals.drain.cancelled(), if !is_draining => {}
         }
         while let Some(ended) = self.effects.try_join_next() {
-            self.note(ended);
+            self.note(ended)?;
         }
         Ok(())
     }
 
-    fn note(&mut self, ended: Result<Tried, tokio::task::JoinError>) {
+    fn note(&mut self, ended: Result<Tried, tokio::task::JoinError>) -> Result<(), Stop> {
         match ended {
             Ok(tried) => {
                 self.under_way.remove(&tried.path);
                 self.tried.push(tried);
+                Ok(())
             }
-            // An effect's task never panics: perform's panics are caught where it runs.
+            // Perform's panics are caught where it runs, so this is the rest of the task; waiting for its outcome would never end.
             Err(error) => {
-                tracing::error!(execution = %self.item.execution_id, %error, "an effect's task ended without an outcome")
+                tracing::error!(execution = %self.item.execution_id, %error, "an effect's task ended without an outcome");
+                Err(Stop::HandBack)
             }
         }
     }
