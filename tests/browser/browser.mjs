@@ -6,6 +6,7 @@ import { createRequire } from "node:module";
 import { delimiter, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { chromium } from "playwright-core";
+import { endings } from "./server.mjs";
 
 const OUT = fileURLToPath(new URL("out/", import.meta.url));
 const AXE = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
@@ -21,10 +22,18 @@ function program() {
 }
 
 /** Starts the browser; its profile is a folder of its own, which goes away with it. */
-export const open = () => chromium.launch({
-  executablePath: program(),
-  args: ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"],
-});
+export async function open() {
+  const browser = await chromium.launch({
+    executablePath: program(),
+    // On a signal it ends together with the servers; by itself it would end this process before they are gone.
+    handleSIGINT: false,
+    handleSIGTERM: false,
+    handleSIGHUP: false,
+    args: ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"],
+  });
+  endings.add(() => browser.close());
+  return browser;
+}
 
 /** A page in a fresh context. `page.complaints` is what the console, the scripts and the content policy had to say. */
 export async function visit(browser, server, { scheme = "light", width = 1200, motion = "no-preference" } = {}) {

@@ -14,7 +14,8 @@ const PROGRAM = process.env.LEDGERLINE_BIN ?? resolve(ROOT, process.env.CARGO_TA
 const START_MS = 90_000;
 const STOP_MS = 30_000;
 
-const running = new Set();
+/** What is to be ended when the tests are: functions that return a promise. */
+export const endings = new Set();
 
 /** A process whose arguments name `folder` and whose id one of the folder's own files holds. */
 function leftIn(folder) {
@@ -37,7 +38,8 @@ export class Server {
     server.folder = await mkdtemp(join(tmpdir(), "ledgerline-browser-"));
     // Postgres runs as a user of its own when this is root.
     await chmod(server.folder, 0o711);
-    running.add(server);
+    server.ending = () => server.stop();
+    endings.add(server.ending);
     try {
       await server.launch("127.0.0.1:0");
       // Before any page does: one address signs in once at a time.
@@ -96,7 +98,7 @@ export class Server {
     const left = leftIn(this.folder);
     for (const id of left) process.kill(id, "SIGQUIT");
     await rm(this.folder, { recursive: true, force: true, maxRetries: 20, retryDelay: 100 });
-    running.delete(this);
+    endings.delete(this.ending);
     this.left = left;
   }
 
@@ -139,7 +141,9 @@ export class Server {
 
 for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"]) {
   process.once(signal, async () => {
-    await Promise.all([...running].map((server) => server.stop()));
+    // Whoever listened may be gone already.
+    for (const stream of [process.stdout, process.stderr]) stream.on("error", () => {});
+    await Promise.allSettled([...endings].map((end) => end()));
     process.exit(1);
   });
 }
