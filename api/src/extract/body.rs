@@ -34,11 +34,16 @@ where
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
         demand_json(request.headers())?;
         let bytes = Bytes::from_request(request, state).await.map_err(unreadable)?;
-        let value = parse(&bytes)?;
+        let parsed = parse(&bytes);
         // serde would take a list of values for a struct, in the order of its fields; no body of ours is meant so.
-        if bytes.trim_ascii_start().first() == Some(&b'[') {
+        let is_list = bytes.trim_ascii_start().first() == Some(&b'[');
+        let is_json = parsed
+            .as_ref()
+            .map_or_else(|problem| problem.kind() == ProblemKind::InvalidValue, |_| true);
+        if is_list && is_json {
             return Err(Problem::invalid("", "invalid", "must be a JSON object, not a list"));
         }
+        let value = parsed?;
         Ok(Self { value, hash: Sha256::digest(&bytes).into() })
     }
 }
@@ -121,19 +126,27 @@ fn refusal(error: serde_json::Error, pointer: String) -> Problem {
             let text = error.to_string();
             // The place is in the pointer; line and column of a compact body help nobody.
             let detail = text.rsplit_once(" at line ").map_or(text.as_str(), |(what, _)| what);
-            let (pointer, code) = match field_of(detail) {
-                Some((code, field)) if code != "missing_field" => {
-                    (with_last(&pointer, &field), code)
-                }
-                Some((code, field)) => (format!("{pointer}/{}", escape(&field)), code),
-                None => (pointer, "invalid"),
-            };
-            Problem::invalid(pointer, code, format!("is not valid: {detail}"))
+            invalid(pointer, detail)
         }
         Category::Syntax | Category::Eof | Category::Io => {
             Problem::malformed(format!("the body is not JSON: {error}"))
         }
     }
+}
+
+/// What serde refuses, with the place and the code of it.
+pub(super) fn invalid(pointer: String, detail: &str) -> Problem {
+    let (pointer, code) = match field_of(detail) {
+        Some((code, field)) if code != "missing_field" => (with_last(&pointer, &field), code),
+        Some((code, field)) => (format!("{pointer}/{}", escape(&field)), code),
+        None => (pointer, "invalid"),
+    };
+    // The name of a type of ours tells a caller nothing.
+    let detail = match detail.split_once("expected struct ") {
+        Some((found, _)) => format!("{found}expected an object"),
+        None => detail.to_owned(),
+    };
+    Problem::invalid(pointer, code, format!("is not valid: {detail}"))
 }
 
 /// The field that serde's message is about, and the code of what is wrong with it.

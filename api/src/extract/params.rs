@@ -69,6 +69,9 @@ fn path_refusal(rejection: PathRejection) -> Problem {
         ErrorKind::DeserializeError { key, message, .. } => {
             (key, format!("is not valid: {message}"))
         }
+        ErrorKind::ParseErrorAtIndex { index, value, expected_type } => {
+            (index.to_string(), format!("is not valid: {value:?} is not a {expected_type}"))
+        }
         ErrorKind::InvalidUtf8InPathParam { key } => (key, "is not UTF-8".to_owned()),
         other => (String::new(), format!("is not valid: {other}")),
     };
@@ -101,7 +104,7 @@ where
             serde_html_form::Deserializer::new(url::form_urlencoded::parse(rest.as_bytes()));
         serde_path_to_error::deserialize(deserializer).map(Self).map_err(|error| {
             let pointer = super::body::pointer(error.path());
-            Problem::invalid(pointer, "invalid", format!("is not valid: {}", error.inner()))
+            super::body::invalid(pointer, &error.inner().to_string())
         })
     }
 }
@@ -109,12 +112,16 @@ where
 /// All parameters of a query, decoded.
 ///
 /// # Errors
-/// 422 when one holds U+0000.
+/// 422 when one holds U+0000 or is not UTF-8: what it decodes to is not what was asked.
 pub(super) fn pairs(uri: &Uri) -> Result<Vec<(String, String)>, Problem> {
     let query = uri.query().unwrap_or("");
     let pairs: Vec<(String, String)> =
         url::form_urlencoded::parse(query.as_bytes()).into_owned().collect();
-    match pairs.iter().find(|(name, value)| name.contains('\0') || value.contains('\0')) {
+    // What is not UTF-8 decodes to the replacement character: another text than was asked for.
+    if let Some((name, _)) = pairs.iter().find(|(name, value)| holds(name, value, '\u{fffd}')) {
+        return Err(Problem::invalid(format!("/{name}"), "not_utf8", "is not UTF-8"));
+    }
+    match pairs.iter().find(|(name, value)| holds(name, value, '\0')) {
         None => Ok(pairs),
         Some((name, _)) => Err(Problem::invalid(
             format!("/{}", name.replace('\0', "")),
@@ -122,6 +129,10 @@ pub(super) fn pairs(uri: &Uri) -> Result<Vec<(String, String)>, Problem> {
             "must not hold the character U+0000",
         )),
     }
+}
+
+fn holds(name: &str, value: &str, character: char) -> bool {
+    name.contains(character) || value.contains(character)
 }
 
 /// One parameter, as it came.
@@ -258,6 +269,7 @@ mod tests {
             ("sort=-", "/sort"),
             ("sort=a;b", "/sort"),
             ("cursor=%00", "/cursor"),
+            ("cursor=%ff", "/cursor"),
         ];
         for (query, pointer) in cases {
             let problem = list(query).unwrap_err();

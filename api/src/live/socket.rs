@@ -24,6 +24,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval, timeout},
 };
 use tokio_util::sync::CancellationToken;
+use utoipa::IntoParams;
 use uuid::Uuid;
 
 use super::{
@@ -34,7 +35,7 @@ use super::{
 };
 use crate::{
     app::AppState,
-    extract::{Caller, Path, WorkspaceSelector},
+    extract::{Caller, Path, Query, WorkspaceSelector},
     identity::api_key::Scope,
     problem::{Problem, ProblemKind},
 };
@@ -73,6 +74,8 @@ pub(super) const CHECK_SESSION_EVERY: Duration = Duration::from_secs(3);
 #[derive(Debug, Deserialize)]
 #[serde(tag = "action", rename_all = "snake_case", deny_unknown_fields)]
 enum Asked {
+    /// `resume` is the same with an `after` that a client remembers.
+    #[serde(alias = "resume")]
     Subscribe {
         channel: String,
         #[serde(default)]
@@ -84,6 +87,16 @@ enum Asked {
         channel: String,
     },
     Ping {},
+}
+
+/// From where a socket with one subscription already made begins.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct First {
+    /// Only what comes after this position, so that a client resumes.
+    #[serde(default)]
+    after: Option<String>,
 }
 
 /// The wish to open a socket; what is none is refused in the form of all failures.
@@ -113,30 +126,32 @@ pub(super) async fn open(
 }
 
 /// The same socket, listening to the caller's workspace.
-#[utoipa::path(get, path = "/ws/updates", tag = "live", responses((status = 101)))]
+#[utoipa::path(get, path = "/ws/updates", tag = "live", params(First), responses((status = 101)))]
 pub(super) async fn open_updates(
     State(state): State<AppState>,
     caller: Caller,
     workspace: WorkspaceSelector,
+    Query(first): Query<First>,
     Upgrade(upgrade): Upgrade,
 ) -> Result<Response, Problem> {
     let workspace = workspace.or_default(&caller);
     channel::authorise(&state, &caller, Channel::Workspace, workspace).await?;
-    accept(state, caller, workspace, upgrade, Some(Channel::Workspace))
+    accept(state, caller, workspace, upgrade, Some((Channel::Workspace, first)))
 }
 
 /// The same socket, listening to an execution.
-#[utoipa::path(get, path = "/ws/executions/{id}", tag = "live", params(("id" = Uuid, Path, description = "The execution")), responses((status = 101)))]
+#[utoipa::path(get, path = "/ws/executions/{id}", tag = "live", params(("id" = Uuid, Path, description = "The execution"), First), responses((status = 101)))]
 pub(super) async fn open_execution(
     State(state): State<AppState>,
     caller: Caller,
     Path(id): Path<ExecutionId>,
+    Query(first): Query<First>,
     Upgrade(upgrade): Upgrade,
 ) -> Result<Response, Problem> {
     let channel = Channel::Execution(id);
     let workspace = caller.default_workspace();
     let granted = channel::authorise(&state, &caller, channel, workspace).await?;
-    accept(state, caller, granted.workspace, upgrade, Some(channel))
+    accept(state, caller, granted.workspace, upgrade, Some((channel, first)))
 }
 
 /// The same socket, listening to analytics.
@@ -148,19 +163,26 @@ pub(super) async fn open_analytics(
     Upgrade(upgrade): Upgrade,
 ) -> Result<Response, Problem> {
     let workspace = workspace.or_default(&caller);
-    accept(state, caller, workspace, upgrade, Some(Channel::Empty("analytics")))
+    accept(
+        state,
+        caller,
+        workspace,
+        upgrade,
+        Some((Channel::Empty("analytics"), First { after: None })),
+    )
 }
 
 /// The same socket, listening to what others do in a workspace.
-#[utoipa::path(get, path = "/ws/collaboration/{workspace_id}", tag = "live", params(("workspace_id" = Uuid, Path, description = "The workspace")), responses((status = 101)))]
+#[utoipa::path(get, path = "/ws/collaboration/{workspace_id}", tag = "live", params(("workspace_id" = Uuid, Path, description = "The workspace"), First), responses((status = 101)))]
 pub(super) async fn open_collaboration(
     State(state): State<AppState>,
     caller: Caller,
     Path(workspace): Path<WorkspaceId>,
+    Query(first): Query<First>,
     Upgrade(upgrade): Upgrade,
 ) -> Result<Response, Problem> {
     channel::authorise(&state, &caller, Channel::Workspace, workspace).await?;
-    accept(state, caller, workspace, upgrade, Some(Channel::Workspace))
+    accept(state, caller, workspace, upgrade, Some((Channel::Workspace, first)))
 }
 
 /// Refuses what would be more than a process can hold open.
@@ -176,7 +198,7 @@ fn accept(
     caller: Caller,
     workspace: WorkspaceId,
     upgrade: WebSocketUpgrade,
-    first: Option<Channel>,
+    first: Option<(Channel, First)>,
 ) -> Result<Response, Problem> {
     caller.demand_scope(Scope::Read)?;
     room_for_one_more(&state)?;
@@ -198,7 +220,7 @@ async fn serve(
     caller: Caller,
     workspace: WorkspaceId,
     socket: WebSocket,
-    first: Option<Channel>,
+    first: Option<(Channel, First)>,
 ) {
     let (sink, messages) = socket.split();
     let (out, queue) = mpsc::channel(QUEUE);
@@ -214,8 +236,8 @@ async fn serve(
         feeds: HashMap::new(),
     };
     connection.send(Frame::connected(Uuid::now_v7(), position)).await;
-    if let Some(channel) = first {
-        connection.subscribe(&channel.to_string(), None, None).await;
+    if let Some((channel, First { after })) = first {
+        connection.subscribe(&channel.to_string(), after.map(Into::into), None).await;
     }
     let close = tokio::select! {
         () = connection.read(messages) => None,
