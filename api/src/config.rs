@@ -228,7 +228,11 @@ pub struct TelemetryConfig {
 
 impl Default for TelemetryConfig {
     fn default() -> Self {
-        Self { log_format: LogFormat::Pretty, log_filter: "info".to_owned(), public_metrics: true }
+        Self {
+            log_format: LogFormat::Pretty,
+            log_filter: "info,sqlx::postgres::notice=warn".to_owned(),
+            public_metrics: true,
+        }
     }
 }
 
@@ -411,7 +415,7 @@ impl Config {
         demand(self.http.max_in_flight >= 1, "http.max_in_flight must be at least 1");
         demand(
             self.database.url.is_some() || self.embedded.enabled,
-            "a database is needed: set DATABASE_URL, or start with --embedded",
+            "a database is needed: set DATABASE_URL, or start with --embedded and its --data-dir",
         );
         demand(
             self.database.url.as_ref().is_none_or(|url| {

@@ -1,6 +1,6 @@
 //! What a process says about itself: log lines and metrics.
 
-use std::time::Duration;
+use std::{io::IsTerminal as _, time::Duration};
 
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -36,7 +36,9 @@ pub enum TelemetryError {
 pub fn install_logs(config: &TelemetryConfig) -> Result<(), TelemetryError> {
     let filter = EnvFilter::try_new(&config.log_filter)?;
     let registry = tracing_subscriber::registry().with(filter);
-    let lines = fmt::layer().with_writer(std::io::stderr);
+    // Colours are for a person at a terminal; in a file they are noise around what is searched for.
+    let lines =
+        fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
     match config.log_format {
         LogFormat::Pretty => registry.with(lines).try_init()?,
         LogFormat::Json => {
