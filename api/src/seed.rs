@@ -96,10 +96,11 @@ impl WorkflowFile {
         let definition = Json::from_value(&definition);
         let definition = Definition::parse(definition).map_err(|problems| {
             let lines = problems.iter().map(|problem| {
-                let node = problem.node_id.as_deref().unwrap_or("-");
+                let node = problem.node_id.as_deref();
+                let node = node.map(|node| format!(" (node {node})")).unwrap_or_default();
                 // What the parser shows of the source is not for one line of a list.
                 let reason = problem.reason.lines().next().unwrap_or_default();
-                format!("{} (node {node}): {reason}", problem.field)
+                format!("{}{node}: {reason}", problem.field)
             });
             lines.collect::<Vec<_>>()
         })?;

@@ -231,7 +231,9 @@ impl Client {
             let text = |name: &str| error.get(name).and_then(Value::as_str).unwrap_or_default();
             told.push_str(&format!("\n  {}: {}", text("pointer"), text("detail")));
         }
-        if status == StatusCode::UNAUTHORIZED {
+        // A password that is wrong is told to somebody who is using `ledgerline login`.
+        let at_login = text("type").ends_with("/wrong-credentials");
+        if status == StatusCode::UNAUTHORIZED && !at_login {
             told.push_str(" (use `ledgerline login` again)");
         }
         Err(anyhow!(told))

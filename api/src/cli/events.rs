@@ -1,6 +1,6 @@
 //! `ledgerline events`.
 
-use std::{io, process::ExitCode};
+use std::process::ExitCode;
 
 use clap::Args;
 use futures_util::TryStreamExt as _;
@@ -57,15 +57,7 @@ pub(super) async fn events(
         _ = signals.next() => Ok(()),
     };
     opened.close().await;
-    match printed {
-        // Whoever read it has seen enough.
-        Err(error) if is_closed_pipe(&error) => Ok(ExitCode::SUCCESS),
-        printed => printed.map(|()| ExitCode::SUCCESS),
-    }
-}
-
-fn is_closed_pipe(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    printed.map(|()| ExitCode::SUCCESS)
 }
 
 async fn print_all(
