@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use axum::extract::State;
 use chrono::{DateTime, Utc};
-use ledgerline_commands::{dispatch, policies, timers};
+use ledgerline_commands::{dispatch, policies};
 use ledgerline_nats::{relay, work};
 use ledgerline_projections::{
     Model, ProjectorStatus,
@@ -31,12 +31,12 @@ use crate::{
 const NATS: &str = "nats";
 
 /// Readers of the log beside the projectors, with the part of `/health` that says how each is in the process that was asked.
-const READERS: [(&str, &str); 5] = [
+/// Timers are not among them: they wait for due times and have no position, so any lag of theirs would be a lie.
+const READERS: [(&str, &str); 4] = [
     (relay::READER, "relay"),
     (work::READER, "work_relay"),
     (policies::READER, "policies"),
     (dispatch::READER, "dispatch"),
-    (timers::READER, "timers"),
 ];
 
 /// A deployment.
