@@ -152,7 +152,11 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
 
 /// All routes with their layers.
 pub fn router(state: &AppState) -> Router {
-    let routes = all().0.merge(page::routes()).fallback(no_such_path).method_not_allowed_fallback(no_such_method);
+    let routes = all()
+        .0
+        .merge(page::routes())
+        .fallback(no_such_path)
+        .method_not_allowed_fallback(no_such_method);
     with_layers(routes, state)
 }
 
