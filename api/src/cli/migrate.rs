@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Args;
+use ledgerline_store::PostgresLog;
 use tokio_util::sync::CancellationToken;
 
 use super::{configured, output};
@@ -17,6 +18,9 @@ use crate::{
 pub(super) struct MigrateArgs {
     #[command(flatten)]
     config: ConfigArgs,
+    /// The database was restored from a backup: raise the epoch of the log, so that readers that were ahead of it are told.
+    #[arg(long)]
+    restored: bool,
 }
 
 /// Migrates.
@@ -31,12 +35,19 @@ pub(super) async fn migrate(
         let pools = Pools::connect(&backing, &config.database).await?;
         ledgerline_store::migrate(&pools.serving).await.map_err(StartError::Migrate)?;
         ledgerline_projections::prepare(&pools.serving).await.map_err(StartError::Prepare)?;
+        let epoch = match args.restored {
+            true => Some(PostgresLog::raise_epoch(&pools.log).await.map_err(StartError::Log)?),
+            false => None,
+        };
         pools.close().await;
-        Ok::<(), StartError>(())
+        Ok::<Option<i32>, StartError>(epoch)
     };
     let done = done.await;
     backing.close().await;
-    done?;
+    let epoch = done?;
     output::note("the database has the shape of this build");
+    if let Some(epoch) = epoch {
+        output::note(&format!("the log is in epoch {epoch} now"));
+    }
     Ok(ExitCode::SUCCESS)
 }
