@@ -259,6 +259,26 @@ async fn a_stopped_worker_hands_its_runs_to_the_next_one() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn invariant_8_a_cancel_is_obeyed_by_a_worker_that_drains() {
+    let (_, engine) = simulated();
+    let worker = shell(&engine);
+    let step = node("run", "action.command", json!({"program": "sh", "args": ["-c", "sleep 600"]}));
+    let workflow = engine.workflow(&chain(vec![step])).await;
+    let id = engine.start(workflow, &json!({})).await;
+    engine.until(id, "to run its step", |run| run.in_flight().next().is_some()).await;
+    let cancelled = async {
+        engine.tell(id, ExecutionCommand::Cancel { reason: CancelReason::StoppedByUser }).await;
+        let told = Instant::now();
+        assert_eq!(engine.ended(id).await.status(), Some(Status::Cancelled));
+        told.elapsed()
+    };
+    // Draining takes up to five seconds.
+    let ((), took) = tokio::join!(worker.stop(), cancelled);
+    assert!(took < Duration::from_secs(3), "{took:?}");
+    engine.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_that_missed_its_own_lease_gives_its_runs_back() {
     let (_, engine) = simulated();
     let name = Uuid::now_v7().to_string();

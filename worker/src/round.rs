@@ -157,6 +157,14 @@ impl Round<'_> {
         }
         self.apply(fresh)?;
         if self.beginning.draining {
+            // Nothing begins any more; but a cancel is obeyed, and what is over is not left for another worker to say so.
+            let actions = self.planner.next(&self.spec).into_iter().filter(|action| {
+                matches!(action, Action::Abort | Action::LetGo { .. } | Action::Finish(_))
+            });
+            let fresh =
+                actions.collect::<Vec<_>>().into_iter().filter_map(|action| self.step(action));
+            let fresh = fresh.collect();
+            self.apply(fresh)?;
             return Ok(false);
         }
         self.begin_what_was_recorded()?;

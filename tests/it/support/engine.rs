@@ -43,6 +43,8 @@ pub(crate) struct TestWorker {
     runtime: Option<tokio::runtime::Runtime>,
     tracker: TaskTracker,
     stop: CancellationToken,
+    /// What the worker stands on, which outlives it.
+    below: CancellationToken,
 }
 
 impl Engine {
@@ -85,13 +87,14 @@ impl Engine {
         // A worker has caches of its own, as another process would.
         let commands = Commands::new(Arc::clone(&self.log), Clock::system(), Settings::default());
         let entered = runtime.enter();
-        let tail = Tail::start(Arc::clone(&self.log), &tracker, stop.clone());
+        let (carry, below) = (TaskTracker::new(), CancellationToken::new());
+        let tail = Tail::start(Arc::clone(&self.log), &carry, below.clone());
         let work = WorkSourceConfig { start: Some(Position::START), ..WorkSourceConfig::default() };
-        let source = WorkSource::start(Arc::clone(&self.log), None, work, &tracker, stop.clone());
+        let source = WorkSource::start(Arc::clone(&self.log), None, work, &carry, below.clone());
         let live = LiveLogs::new(None, Uuid::now_v7());
         Worker::start(settings, commands, tail, source, live, &tracker, stop.clone()).expect("a worker");
         drop(entered);
-        TestWorker { runtime: Some(runtime), tracker, stop }
+        TestWorker { runtime: Some(runtime), tracker, stop, below }
     }
 
     /// Saves a workflow in the workspace.
@@ -211,6 +214,7 @@ impl TestWorker {
         self.stop.cancel();
         self.tracker.close();
         within(self.tracker.wait()).await;
+        self.below.cancel();
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
