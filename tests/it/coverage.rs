@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use ledgerline_domain::permission::Role;
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -194,7 +195,7 @@ async fn ask(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_route_is_open_to_the_anonymous_unless_it_says_so() {
+async fn invariant_11_no_route_is_open_to_the_anonymous_unless_it_says_so() {
     let house = Deployment::start().await;
     let belongings = Belongings::of(&house.sign_up("ada").await).await;
     let routes = routes(&house, &belongings).await;
@@ -210,7 +211,7 @@ async fn no_route_is_open_to_the_anonymous_unless_it_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_route_shows_or_gives_a_stranger_what_is_somebody_elses() {
+async fn invariant_11_no_route_shows_or_gives_a_stranger_what_is_somebody_elses() {
     let house = Deployment::start().await;
     let ada = house.sign_up("ada").await;
     let belongings = Belongings::of(&ada).await;
@@ -245,6 +246,34 @@ async fn no_route_shows_or_gives_a_stranger_what_is_somebody_elses() {
     let (events, _) = house.elsewhere().log().read(before, 1_000, &filter).await.expect("a read");
     let eve = eve.user_id.to_string();
     assert!(events.iter().all(|event| !event.metadata.contains(&eve)), "{events:?}");
+}
+
+/// A viewer sees what is in the workspace, and no route lets a viewer change any of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn invariant_11_no_route_lets_a_viewer_change_anything() {
+    let house = Deployment::start().await;
+    let ada = house.sign_up("ada").await;
+    let belongings = Belongings::of(&ada).await;
+    let eve = house.sign_up("eve").await;
+    house.let_in(&ada, &belongings.workspace, &eve, Role::Viewer).await;
+    let theirs = [("ledgerline-workspace", belongings.workspace.as_str())];
+    eve.get(&format!("/workflows/{}", belongings.workflow)).await.expect(200);
+    eve.get(&format!("/executions/{}", belongings.execution)).await.expect(200);
+    let all = routes(&house, &belongings).await;
+    let changing = all.iter().filter(|route| {
+        route.method != Method::GET
+            && !PUBLIC.contains(&route.name.as_str())
+            && !OWN.contains(&route.name.as_str())
+    });
+    for route in changing {
+        let body = route.takes_body.then(|| belongings.body_of(&route.name));
+        let answer = ask(&eve, route, body.as_ref(), &theirs).await;
+        // 404 for what is not the workspace's at all, such as another's session.
+        let hidden = route.name.contains("/auth/");
+        assert_eq!(answer.status, if hidden { 404 } else { 403 }, "{}: {answer:?}", route.name);
+    }
+    let shown = ada.get(&format!("/workflows/{}", belongings.workflow)).await.expect(200);
+    assert_eq!(shown.body["name"], "Wait");
 }
 
 /// Bodies that no route may take, and none may break on.
