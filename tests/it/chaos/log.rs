@@ -257,6 +257,9 @@ async fn verify(log: &dyn EventLog, head: Position, told: &[Told]) {
     let written = usize::try_from(head.0).expect("it fits") - STREAMS;
     assert_eq!(accounted.len(), written, "nothing is there that nobody sent");
     let (landed, refused, unknown) = counts;
+    println!(
+        "{head} events; {landed} intents landed, {refused} were refused, {unknown} stayed unknown"
+    );
     assert!(
         landed > 50 && refused > 10 && unknown > 0,
         "{landed} landed, {refused} refused, {unknown} unknown"

@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio_tungstenite::{
     MaybeTlsStream, WebSocketStream,
-    tungstenite::{Message, client::IntoClientRequest as _},
+    tungstenite::{Error, Message, client::IntoClientRequest as _, error::ProtocolError},
 };
 
 /// How long anything that must happen may take on a busy machine.
@@ -223,7 +223,7 @@ impl Socket {
         Self::try_open(base, path, token).await.expect("the socket opens")
     }
 
-    /// Opens one; the HTTP status when it is refused.
+    /// Opens one; the HTTP status when it is refused, 0 when nobody is there to do so.
     pub(crate) async fn try_open(base: &str, path: &str, token: &str) -> Result<Self, u16> {
         let url = format!("{}{path}", base.replace("http://", "ws://"));
         let mut request = url.into_client_request().expect("it is a URL");
@@ -238,9 +238,8 @@ impl Socket {
                 assert_eq!(response.headers()["sec-websocket-protocol"], "ledgerline.v1");
                 Ok(Self(socket))
             }
-            Err(tokio_tungstenite::tungstenite::Error::Http(response)) => {
-                Err(response.status().as_u16())
-            }
+            Err(Error::Http(response)) => Err(response.status().as_u16()),
+            Err(Error::Io(_) | Error::Protocol(ProtocolError::HandshakeIncomplete)) => Err(0),
             Err(error) => panic!("{error}"),
         }
     }
