@@ -55,7 +55,7 @@ for (const scheme of ["light", "dark"]) {
         await page.locator('section[aria-labelledby="steps-title"] summary').last().click();
         await page.locator("tr[data-position] summary").last().click();
         if (name === "retrying") assert.match(await page.locator("main").innerText(), /tries again (in \d+ s|\d+ s ago)/);
-        if (name === "failed") assert.match(await page.locator("p.bad").innerText(), /not reachable.*\(permanent\)/s);
+        if (name === "failed") assert.match(await page.locator("p.bad").innerText(), /no-such-program.*\(permanent\)/s);
         await check(`run-${name}`);
       }
       await leave(page);

@@ -17,9 +17,9 @@ export const steps = (name, count, ms) => line(name, ...Array.from({ length: cou
 
 /** Fails at once and is tried again in a minute. */
 export const retrying = line("Tries again", {
-  id: "fetch",
-  type: "action.http",
-  config: { url: "http://127.0.0.1:9/" },
+  id: "call",
+  type: "action.command",
+  config: { program: "no-such-program", args: [] },
   retry: { max_retries: 1, backoff_ms: [60_000], retry_on: ["permanent", "transient", "timeout"] },
 });
 
