@@ -2,10 +2,10 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use chrono::Utc;
+use chrono::{TimeDelta, Utc};
 use futures_util::future::BoxFuture;
 use ledgerline_commands::{
-    DispatchSettings, Dispatcher, Leading, Lines, Policies, StandDown, Timers,
+    Commands, DispatchSettings, Dispatcher, Leading, Lines, Policies, StandDown, Timers,
 };
 use ledgerline_nats::{Carrier, CarrierConfig, relay, work};
 use ledgerline_projections::ProjectorConfig;
@@ -26,6 +26,10 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// How long a claim may go untaken while slots are free before it is handed out again.
 const UNTAKEN_GRACE: Duration = Duration::from_secs(10);
+
+/// How long an idempotency key is known, and how often those that are older are looked for.
+const KEYS_KEPT: TimeDelta = TimeDelta::days(7);
+const FORGET_EVERY: Duration = Duration::from_secs(60 * 60);
 
 /// Starts the roles that the configuration names.
 pub(super) fn start(
@@ -100,6 +104,9 @@ fn start_policies(foundation: &Foundation, stages: &Stages) -> Lines {
     let policies = Policies::new(commands.clone(), Arc::clone(&tail), leading.clone());
     let dispatch = Dispatcher::new(commands.clone(), tail, settings);
     let lines = dispatch.lines();
+    let (forgetful, over) = (commands.clone(), stop());
+    let forgetting = async move { over.run_until_cancelled(forget_keys(&forgetful)).await };
+    stages.work.tasks.spawn(forgetting);
     let timers = Timers::new(commands, leading);
     let loops: [(&'static str, BoxFuture<'static, Result<(), StandDown>>); 3] = [
         ("policies", Box::pin(policies.run(stop()))),
@@ -112,6 +119,19 @@ fn start_policies(foundation: &Foundation, stages: &Stages) -> Lines {
         stages.work.tasks.spawn(async move { stand_by(part, running, &health).await });
     }
     lines
+}
+
+/// Forgets idempotency keys that nobody repeats any more. Several processes may do so: a repeat changes nothing.
+async fn forget_keys(commands: &Commands) {
+    let mut ticks = tokio::time::interval(FORGET_EVERY);
+    loop {
+        ticks.tick().await;
+        match commands.log().prune_keys(commands.clock().now() - KEYS_KEPT).await {
+            Ok(0) => {}
+            Ok(keys) => tracing::debug!(keys, "old idempotency keys were forgotten"),
+            Err(error) => tracing::warn!(%error, "old idempotency keys can't be forgotten now"),
+        }
+    }
 }
 
 /// A loop that met what it cannot read stands down and says so; the other parts go on.
