@@ -33,6 +33,19 @@ async fn see_all_schemas(connection: &mut PgConnection) {
     connection.execute(set).await.expect("the catalogue is readable");
 }
 
+/// Whether an outer join leaves a column empty is read off the plan, which depends on what the planner knows of the tables. The
+/// statement says it itself, by `?` or `!` after the column's name, where it matters.
+fn forget_what_depends_on_the_plan(answer: &mut Value, recorded: &Value) {
+    let columns = answer["columns"].as_array().expect("a list of columns").clone();
+    for (index, column) in columns.iter().enumerate() {
+        let name = column["name"].as_str().expect("a column has a name");
+        let name = name.split(':').next().unwrap_or(name);
+        if name.ends_with(['?', '!']) {
+            answer["nullable"][index] = recorded["nullable"][index].clone();
+        }
+    }
+}
+
 #[tokio::test]
 async fn the_database_answers_every_statement_as_recorded() {
     let database = services::database().await;
@@ -45,7 +58,8 @@ async fn the_database_answers_every_statement_as_recorded() {
         let sql = AssertSqlSafe(text(&statement).to_owned()).into_sql_str();
         match connection.describe(sql).await {
             Ok(answer) => {
-                let answer = serde_json::to_value(&answer).expect("a description is JSON");
+                let mut answer = serde_json::to_value(&answer).expect("a description is JSON");
+                forget_what_depends_on_the_plan(&mut answer, &statement["describe"]);
                 if answer != statement["describe"] {
                     stale.push(format!("{name}: {answer}, recorded {}", statement["describe"]));
                 }

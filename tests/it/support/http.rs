@@ -73,7 +73,10 @@ impl Deployment {
         let process = process.await.expect("the deployment starts");
         let elsewhere = elsewhere(&database, &stop).await;
         let base = format!("http://{}", process.address());
-        let client = reqwest::Client::builder().timeout(PATIENCE).build().expect("a client");
+        // No connection is used twice: a refused body that was not read to its end closes the one it came on, and the next
+        // request must not meet that.
+        let client = reqwest::Client::builder().timeout(PATIENCE).pool_max_idle_per_host(0).build();
+        let client = client.expect("a client");
         Self {
             base,
             client,
