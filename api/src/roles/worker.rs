@@ -116,14 +116,16 @@ fn run_as() -> Result<Option<RunAs>, StartError> {
 /// only where everybody may pass through it.
 fn scratch_dir(folder: &Path) -> Result<PathBuf, StartError> {
     let as_root = geteuid().is_root();
-    let path = if as_root && !open_to_all(folder) {
-        std::env::temp_dir().join(format!("ledgerline-scratch-{}", std::process::id()))
+    let elsewhere = as_root && !open_to_all(folder);
+    let path = if elsewhere {
+        std::env::temp_dir().join(format!("ledgerline-scratch-{}", uuid::Uuid::now_v7().simple()))
     } else {
         folder.join("scratch")
     };
     let mode = if as_root { 0o711 } else { 0o700 };
     DirBuilder::new()
-        .recursive(true)
+        // Where everybody may write, a folder or link of this name that is there already is somebody else's.
+        .recursive(!elsewhere)
         .mode(mode)
         .create(&path)
         .and_then(|()| fs::set_permissions(&path, Permissions::from_mode(mode)))
