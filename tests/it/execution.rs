@@ -10,9 +10,13 @@ use std::{
 };
 
 use ledgerline_domain::execution::{
-    CancelReason, ErrorKind, Execution, ExecutionCommand, ExecutionEvent, NodeOutput, PauseReason, Status,
+    CancelReason, ErrorKind, Execution, ExecutionCommand, ExecutionEvent, NodeOutput, PauseReason,
+    Status,
 };
-use ledgerline_store::{Intent, simulated::{AppendFault, Faults, SimulatedLog}};
+use ledgerline_store::{
+    Intent,
+    simulated::{AppendFault, Faults, SimulatedLog},
+};
 use ledgerline_worker::allowed::{AllowList, AllowedCommand};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
@@ -35,7 +39,9 @@ fn output(execution: &Execution) -> Value {
 
 fn failure(execution: &Execution) -> (Option<String>, ErrorKind, String) {
     match execution {
-        Execution::Failed { node, error, .. } => (node.as_ref().map(|node| node.as_str().to_owned()), error.kind, error.message.clone()),
+        Execution::Failed { node, error, .. } => {
+            (node.as_ref().map(|node| node.as_str().to_owned()), error.kind, error.message.clone())
+        }
         other => panic!("not failed: {other:?}"),
     }
 }
@@ -46,7 +52,8 @@ fn node(id: &str, kind: &str, config: Value) -> Value {
 
 fn chain(nodes: Vec<Value>) -> Value {
     let ids: Vec<&str> = nodes.iter().map(|node| node["id"].as_str().unwrap()).collect();
-    let connections: Vec<Value> = ids.windows(2).map(|pair| json!({"from": pair[0], "to": pair[1]})).collect();
+    let connections: Vec<Value> =
+        ids.windows(2).map(|pair| json!({"from": pair[0], "to": pair[1]})).collect();
     json!({"nodes": nodes, "connections": connections, "settings": {}})
 }
 
@@ -93,7 +100,8 @@ async fn every_kind_of_node_takes_part_in_a_run() {
     let worker = engine.worker();
     let (id, execution) = engine.run(&every_kind(), &json!({"items": [1, 2, 3]})).await;
     let files = &output(&execution)["list"]["files"];
-    let paths: Vec<&str> = files.as_array().unwrap().iter().map(|file| file["path"].as_str().unwrap()).collect();
+    let paths: Vec<&str> =
+        files.as_array().unwrap().iter().map(|file| file["path"].as_str().unwrap()).collect();
     assert_eq!(paths, ["items/0.txt", "items/1.txt", "items/2.txt"]);
     assert_eq!(std::fs::read_to_string(engine.files().join("items/2.txt")).unwrap(), "6");
     let history = engine.history(id).await.join("\n");
@@ -106,11 +114,16 @@ async fn every_kind_of_node_takes_part_in_a_run() {
 async fn pure_nodes_are_appended_with_the_next_effect() {
     let (_, engine) = simulated();
     let worker = engine.worker();
-    let pure = (0..10).map(|n| node(&format!("n{n}"), "logic.transform", json!({"expression": "1 + 1"}))).collect();
+    let pure = (0..10)
+        .map(|n| node(&format!("n{n}"), "logic.transform", json!({"expression": "1 + 1"})))
+        .collect();
     let (id, _) = engine.run(&chain(pure), &json!({})).await;
     let events = engine.events(id).await;
-    let by_worker: std::collections::BTreeSet<_> =
-        events.iter().filter(|event| event.metadata.contains("\"worker\"")).map(|event| event.recorded_at).collect();
+    let by_worker: std::collections::BTreeSet<_> = events
+        .iter()
+        .filter(|event| event.metadata.contains("\"worker\""))
+        .map(|event| event.recorded_at)
+        .collect();
     assert!(by_worker.len() <= 2, "{} appends for ten pure nodes", by_worker.len());
     worker.stop().await;
     engine.stop().await;
@@ -137,7 +150,12 @@ async fn a_failed_node_is_tried_again_and_then_fails_the_run() {
     });
     let (id, execution) = engine.run(&missing, &json!({})).await;
     assert_eq!(failure(&execution).1, ErrorKind::Transient);
-    let tries = engine.facts(id).await.iter().filter(|event| matches!(event, ExecutionEvent::NodeFailed(_))).count();
+    let tries = engine
+        .facts(id)
+        .await
+        .iter()
+        .filter(|event| matches!(event, ExecutionEvent::NodeFailed(_)))
+        .count();
     assert_eq!(tries, 3, "{:#?}", engine.history(id).await);
     engine.printed(id, "failed, next try at").await;
     worker.stop().await;
@@ -170,14 +188,23 @@ async fn a_failure_may_be_replaced_or_take_its_own_branch() {
 async fn a_command_prints_lines_and_fails_by_its_exit_code() {
     let (_, engine) = simulated();
     let worker = shell(&engine);
-    let printing = chain(vec![node("run", "action.command", json!({"program": "sh", "args": ["-c", "echo one; echo two >&2"]}))]);
+    let printing = chain(vec![node(
+        "run",
+        "action.command",
+        json!({"program": "sh", "args": ["-c", "echo one; echo two >&2"]}),
+    )]);
     let (id, execution) = engine.run(&printing, &json!({})).await;
     assert_eq!(output(&execution)["stdout"], json!("one\n"));
     engine.printed(id, "one").await;
     engine.printed(id, "two").await;
-    let failing = chain(vec![node("run", "action.command", json!({"program": "sh", "args": ["-c", "exit 7"]}))]);
+    let failing = chain(vec![node(
+        "run",
+        "action.command",
+        json!({"program": "sh", "args": ["-c", "exit 7"]}),
+    )]);
     assert_eq!(failure(&engine.run(&failing, &json!({})).await.1).1, ErrorKind::Permanent);
-    let refused = chain(vec![node("run", "action.command", json!({"program": "rm", "args": ["-rf", "/"]}))]);
+    let refused =
+        chain(vec![node("run", "action.command", json!({"program": "rm", "args": ["-rf", "/"]}))]);
     assert!(failure(&engine.run(&refused, &json!({})).await.1).2.contains("not allowed"));
     let slow = json!({"nodes": [{"id": "run", "type": "action.command", "timeout_ms": 100, "retry": {"max_retries": 0},
         "config": {"program": "sh", "args": ["-c", "sleep 30"]}}], "connections": [], "settings": {}});
@@ -206,7 +233,10 @@ async fn invariant_8_a_cancel_ends_a_running_step_within_a_second() {
     assert_eq!(execution.status(), Some(Status::Cancelled));
     let history = engine.history(id).await;
     let cancel = history.iter().position(|event| event.starts_with("cancel_requested")).unwrap();
-    assert!(!history[cancel..].iter().any(|event| event.starts_with("node_started")), "{history:#?}");
+    assert!(
+        !history[cancel..].iter().any(|event| event.starts_with("node_started")),
+        "{history:#?}"
+    );
     tokio::time::sleep(Duration::from_millis(3_200)).await;
     assert!(!marker.exists(), "a child of the step outlived the cancel");
     worker.stop().await;
@@ -218,8 +248,16 @@ async fn a_pause_finishes_the_running_step_and_starts_no_other() {
     let (_, engine) = simulated();
     let worker = shell(&engine);
     let definition = chain(vec![
-        node("first", "action.command", json!({"program": "sh", "args": ["-c", "sleep 0.3; echo done"]})),
-        node("second", "action.command", json!({"program": "sh", "args": ["-c", "echo {{ nodes.first.output.stdout }}"]})),
+        node(
+            "first",
+            "action.command",
+            json!({"program": "sh", "args": ["-c", "sleep 0.3; echo done"]}),
+        ),
+        node(
+            "second",
+            "action.command",
+            json!({"program": "sh", "args": ["-c", "echo {{ nodes.first.output.stdout }}"]}),
+        ),
     ]);
     let workflow = engine.workflow(&definition).await;
     let id = engine.start(workflow, &json!({})).await;
@@ -241,12 +279,18 @@ async fn a_pause_finishes_the_running_step_and_starts_no_other() {
 async fn a_stopped_worker_hands_its_runs_to_the_next_one() {
     let (_, engine) = simulated();
     let first = shell(&engine);
-    let step = |n: u32| json!({"id": format!("s{n}"), "type": "action.command", "idempotent": true,
-        "config": {"program": "sh", "args": ["-c", "sleep 0.05; echo x"]}});
+    let step = |n: u32| {
+        json!({"id": format!("s{n}"), "type": "action.command", "idempotent": true,
+        "config": {"program": "sh", "args": ["-c", "sleep 0.05; echo x"]}})
+    };
     let definition = chain((0..8).map(step).collect());
     let workflow = engine.workflow(&definition).await;
     let id = engine.start(workflow, &json!({})).await;
-    engine.until(id, "to run its third step", |run| run.in_flight().any(|(path, _)| path.as_str() == "s2")).await;
+    engine
+        .until(id, "to run its third step", |run| {
+            run.in_flight().any(|(path, _)| path.as_str() == "s2")
+        })
+        .await;
     first.stop().await;
     assert!(!engine.commands.load::<Execution>(id).await.unwrap().state.has_ended());
     let second = shell(&engine);
@@ -316,7 +360,9 @@ struct KillAt {
 
 impl Faults for KillAt {
     fn on_append(&self, intent: &Intent) -> AppendFault {
-        let by_worker = intent.writes.iter().any(|write| write.events.iter().any(|event| event.metadata.contains("\"name\":\"worker\"")));
+        let by_worker = intent.writes.iter().any(|write| {
+            write.events.iter().any(|event| event.metadata.contains("\"name\":\"worker\""))
+        });
         if !by_worker {
             return AppendFault::None;
         }
@@ -352,7 +398,13 @@ async fn invariant_7_a_worker_killed_at_every_append_leads_to_the_same_end() {
     for after_commit in [false, true] {
         for at in 1.. {
             let (log, engine) = simulated();
-            let faults = Arc::new(KillAt { at, after_commit, seen: AtomicUsize::new(0), dead: AtomicBool::new(false), died: Notify::new() });
+            let faults = Arc::new(KillAt {
+                at,
+                after_commit,
+                seen: AtomicUsize::new(0),
+                dead: AtomicBool::new(false),
+                died: Notify::new(),
+            });
             log.set_faults(Some(Arc::<KillAt>::clone(&faults)));
             let first = engine.worker();
             let workflow = engine.workflow(&every_kind()).await;
@@ -373,7 +425,12 @@ async fn invariant_7_a_worker_killed_at_every_append_leads_to_the_same_end() {
             let execution = engine.ended(id).await;
             let mut came_out = output(&execution);
             strip(&mut came_out);
-            assert_eq!(came_out, expected, "killed at append {at}, after_commit {after_commit}: {:#?}", engine.history(id).await);
+            assert_eq!(
+                came_out,
+                expected,
+                "killed at append {at}, after_commit {after_commit}: {:#?}",
+                engine.history(id).await
+            );
             assert!(execution.waits_for().is_none());
             second.stop().await;
             engine.stop().await;
@@ -388,7 +445,11 @@ async fn an_effect_of_which_nobody_knows_the_outcome_waits_for_a_person() {
     let first = shell(&engine);
     let log_file: PathBuf = engine.folder.path().join("effects");
     let script = format!("echo x >> {}; sleep 30", log_file.display());
-    let definition = chain(vec![node("run", "action.command", json!({"program": "sh", "args": ["-c", script]}))]);
+    let definition = chain(vec![node(
+        "run",
+        "action.command",
+        json!({"program": "sh", "args": ["-c", script]}),
+    )]);
     let workflow = engine.workflow(&definition).await;
     let id = engine.start(workflow, &json!({})).await;
     engine.until(id, "to run its step", |run| run.in_flight().next().is_some()).await;
@@ -441,8 +502,14 @@ async fn the_limit_of_a_workflow_is_never_overfilled_and_every_run_gets_its_turn
 async fn pause_and_cancel_race_with_completion_without_a_wrong_state() {
     let (_, engine) = simulated();
     let worker = engine.worker();
-    let definition = chain((0..6).map(|n| json!({"id": format!("f{n}"), "type": "action.file", "idempotent": true,
-        "config": {"operation": "write", "path": format!("{n}.txt"), "content": "x"}})).collect());
+    let definition = chain(
+        (0..6)
+            .map(|n| {
+                json!({"id": format!("f{n}"), "type": "action.file", "idempotent": true,
+        "config": {"operation": "write", "path": format!("{n}.txt"), "content": "x"}})
+            })
+            .collect(),
+    );
     let workflow = engine.workflow(&definition).await;
     for round in 0..40_u32 {
         let id = engine.start(workflow, &json!({})).await;
@@ -455,7 +522,8 @@ async fn pause_and_cancel_race_with_completion_without_a_wrong_state() {
             0 => ExecutionCommand::Cancel { reason: CancelReason::StoppedByUser },
             _ => ExecutionCommand::Pause { reason: PauseReason::User },
         };
-        let accepted = engine.commands.execute::<Execution>(target, &command, &context).await.is_ok();
+        let accepted =
+            engine.commands.execute::<Execution>(target, &command, &context).await.is_ok();
         if accepted && round % 3 != 0 {
             let unpause = ExecutionCommand::Unpause { reason: PauseReason::User };
             let _ = engine.commands.execute::<Execution>(target, &unpause, &context).await;
@@ -463,7 +531,10 @@ async fn pause_and_cancel_race_with_completion_without_a_wrong_state() {
         let ended = engine.ended(id).await;
         let cancelled = accepted && round % 3 == 0;
         let status = ended.status().unwrap();
-        assert!(status == Status::Completed && !cancelled || status == Status::Cancelled && cancelled, "round {round}: {status:?}");
+        assert!(
+            status == Status::Completed && !cancelled || status == Status::Cancelled && cancelled,
+            "round {round}: {status:?}"
+        );
     }
     worker.stop().await;
     engine.stop().await;

@@ -5,7 +5,8 @@ use std::{future::Future, path::PathBuf, sync::Arc, time::Duration};
 
 use chrono::Utc;
 use ledgerline_commands::{
-    Clock, Commands, Context, DispatchSettings, Dispatcher, Leading, Policies, Settings, Target, Timers,
+    Clock, Commands, Context, DispatchSettings, Dispatcher, Leading, Policies, Settings, Target,
+    Timers,
     start::{Start, StartRejection, start},
 };
 use ledgerline_domain::{
@@ -17,7 +18,9 @@ use ledgerline_domain::{
     workflow::{CreateWorkflow, NewDraft, Workflow, WorkflowCommand},
 };
 use ledgerline_nats::{LiveLogs, WorkSource, WorkSourceConfig};
-use ledgerline_store::{EventLog, LogQuery, Position, RecordedEvent, StreamId, StreamVersion, Tail};
+use ledgerline_store::{
+    EventLog, LogQuery, Position, RecordedEvent, StreamId, StreamVersion, Tail,
+};
 use ledgerline_worker::{Worker, WorkerSettings};
 use serde_json::Value;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -53,7 +56,11 @@ impl Engine {
         let commands = Commands::new(Arc::clone(&log), Clock::system(), Settings::default());
         let tail = Tail::start(Arc::clone(&log), &tracker, cancel.clone());
         let leading = Leading { owner: "test".to_owned(), lease_ttl: LEASE };
-        let settings = DispatchSettings { leading: leading.clone(), look_every: LEASE / 5, untaken_grace: LEASE * 4 };
+        let settings = DispatchSettings {
+            leading: leading.clone(),
+            look_every: LEASE / 5,
+            untaken_grace: LEASE * 4,
+        };
         let dispatcher = Dispatcher::new(commands.clone(), Arc::clone(&tail), settings);
         let policies = Policies::new(commands.clone(), tail, leading.clone());
         let timers = Timers::new(commands.clone(), leading);
@@ -75,8 +82,15 @@ impl Engine {
         self.worker_with(|settings| settings)
     }
 
-    pub(crate) fn worker_with(&self, change: impl FnOnce(WorkerSettings) -> WorkerSettings) -> TestWorker {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+    pub(crate) fn worker_with(
+        &self,
+        change: impl FnOnce(WorkerSettings) -> WorkerSettings,
+    ) -> TestWorker {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .expect("a runtime");
         let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
         let settings = WorkerSettings {
             lease_ttl: LEASE,
@@ -92,7 +106,8 @@ impl Engine {
         let work = WorkSourceConfig { start: Some(Position::START), ..WorkSourceConfig::default() };
         let source = WorkSource::start(Arc::clone(&self.log), None, work, &carry, below.clone());
         let live = LiveLogs::new(None, Uuid::now_v7());
-        Worker::start(settings, commands, tail, source, live, &tracker, stop.clone()).expect("a worker");
+        Worker::start(settings, commands, tail, source, live, &tracker, stop.clone())
+            .expect("a worker");
         drop(entered);
         TestWorker { runtime: Some(runtime), tracker, stop, below }
     }
@@ -100,11 +115,23 @@ impl Engine {
     /// Saves a workflow in the workspace.
     pub(crate) async fn workflow(&self, definition: &Value) -> WorkflowId {
         let id = WorkflowId(Uuid::now_v7());
-        let definition = Definition::parse(Json::from_value(definition)).expect("a sound definition");
-        let draft = NewDraft { name: "test".to_owned(), description: String::new(), definition, tags: Vec::new(), is_public: false };
-        let create = CreateWorkflow { workspace_id: self.workspace, parent_workflow_id: None, draft };
+        let definition =
+            Definition::parse(Json::from_value(definition)).expect("a sound definition");
+        let draft = NewDraft {
+            name: "test".to_owned(),
+            description: String::new(),
+            definition,
+            tags: Vec::new(),
+            is_public: false,
+        };
+        let create =
+            CreateWorkflow { workspace_id: self.workspace, parent_workflow_id: None, draft };
         self.commands
-            .execute::<Workflow>(Target::new(id, self.workspace), &WorkflowCommand::Create(create), &context())
+            .execute::<Workflow>(
+                Target::new(id, self.workspace),
+                &WorkflowCommand::Create(create),
+                &context(),
+            )
             .await
             .expect("a workflow");
         id
@@ -113,24 +140,39 @@ impl Engine {
     /// Requests a run of a workflow.
     pub(crate) async fn start(&self, workflow_id: WorkflowId, input: &Value) -> ExecutionId {
         let execution_id = ExecutionId(Uuid::now_v7());
-        let wanted = Start { execution_id, workflow_id, trigger_type: TriggerType::Manual, input: Json::from_value(input), depth: 0 };
+        let wanted = Start {
+            execution_id,
+            workflow_id,
+            trigger_type: TriggerType::Manual,
+            input: Json::from_value(input),
+            depth: 0,
+        };
         let wanted = &wanted;
         self.commands
-            .execute_with::<Execution, StartRejection, _, _>(&context(), |scope| async move { start(&scope, wanted).await })
+            .execute_with::<Execution, StartRejection, _, _>(&context(), |scope| async move {
+                start(&scope, wanted).await
+            })
             .await
             .expect("a start");
         execution_id
     }
 
     /// Saves a workflow, runs it and waits for its end.
-    pub(crate) async fn run(&self, definition: &Value, input: &Value) -> (ExecutionId, Arc<Execution>) {
+    pub(crate) async fn run(
+        &self,
+        definition: &Value,
+        input: &Value,
+    ) -> (ExecutionId, Arc<Execution>) {
         let workflow = self.workflow(definition).await;
         let id = self.start(workflow, input).await;
         (id, self.ended(id).await)
     }
 
     pub(crate) async fn tell(&self, id: ExecutionId, command: ExecutionCommand) {
-        self.commands.execute::<Execution>(Target::existing(id), &command, &context()).await.expect("an accepted command");
+        self.commands
+            .execute::<Execution>(Target::existing(id), &command, &context())
+            .await
+            .expect("an accepted command");
     }
 
     /// Waits until a run has ended.
@@ -139,12 +181,18 @@ impl Engine {
     }
 
     /// Waits until a run is in a state.
-    pub(crate) async fn until(&self, id: ExecutionId, what: &str, is: impl Fn(&Execution) -> bool) -> Arc<Execution> {
+    pub(crate) async fn until(
+        &self,
+        id: ExecutionId,
+        what: &str,
+        is: impl Fn(&Execution) -> bool,
+    ) -> Arc<Execution> {
         let waiting = async {
             let mut head = self.log.watch_head();
             loop {
                 head.mark_unchanged();
-                let state = self.commands.load::<Execution>(id).await.expect("a readable run").state;
+                let state =
+                    self.commands.load::<Execution>(id).await.expect("a readable run").state;
                 if is(&state) {
                     return state;
                 }
@@ -153,22 +201,37 @@ impl Engine {
         };
         match tokio::time::timeout(PATIENCE, waiting).await {
             Ok(state) => state,
-            Err(_) => panic!("waited in vain for {id} {what}; its history:\n{}", self.history(id).await.join("\n")),
+            Err(_) => panic!(
+                "waited in vain for {id} {what}; its history:\n{}",
+                self.history(id).await.join("\n")
+            ),
         }
     }
 
     /// The types of a run's events, in order.
     pub(crate) async fn history(&self, id: ExecutionId) -> Vec<String> {
-        self.events(id).await.into_iter().map(|event| format!("{} {}", event.r#type, event.payload)).collect()
+        self.events(id)
+            .await
+            .into_iter()
+            .map(|event| format!("{} {}", event.r#type, event.payload))
+            .collect()
     }
 
     pub(crate) async fn events(&self, id: ExecutionId) -> Vec<RecordedEvent> {
-        self.log.read_stream(StreamId(id.0), StreamVersion::NEW, 10_000).await.expect("a readable stream")
+        self.log
+            .read_stream(StreamId(id.0), StreamVersion::NEW, 10_000)
+            .await
+            .expect("a readable stream")
     }
 
     /// What happened to a run.
     pub(crate) async fn facts(&self, id: ExecutionId) -> Vec<ExecutionEvent> {
-        let decode = |event: RecordedEvent| match AnyEvent::decode(&event.category, &event.r#type, event.schema_version, &event.payload) {
+        let decode = |event: RecordedEvent| match AnyEvent::decode(
+            &event.category,
+            &event.r#type,
+            event.schema_version,
+            &event.payload,
+        ) {
             Ok(AnyEvent::Execution(event)) => event,
             other => panic!("not an event of an execution: {other:?}"),
         };
@@ -186,12 +249,27 @@ impl Engine {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        tokio::time::timeout(PATIENCE, printing).await.unwrap_or_else(|_| panic!("{id} never printed {line}"))
+        tokio::time::timeout(PATIENCE, printing)
+            .await
+            .unwrap_or_else(|_| panic!("{id} never printed {line}"))
     }
 
     async fn lines(&self, id: ExecutionId) -> Vec<String> {
-        let query = LogQuery { execution_id: id.0, after: None, min_level: None, node: None, search: None, limit: 1_000 };
-        self.log.log_lines(&query).await.expect("readable lines").into_iter().map(|line| line.message).collect()
+        let query = LogQuery {
+            execution_id: id.0,
+            after: None,
+            min_level: None,
+            node: None,
+            search: None,
+            limit: 1_000,
+        };
+        self.log
+            .log_lines(&query)
+            .await
+            .expect("readable lines")
+            .into_iter()
+            .map(|line| line.message)
+            .collect()
     }
 
     pub(crate) async fn stop(self) {
