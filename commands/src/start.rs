@@ -6,8 +6,8 @@
 
 use ledgerline_domain::{
     execution::{
-        ConcurrencyLimit, Execution, ExecutionCommand, ExecutionRejection, NodeOutput, Plan,
-        Queue, RequestExecution, TriggerType, rerun_of, retry_of,
+        ConcurrencyLimit, Execution, ExecutionCommand, ExecutionRejection, NodeOutput, Plan, Queue,
+        RequestExecution, TriggerType, rerun_of, retry_of,
     },
     expression::ExpressionError,
     id::{ExecutionId, WorkflowId},
