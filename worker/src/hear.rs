@@ -41,7 +41,7 @@ pub(crate) async fn listen(shared: Arc<Shared>, tail: Arc<Tail>, over: Cancellat
             Ok(events) => events
                 .iter()
                 .filter(|event| is_news(event))
-                .for_each(|event| shared.runs.tell(event.stream.0)),
+                .for_each(|event| shared.runs.tell(event.stream.0, event.position)),
             Err(error) => {
                 tracing::warn!(%error, "the log can't be followed; runs learn of commands when they append");
                 tokio::time::sleep(Duration::from_millis(200)).await;

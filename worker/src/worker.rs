@@ -8,7 +8,7 @@ use std::{
 
 use ledgerline_commands::Commands;
 use ledgerline_nats::{Delivery, LiveLogs, WorkSource};
-use ledgerline_store::Tail;
+use ledgerline_store::{Position, Tail};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
@@ -52,21 +52,28 @@ impl Shared {
     }
 }
 
+/// A run that wants to hear what others write to its stream.
+struct Listening {
+    /// Where its claim was handed out: what stands before that is part of what it began with.
+    since: Position,
+    heard: Arc<Notify>,
+}
+
 /// The runs that this process has now, and how to tell each that its stream moved.
 #[derive(Default)]
 pub(crate) struct Runs {
-    listening: Mutex<HashMap<Uuid, Arc<Notify>>>,
+    listening: Mutex<HashMap<Uuid, Listening>>,
     active: watch::Sender<usize>,
 }
 
 impl Runs {
-    fn enter(&self, execution: Uuid) -> Option<Arc<Notify>> {
+    fn enter(&self, execution: Uuid, since: Position) -> Option<Arc<Notify>> {
         let mut runs = self.listening.lock().unwrap_or_else(PoisonError::into_inner);
         if runs.contains_key(&execution) {
             return None;
         }
         let heard = Arc::new(Notify::new());
-        runs.insert(execution, Arc::clone(&heard));
+        runs.insert(execution, Listening { since, heard: Arc::clone(&heard) });
         self.active.send_replace(runs.len());
         Some(heard)
     }
@@ -77,11 +84,11 @@ impl Runs {
         self.active.send_replace(runs.len());
     }
 
-    pub(crate) fn tell(&self, execution: Uuid) {
-        if let Some(heard) =
-            self.listening.lock().unwrap_or_else(PoisonError::into_inner).get(&execution)
-        {
-            heard.notify_one();
+    /// Tells a run that somebody else wrote its stream at a position.
+    pub(crate) fn tell(&self, execution: Uuid, position: Position) {
+        let runs = self.listening.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(run) = runs.get(&execution).filter(|run| run.since < position) {
+            run.heard.notify_one();
         }
     }
 }
@@ -204,8 +211,8 @@ fn take_on(
     stop: &CancellationToken,
     tenure: &Tenure,
 ) {
-    let execution = delivery.item().execution_id;
-    let Some(heard) = shared.runs.enter(execution) else {
+    let (execution, since) = (delivery.item().execution_id, delivery.item().position);
+    let Some(heard) = shared.runs.enter(execution, since) else {
         runs.spawn(async move {
             delivery.nak(OVERLAP_REST).await;
             drop(permit);
