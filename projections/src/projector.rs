@@ -29,7 +29,7 @@ pub const REBUILD_ABOVE: i64 = 20_000;
 const LAZY_ADVANCE: Duration = Duration::from_millis(50);
 
 /// Batches smaller than this are not started more often than [`ProjectorConfig::pace`].
-const SMALL_BATCH: usize = 256;
+const SMALL_BATCH: usize = 512;
 
 /// How projectors of a process run.
 #[derive(Clone, Debug)]
@@ -54,7 +54,7 @@ impl ProjectorConfig {
             owner: owner.into(),
             lease_ttl: Duration::from_secs(10),
             poll: Duration::from_secs(1),
-            pace: Duration::from_millis(4),
+            pace: Duration::from_millis(10),
             retry: Duration::from_millis(500),
         }
     }
