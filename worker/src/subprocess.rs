@@ -1,7 +1,8 @@
 //! Runs one program in a process group of its own and leaves nothing of it behind.
 //!
 //! The environment is cleared, there is no shell, and output is read line by line while it runs. However the run ends (exit,
-//! timeout, cancel, the future dropped), the whole group is killed, so children of the program go with it. On Linux the program is
+//! timeout, cancel, the future dropped), the whole group is killed, so children of the program go with it, and what they held back
+//! of its output is not waited for. On Linux the program is
 //! started through `setpriv` where that is installed, which ties its life to the worker's and takes away the right to gain privileges.
 
 use std::{
@@ -117,6 +118,16 @@ impl Group {
         }
     }
 
+    /// How the program ended. Whatever it left running in its group is killed then: its outcome is known, and who still holds its
+    /// output would keep the step waiting for more.
+    async fn ended(&mut self) -> std::io::Result<ExitStatus> {
+        let status = self.child.wait().await?;
+        self.signal(Signal::SIGKILL);
+        // An empty group's number may be given to another.
+        self.group = None;
+        Ok(status)
+    }
+
     async fn stop(&mut self) {
         self.signal(Signal::SIGTERM);
         let _ = tokio::time::timeout(GRACE, self.child.wait()).await;
@@ -161,7 +172,7 @@ where
             feed,
             collect(stdout, Output::Stdout, limit, line),
             collect(stderr, Output::Stderr, limit, line),
-            async { group.child.wait().await.map_err(SubprocessError::Pipe) },
+            async { group.ended().await.map_err(SubprocessError::Pipe) },
         )?;
         Ok::<(Vec<u8>, Vec<u8>, ExitStatus), SubprocessError>((stdout, stderr, status))
     };
@@ -172,8 +183,6 @@ where
     if ended.is_err() {
         group.stop().await;
     }
-    // A child that outlived the program and closed its output would run on; the group's last signal takes it.
-    group.signal(Signal::SIGKILL);
     let (stdout, stderr, status) = ended?;
     Ok(Finished {
         exit_code: status.code(),
@@ -296,6 +305,24 @@ mod tests {
                 && seen.contains(&(Output::Stdout, "three".to_owned()))
         );
         assert!(seen.contains(&(Output::Stderr, "two".to_owned())));
+    }
+
+    #[tokio::test]
+    async fn a_child_that_holds_the_output_is_not_waited_for() {
+        let begun = Instant::now();
+        let finished =
+            run(program("sleep 30 & echo $!; echo done"), &CancellationToken::new(), &|_, _| {
+                std::future::ready(())
+            })
+            .await
+            .unwrap();
+        assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+        assert_eq!(finished.exit_code, Some(0));
+        let (child, rest) = finished.stdout.split_once('\n').unwrap();
+        assert_eq!(rest, "done\n");
+        // It is gone, or dead and not yet buried by whoever adopted it.
+        let stat = std::fs::read_to_string(format!("/proc/{child}/stat"));
+        assert!(stat.as_ref().map_or(true, |stat| stat.contains(") Z ")), "{stat:?}");
     }
 
     #[tokio::test]
