@@ -2,36 +2,44 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 /// Networks that no workflow reaches unless the deployment lists them: loopback, private, link-local, shared, reserved,
 /// multicast, and the IPv6 forms that carry an IPv4 address through a gateway (IANA special-purpose registries, RFC 6890).
-const INSIDE: &[&str] = &[
-    "0.0.0.0/8",
-    "10.0.0.0/8",
-    "100.64.0.0/10",
-    "127.0.0.0/8",
-    "169.254.0.0/16",
-    "172.16.0.0/12",
-    "192.0.0.0/24",
-    "192.0.2.0/24",
-    "192.88.99.0/24",
-    "192.168.0.0/16",
-    "198.18.0.0/15",
-    "198.51.100.0/24",
-    "203.0.113.0/24",
-    "224.0.0.0/4",
-    "240.0.0.0/4",
-    "::/128",
-    "::1/128",
-    "100::/64",
-    "2001::/23",
-    "2001:db8::/32",
-    "fc00::/7",
-    "fe80::/10",
-    "fec0::/10",
-    "ff00::/8",
+const INSIDE: &[IpNet] = &[
+    v4([0, 0, 0, 0], 8),
+    v4([10, 0, 0, 0], 8),
+    v4([100, 64, 0, 0], 10),
+    v4([127, 0, 0, 0], 8),
+    v4([169, 254, 0, 0], 16),
+    v4([172, 16, 0, 0], 12),
+    v4([192, 0, 0, 0], 24),
+    v4([192, 0, 2, 0], 24),
+    v4([192, 88, 99, 0], 24),
+    v4([192, 168, 0, 0], 16),
+    v4([198, 18, 0, 0], 15),
+    v4([198, 51, 100, 0], 24),
+    v4([203, 0, 113, 0], 24),
+    v4([224, 0, 0, 0], 4),
+    v4([240, 0, 0, 0], 4),
+    v6([0, 0, 0, 0, 0, 0, 0, 0], 128),
+    v6([0, 0, 0, 0, 0, 0, 0, 1], 128),
+    v6([0x100, 0, 0, 0, 0, 0, 0, 0], 64),
+    v6([0x2001, 0, 0, 0, 0, 0, 0, 0], 23),
+    v6([0x2001, 0xdb8, 0, 0, 0, 0, 0, 0], 32),
+    v6([0xfc00, 0, 0, 0, 0, 0, 0, 0], 7),
+    v6([0xfe80, 0, 0, 0, 0, 0, 0, 0], 10),
+    v6([0xfec0, 0, 0, 0, 0, 0, 0, 0], 10),
+    v6([0xff00, 0, 0, 0, 0, 0, 0, 0], 8),
 ];
+
+const fn v4([a, b, c, d]: [u8; 4], prefix: u8) -> IpNet {
+    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, d), prefix))
+}
+
+const fn v6([a, b, c, d, e, f, g, h]: [u16; 8], prefix: u8) -> IpNet {
+    IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(a, b, c, d, e, f, g, h), prefix))
+}
 
 /// Whether an address is inside, after unwrapping the IPv6 forms that carry an IPv4 address.
 #[must_use]
@@ -40,11 +48,7 @@ pub fn forbidden(address: IpAddr) -> bool {
         IpAddr::V4(_) => None,
         IpAddr::V6(address) => carried_v4(address),
     };
-    let listed = |address: IpAddr| {
-        INSIDE
-            .iter()
-            .any(|net| net.parse::<IpNet>().expect("the table holds networks").contains(&address))
-    };
+    let listed = |address: IpAddr| INSIDE.iter().any(|network| network.contains(&address));
     listed(address) || carried.is_some_and(|v4| listed(IpAddr::V4(v4)))
 }
 
@@ -123,6 +127,14 @@ mod tests {
     fn public_addresses_are_not_forbidden() {
         for address in ["1.1.1.1", "93.184.216.34", "172.32.0.1", "2606:4700::1111"] {
             assert!(!forbidden(address.parse().expect("an address")), "{address}");
+        }
+    }
+
+    #[test]
+    fn the_first_and_the_last_address_of_every_inside_network_is_forbidden() {
+        for network in INSIDE {
+            assert_eq!(network.trunc(), *network, "an address of a host is no network");
+            assert!(forbidden(network.network()) && forbidden(network.broadcast()), "{network}");
         }
     }
 
