@@ -46,6 +46,9 @@ $$;
 CREATE TRIGGER events_never_change BEFORE UPDATE OR DELETE OR TRUNCATE ON events
     FOR EACH STATEMENT EXECUTE FUNCTION refuse_change_of_events();
 
+-- Also where triggers are off for replication (session_replication_role = replica).
+ALTER TABLE events ENABLE ALWAYS TRIGGER events_never_change;
+
 -- The last position recorded at or before a time; 0 when there is none. recorded_at rises with position, so a binary search
 -- over the primary key finds it without an index on the time.
 CREATE FUNCTION position_at(p_at timestamptz) RETURNS bigint LANGUAGE plpgsql STABLE AS $$

@@ -121,7 +121,8 @@ pub fn personal_workspaces(commands: Commands) -> OnRegistered {
         let commands = commands.clone();
         async move {
             let create = WorkspaceCommand::Create(CreateWorkspace {
-                name: format!("{}'s workspace", shortened(&registered.full_name)),
+                // Not the person's name: the log names people by id only, and this could never be erased.
+                name: "Personal".to_owned(),
                 description: String::new(),
                 owner: registered.user_id,
                 personal: true,
@@ -131,18 +132,13 @@ pub fn personal_workspaces(commands: Commands) -> OnRegistered {
             let actor = Actor::Human { user_id: registered.user_id };
             let made = commands.execute::<Workspace>(target, &create, &Context::new(actor)).await;
             match made {
-                // One that exists has another name by now; it is the same workspace.
+                // One that exists may have another name by now; it is the same workspace.
                 Ok(_) | Err(CommandError::Rejected(WorkspaceRejection::AlreadyExists)) => Ok(()),
                 Err(error) => Err(Problem::away("the log", &error)),
             }
         }
         .boxed()
     })
-}
-
-/// A name short enough to be part of another one.
-fn shortened(name: &str) -> String {
-    name.chars().take(200).collect()
 }
 
 /// Makes the demo where it is not there yet. `folder` keeps the password.

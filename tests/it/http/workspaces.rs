@@ -22,7 +22,7 @@ async fn a_new_workspace_is_seen_at_once_by_its_owner_and_by_nobody_else() {
     assert_eq!(made.body["created_by"], ada.user_id.to_string());
 
     let list = ada.get("/workspaces?sort=name").await.expect(200);
-    assert_eq!(list.each("name"), ["ada's workspace", "Operations"]);
+    assert_eq!(list.each("name"), ["Operations", "Personal"]);
     assert!(list.position() >= made.position());
     let one = ada.get(&format!("/workspaces/{id}")).await.expect(200);
     assert_eq!(one.body, made.body);
@@ -31,7 +31,7 @@ async fn a_new_workspace_is_seen_at_once_by_its_owner_and_by_nobody_else() {
     assert_eq!(found.each("id"), [id.as_str()]);
 
     let of_bob = bob.get("/workspaces").await.expect(200);
-    assert_eq!(of_bob.each("name"), ["bob's workspace"]);
+    assert_eq!(of_bob.each("name"), ["Personal"]);
     bob.get(&format!("/workspaces/{id}")).await.is_problem(404, "not-found");
     bob.get(&format!("/workspaces/{id}/members")).await.is_problem(404, "not-found");
     bob.get(&format!("/activity?workspace_id={id}")).await.is_problem(404, "not-found");
