@@ -3,7 +3,7 @@
 use std::{future::Future, sync::Arc, time::Duration};
 
 use ledgerline_store::{EventLog, Fence, Lease, Position, StoreError};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::LoadError;
@@ -86,8 +86,11 @@ pub(crate) struct Term {
     pub(crate) reader: &'static str,
     pub(crate) lease: Lease,
     ttl_ms: i64,
-    renew_every: Duration,
+    ttl: Duration,
+    /// The lease is ours for its time to live from here on, at least: the moment before it was asked for.
     renewed_at: Instant,
+    /// When to ask for it again.
+    renew_at: Instant,
 }
 
 impl Term {
@@ -98,7 +101,7 @@ impl Term {
         leading: &Leading,
         stop: &CancellationToken,
     ) -> Option<Self> {
-        let renew_every = leading.lease_ttl / 3;
+        let ttl = leading.lease_ttl;
         let ttl_ms = leading.ttl_ms();
         loop {
             let asked_at = Instant::now();
@@ -115,14 +118,15 @@ impl Term {
                         reader,
                         lease,
                         ttl_ms,
-                        renew_every,
+                        ttl,
                         renewed_at: asked_at,
+                        renew_at: asked_at + ttl / 3,
                     });
                 }
                 Ok(None) => {}
                 Err(error) => tracing::warn!(reader, %error, "failed to ask for the lease"),
             }
-            let _stopped = timeout(renew_every, stop.cancelled()).await;
+            let _stopped = timeout(ttl / 3, stop.cancelled()).await;
         }
     }
 
@@ -144,25 +148,36 @@ impl Term {
     ) -> Result<T, TermEnd> {
         tokio::pin!(work);
         loop {
-            let wait = self.renew_every.saturating_sub(self.renewed_at.elapsed());
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return Err(TermEnd::Stopped),
-                () = sleep(wait) => self.renew().await?,
+                () = sleep_until(self.renew_at) => self.renew().await?,
                 done = &mut work => return Ok(done),
             }
         }
     }
 
+    /// Asks for the lease again. A store that is away for a moment does not take it from us: the term goes on until two thirds of
+    /// the lease's time have gone by our own clock, so that it has ended before another process can lead.
     async fn renew(&mut self) -> Result<(), TermEnd> {
-        let asked_at = Instant::now();
-        match self.log.renew_lease(&self.lease, self.ttl_ms).await {
-            Ok(()) => {
+        let (asked_at, ends_at) = (Instant::now(), self.renewed_at + self.ttl * 2 / 3);
+        let renewal = self.log.renew_lease(&self.lease, self.ttl_ms);
+        let error = match timeout_at(ends_at, renewal).await {
+            Ok(Ok(())) => {
                 self.renewed_at = asked_at;
-                Ok(())
+                self.renew_at = asked_at + self.ttl / 3;
+                return Ok(());
             }
-            Err(error) => Err(TermEnd::store(self.reader, &error)),
+            Ok(Err(error)) => error,
+            Err(elapsed) => StoreError::Unavailable(elapsed.into()),
+        };
+        let passes = matches!(error, StoreError::Unavailable(_) | StoreError::DiskFull);
+        if passes && Instant::now() < ends_at {
+            tracing::debug!(reader = self.reader, %error, "the lease was not renewed yet");
+            self.renew_at = ends_at.min(Instant::now() + self.ttl / 12);
+            return Ok(());
         }
+        Err(TermEnd::store(self.reader, &error))
     }
 
     /// Moves the checkpoint.
@@ -218,3 +233,6 @@ pub(crate) async fn lead_until_stopped<L: Lead>(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;
