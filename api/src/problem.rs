@@ -391,6 +391,8 @@ impl From<AppendError> for Problem {
             AppendError::Invalid { reason } => {
                 Self::invalid("", "cannot_be_stored", format!("cannot be stored: {reason}"))
             }
+            // Only reactions have ids that can be in the log already; what a caller asks for has fresh ones.
+            AppendError::DuplicateEvent => Self::internal(&error),
             AppendError::Overloaded => {
                 Self::new(ProblemKind::Overloaded, "the log takes in no more right now")
             }
@@ -457,6 +459,7 @@ impl Problem {
             CommandError::Fenced { reader } => AppendError::Fenced { reader },
             CommandError::KeyReused => AppendError::KeyReused,
             CommandError::Invalid { reason } => AppendError::Invalid { reason },
+            CommandError::DuplicateEvent => AppendError::DuplicateEvent,
             CommandError::Overloaded => AppendError::Overloaded,
             CommandError::DiskFull => AppendError::DiskFull,
             CommandError::Unavailable(source) => AppendError::Unavailable(source),

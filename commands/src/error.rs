@@ -97,6 +97,10 @@ pub enum CommandError<R> {
         /// What is wrong, for the caller.
         reason: String,
     },
+    /// The log holds one of the events' ids already: a reaction, whose ids are derived, was carried out before. Fresh ids never
+    /// meet this.
+    #[error("an event id is in the log already")]
+    DuplicateEvent,
     /// The intake of the log is full.
     #[error("the log is overloaded")]
     Overloaded,
@@ -124,6 +128,7 @@ impl<R> CommandError<R> {
             Self::Fenced { reader } => CommandError::Fenced { reader },
             Self::KeyReused => CommandError::KeyReused,
             Self::Invalid { reason } => CommandError::Invalid { reason },
+            Self::DuplicateEvent => CommandError::DuplicateEvent,
             Self::Overloaded => CommandError::Overloaded,
             Self::DiskFull => CommandError::DiskFull,
             Self::Unavailable(source) => CommandError::Unavailable(source),
@@ -180,6 +185,7 @@ impl<R> CommandError<R> {
             Self::Fenced { .. } => "fenced",
             Self::KeyReused => "key_reused",
             Self::Invalid { .. } => "invalid",
+            Self::DuplicateEvent => "duplicate_event",
             Self::Overloaded => "overloaded",
             Self::DiskFull => "disk_full",
             Self::Unavailable(_) => "unavailable",
@@ -195,6 +201,7 @@ impl<R> From<AppendError> for CommandError<R> {
             AppendError::Fenced { reader } => Self::Fenced { reader },
             AppendError::KeyReused => Self::KeyReused,
             AppendError::Invalid { reason } => Self::Invalid { reason },
+            AppendError::DuplicateEvent => Self::DuplicateEvent,
             AppendError::Overloaded => Self::Overloaded,
             AppendError::DiskFull => Self::DiskFull,
             AppendError::Unavailable(source) => Self::Unavailable(source),

@@ -122,8 +122,8 @@ pub(crate) async fn carry_out(
             }
             CommandError::Fenced { .. } => return Err(TermEnd::Lost),
             // The log holds each derived id once: the reaction was carried out before, and the execution has changed since.
-            CommandError::Invalid { reason } if cause.is_some() => {
-                tracing::warn!(reader, %execution_id, reason, "a reaction is not repeated");
+            CommandError::DuplicateEvent if cause.is_some() => {
+                tracing::warn!(reader, %execution_id, "a reaction is not repeated");
                 return Ok(Answer::Nothing);
             }
             CommandError::Load(source @ LoadError::UnknownEvent { .. }) => {

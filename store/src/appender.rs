@@ -326,9 +326,7 @@ fn refuse(batch: Vec<Pending>, mut error: impl FnMut() -> AppendError) {
 /// What one intent is told when the database refused it alone.
 fn refusal(error: sqlx::Error) -> AppendError {
     match broken_constraint(&error) {
-        Some("events_event_id_key") => {
-            AppendError::Invalid { reason: "an event id is in the log already".to_owned() }
-        }
+        Some("events_event_id_key") => AppendError::DuplicateEvent,
         _ if values_at_fault(&error) => AppendError::Invalid { reason: error.to_string() },
         _ => AppendError::Unavailable(error.into()),
     }

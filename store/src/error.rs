@@ -28,6 +28,9 @@ pub enum AppendError {
         /// What is wrong with it, for the caller.
         reason: String,
     },
+    /// The id of one of the events is in the log already: what makes the same ids for the same reaction was carried out before.
+    #[error("an event id is in the log already")]
+    DuplicateEvent,
     /// The intake is full: try again after the hint.
     #[error("the log is overloaded")]
     Overloaded,

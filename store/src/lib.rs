@@ -75,6 +75,9 @@ pub const MAX_EVENTS_PER_INTENT: usize = 1_000;
 /// **Idempotency.** An intent with a key that is known appends nothing and gets the first receipt, with `repeated` set, before its
 /// versions or its fence are looked at. The same key with another body is [`AppendError::KeyReused`].
 ///
+/// **Event ids.** The log holds each once: an intent with one that it holds, or with one twice, is refused with
+/// [`AppendError::DuplicateEvent`], after its versions and its fence are looked at.
+///
 /// **Lost replies.** After a connection error the appender asks by event id what landed; only what did not is tried again.
 ///
 /// **Durability.** When `append` returns a receipt the intent is on disk.

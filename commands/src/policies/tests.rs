@@ -20,7 +20,7 @@ use ledgerline_store::{AppendFault, EventLog as _, Faults, Intent, Position};
 use tokio::time::sleep;
 
 use super::READER;
-use crate::{follow::Fold as _, testing::World};
+use crate::{follow::Fold as _, submit::Answer, testing::World};
 
 /// The log goes away after so many appends: the first one that fails landed or not, whichever is asked for.
 struct Outage {
@@ -112,6 +112,32 @@ async fn what_a_person_changed_since_is_not_undone_by_a_redelivery() {
     leader.policies();
     sleep(Duration::from_secs(2)).await;
     assert!(settled(&world).await);
+    assert_eq!(told(&world)[&id], ["execution_paused", "execution_unpaused"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_stored_is_a_failure_and_what_was_done_before_is_not() {
+    let world = World::new();
+    let workflow = world.workflow(Some(3)).await;
+    let person = world.process("person");
+    let id = person.start(workflow).await;
+    let cause = world.log.events().pop().unwrap().event_id;
+    let lease = world.log.acquire_lease(READER, "one", 60_000).await.unwrap().unwrap();
+    let fence = ledgerline_store::Fence::from(&lease);
+    let tell = async |reader, command| {
+        let cause = Some(ledgerline_domain::id::EventId(cause));
+        let reaction =
+            crate::submit::Reaction { cause, correlation_id: None, execution_id: id, command };
+        let answers = crate::submit::submit(&person.commands, reader, &fence, vec![reaction]);
+        answers.await.unwrap().pop().unwrap()
+    };
+    let pause = || ExecutionCommand::Pause { reason: PauseReason::WorkflowPaused };
+    // Its metadata name who reacts, and no text of the log holds this character.
+    assert_eq!(tell("policies\0", pause()).await, Answer::Failed);
+    assert!(told(&world).is_empty());
+    assert_eq!(tell(READER, pause()).await, Answer::Applied);
+    person.tell(id, ExecutionCommand::Unpause { reason: PauseReason::User }).await;
+    assert_eq!(tell(READER, pause()).await, Answer::Nothing);
     assert_eq!(told(&world)[&id], ["execution_paused", "execution_unpaused"]);
 }
 

@@ -205,9 +205,13 @@ pub(super) async fn an_event_id_is_used_once(log: &dyn EventLog) {
     let mut again = other.write(0, &["a"]);
     again.events = first.events.clone();
     landed(log, writing(vec![first])).await;
-    let refusal = log.append(writing(vec![again])).await;
-    assert!(matches!(refusal, Err(AppendError::Invalid { .. })), "{refusal:?}");
-    assert_eq!(version(log, other).await, 0);
+    let mut twice = other.write(0, &["a", "b"]);
+    twice.events[1].event_id = twice.events[0].event_id;
+    for write in [again, twice] {
+        let refusal = log.append(writing(vec![write])).await;
+        assert!(matches!(refusal, Err(AppendError::DuplicateEvent)), "{refusal:?}");
+        assert_eq!(version(log, other).await, 0);
+    }
 }
 
 /// Each decided while the other had not: together they would be a state that no order of them gives.
@@ -248,7 +252,7 @@ pub(super) async fn one_bad_intent_does_not_fail_its_neighbours(log: &dyn EventL
     for (index, (answer, subject)) in answers.iter().zip(&subjects).enumerate() {
         let (good, events) = match index % 8 {
             3 => (matches!(answer, Err(AppendError::Conflict { .. })), 0),
-            5 => (matches!(answer, Err(AppendError::Invalid { .. })), 0),
+            5 => (matches!(answer, Err(AppendError::DuplicateEvent)), 0),
             _ => (answer.is_ok(), 2),
         };
         assert!(good, "intent {index}: {answer:?}");

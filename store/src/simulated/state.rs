@@ -98,8 +98,7 @@ impl State {
         let new_ids = intent.writes.iter().flat_map(|write| &write.events);
         for event in new_ids {
             if self.event_ids.contains(&event.event_id) || !ids.insert(event.event_id) {
-                let reason = "an event id is in the log already".to_owned();
-                return Err(AppendError::Invalid { reason });
+                return Err(AppendError::DuplicateEvent);
             }
         }
         Ok(self.apply(intent, now))
