@@ -186,7 +186,11 @@ impl<S: Send + Sync> FromRequestParts<S> for IfPlan {
     }
 }
 
-/// Whether only a plan is wanted (`?dry_run=true`).
+/// What a route that takes commands has beside the conventions.
+const OF_COMMANDS: &[&str] = &["cancel_open"];
+
+/// Whether only a plan is wanted (`?dry_run=true`). A parameter that no command has is refused: a misspelt dry run must not
+/// become the real thing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DryRun(pub bool);
 
@@ -194,6 +198,12 @@ impl<S: Send + Sync> FromRequestParts<S> for DryRun {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let given = params::pairs(&parts.uri)?;
+        let known = |name: &str| params::CONVENTIONS.contains(&name) || OF_COMMANDS.contains(&name);
+        if let Some((name, _)) = given.iter().find(|(name, _)| !known(name)) {
+            let detail = "is not a parameter of this command; dry_run is one";
+            return Err(Problem::invalid(format!("/{name}"), "unknown_field", detail));
+        }
         let wanted = params::single(&parts.uri, "dry_run", |text| match text {
             "true" => Ok(true),
             "false" => Ok(false),

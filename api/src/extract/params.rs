@@ -18,7 +18,7 @@ pub const MAX_OFFSET: u64 = 10_000;
 const MAX_CURSOR_BYTES: usize = 1_024;
 
 /// Parameters that belong to the conventions of the API and have extractors of their own.
-const CONVENTIONS: &[&str] = &[
+pub(super) const CONVENTIONS: &[&str] = &[
     "limit",
     "cursor",
     "offset",
