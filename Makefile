@@ -6,7 +6,7 @@ export PATH := $(HOME)/.cargo/bin:$(PATH)
 export SQLX_OFFLINE ?= true
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench services fmt sqlx openapi
+.PHONY: help run test check simulate bench services fmt sqlx openapi
 
 help: ## Show these lines
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,6 +19,9 @@ test: ## Check the format and the lints, then run every test on real servers
 
 check: ## Check the format, the lints and the dependency rules, without running anything
 	@exec scripts/test --check-only
+
+simulate: ## Run the engine in simulated time under random faults: SEEDS=1000, from SEED=<number>
+	@$(if $(SEED),SEED=$(SEED)) SEEDS=$(or $(SEEDS),1000) cargo test -p ledgerline-tests --test sim random -- --nocapture
 
 bench: ## Measure beside the raw limits: all, or SCENARIO="append replay"
 	@scripts/prerequisites && scripts/services && cargo build --release -p ledgerline-api -p ledgerline-bench && exec target/release/ledgerline-bench $(SCENARIO)

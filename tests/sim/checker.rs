@@ -1,0 +1,154 @@
+//! What must hold whatever goes wrong: folds the log beside the processes, and believes none of them.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+use ledgerline_commands::{due::due_key, record::recorded};
+use ledgerline_domain::{
+    Aggregate as _,
+    event::AnyEvent,
+    execution::{Execution, ExecutionEvent, Intent, NodeState, Phase, Status, TimerKind, WaitsFor},
+    id::ExecutionId,
+};
+use ledgerline_store::{DueKey, EventLog as _, RecordedEvent, SimulatedLog, StreamId};
+use uuid::Uuid;
+
+use crate::weather::Weather;
+
+/// The fold of the log so far.
+#[derive(Default)]
+pub(crate) struct Checker {
+    seen: usize,
+    versions: BTreeMap<StreamId, i64>,
+    event_ids: HashSet<Uuid>,
+    pub(crate) executions: BTreeMap<ExecutionId, Execution>,
+    /// Who holds slots, by limit.
+    held: BTreeMap<String, BTreeSet<ExecutionId>>,
+    /// Those that were told to end.
+    cancelled: BTreeSet<ExecutionId>,
+}
+
+impl Checker {
+    /// Takes in what was appended since, and looks at what every open execution waits for.
+    pub(crate) async fn check(&mut self, log: &SimulatedLog, weather: &Weather) {
+        weather.look(true);
+        let events = log.events();
+        for row in &events[self.seen..] {
+            self.take_in(row);
+        }
+        self.seen = events.len();
+        let forever = chrono::DateTime::<chrono::Utc>::MAX_UTC;
+        let due =
+            log.due(forever, usize::MAX >> 1).await.expect("nothing goes wrong for a checker");
+        let workers = log.worker_leases().await.expect("nothing goes wrong for a checker");
+        weather.look(false);
+        let due: HashSet<DueKey> = due.into_iter().map(|due| due.due).collect();
+        for (id, execution) in &self.executions {
+            if execution.has_ended() {
+                continue;
+            }
+            match execution.waits_for() {
+                None => panic!("{id} is open and waits for nothing: {:?}", execution.open()),
+                Some(WaitsFor::Lease { worker, .. }) => {
+                    let known = workers.iter().any(|lease| lease.worker == worker);
+                    assert!(known, "{id} waits for {worker}, which never had a lease");
+                }
+                Some(
+                    WaitsFor::Slot { .. }
+                    | WaitsFor::Worker { .. }
+                    | WaitsFor::Timers { .. }
+                    | WaitsFor::Resume { .. },
+                ) => {}
+            }
+            self.timers_are_due(*id, execution, &due);
+        }
+    }
+
+    /// Whatever a run waits for in time has its row, or it would wait for ever.
+    fn timers_are_due(&self, id: ExecutionId, execution: &Execution, due: &HashSet<DueKey>) {
+        let Some(run) = execution.run() else { return };
+        for (path, node) in run.active() {
+            let kind = match node.state {
+                NodeState::Waiting { .. } => TimerKind::Wait,
+                NodeState::Retrying { .. } => TimerKind::Retry,
+                NodeState::Running(_)
+                | NodeState::Ready
+                | NodeState::Looping(_)
+                | NodeState::Completed(_)
+                | NodeState::Skipped
+                | NodeState::Failed(_) => continue,
+            };
+            let key = due_key(StreamId(id.0), kind, path, node.attempt);
+            assert!(due.contains(&key), "{id} waits for a time that nobody keeps: {key:?}");
+        }
+    }
+
+    fn take_in(&mut self, row: &RecordedEvent) {
+        let version = self.versions.entry(row.stream).or_default();
+        *version += 1;
+        assert_eq!(row.version.0, *version, "{} has a gap", row.stream);
+        assert!(self.event_ids.insert(row.event_id), "{} is in the log twice", row.event_id);
+        let event = recorded(row).expect("a readable event");
+        let AnyEvent::Execution(fact) = event.event else { return };
+        let id = ExecutionId(event.stream);
+        let before = self.executions.remove(&id).unwrap_or_default();
+        self.allowed(id, &before, &fact);
+        let after = before.evolve(&fact);
+        self.count(id, &after);
+        self.executions.insert(id, after);
+    }
+
+    fn allowed(&mut self, id: ExecutionId, before: &Execution, fact: &ExecutionEvent) {
+        assert!(!before.has_ended(), "{id} ended as {:?}, and then: {fact:?}", before.status());
+        match fact {
+            ExecutionEvent::NodeStarted(started) => {
+                assert!(!self.cancelled.contains(&id), "{id} was cancelled, and then: {started:?}");
+                let phase = before.open().map(|open| &open.phase);
+                assert!(
+                    matches!(phase, Some(Phase::Running { intent: Intent::GoOn, .. })),
+                    "{id} is {phase:?}, and then: {started:?}"
+                );
+            }
+            ExecutionEvent::CancelRequested(_) => {
+                self.cancelled.insert(id);
+            }
+            ExecutionEvent::ExecutionCompleted(_) | ExecutionEvent::ExecutionFailed(_) => {
+                assert!(!self.cancelled.contains(&id), "{id} was cancelled, and then: {fact:?}");
+            }
+            _ => {}
+        }
+    }
+
+    fn count(&mut self, id: ExecutionId, after: &Execution) {
+        let Some(limit) = after.run().and_then(|run| run.request.limit.clone()) else { return };
+        let holds = after.open().is_some_and(|open| match open.phase {
+            Phase::Dispatched | Phase::Running { .. } => true,
+            Phase::Idle(_) | Phase::Paused { .. } => false,
+        });
+        let held = self.held.entry(limit.key.clone()).or_default();
+        if holds {
+            held.insert(id);
+        } else {
+            held.remove(&id);
+        }
+        assert!(held.len() <= limit.limit as usize, "{limit:?} is over-filled by {held:?}");
+    }
+
+    /// Whoever has neither ended nor waits for a person.
+    pub(crate) fn under_way(&self) -> impl Iterator<Item = (&ExecutionId, &Execution)> {
+        self.executions.iter().filter(|(_, execution)| {
+            !execution.has_ended() && execution.status() != Some(Status::Paused)
+        })
+    }
+
+    pub(crate) fn paused(&self) -> Vec<ExecutionId> {
+        let paused = self
+            .executions
+            .iter()
+            .filter(|(_, execution)| execution.status() == Some(Status::Paused));
+        paused.map(|(id, _)| *id).collect()
+    }
+
+    pub(crate) fn events(&self) -> usize {
+        self.seen
+    }
+}

@@ -1,0 +1,71 @@
+//! Random workflows of every way in which a run moves: effects that repeat or don't, choices, waits, loops, failures that are caught.
+
+use ledgerline_domain::{graph::Definition, json::Json};
+use serde_json::{Value, json};
+
+use crate::dice::Dice;
+
+/// A definition of up to six nodes, each after one or two of those before it.
+pub(crate) fn definition(dice: &Dice) -> Definition {
+    let mut nodes: Vec<Value> = Vec::new();
+    let mut connections = Vec::new();
+    for index in 0..1 + dice.below(6) {
+        let made = node(dice, index);
+        let mut sources: Vec<&Value> =
+            [dice.of(&nodes), dice.of(&nodes)].into_iter().flatten().collect();
+        sources.dedup_by_key(|source| source["id"].clone());
+        for source in sources {
+            let (from, to) = (&source["id"], &made["id"]);
+            let is_choice = source["type"] == "logic.if";
+            let catches = source["on_error"] == "branch";
+            connections.push(match (is_choice, catches, dice.once_in(2)) {
+                (true, _, true) => json!({"from": from, "to": to, "port": "true"}),
+                (true, _, false) => json!({"from": from, "to": to, "port": "false"}),
+                (false, true, true) => json!({"from": from, "to": to, "port": "error"}),
+                (false, _, _) => json!({"from": from, "to": to}),
+            });
+        }
+        nodes.push(made);
+    }
+    let limit = [Some(1), Some(2), Some(3), None][usize::try_from(dice.below(4)).unwrap()];
+    let mut settings = json!({"concurrency": {"limit": limit}, "parallelism": 1 + dice.below(3)});
+    if dice.once_in(6) {
+        settings["timeout_ms"] = json!(2_000);
+    }
+    let text = json!({"nodes": nodes, "connections": connections, "settings": settings});
+    Definition::parse(Json::from_value(&text))
+        .unwrap_or_else(|problems| panic!("{text} is not sound: {problems:?}"))
+}
+
+fn node(dice: &Dice, index: u64) -> Value {
+    let id = format!("n{index}");
+    match dice.below(9) {
+        0..=2 => effect(dice, &id),
+        3 => json!({"id": id, "type": "logic.transform", "config": {"expression": "1"}}),
+        4 => {
+            json!({"id": format!("if{index}"), "type": "logic.if", "config": {"condition": "true"}})
+        }
+        5 | 6 => json!({"id": id, "type": "logic.wait", "config": {"duration_ms": 1}}),
+        7 => json!({"id": id, "type": "logic.set_variable",
+            "config": {"name": "v", "expression": "1"}}),
+        _ => {
+            let (one, two) = (effect(dice, &format!("{id}a")), effect(dice, &format!("{id}b")));
+            let connections = json!([{"from": one["id"], "to": two["id"]}]);
+            let on_error = if dice.once_in(2) { "fail" } else { "branch" };
+            json!({"id": id, "type": "logic.for_each", "on_error": on_error,
+                "config": {"items": "[1]", "concurrency": 2, "nodes": [one, two],
+                    "connections": connections}})
+        }
+    }
+}
+
+fn effect(dice: &Dice, id: &str) -> Value {
+    let on_error = match dice.below(4) {
+        0 => json!({"action": "continue", "value": 1}),
+        1 => json!("branch"),
+        _ => json!("fail"),
+    };
+    json!({"id": id, "type": "action.http", "idempotent": dice.once_in(2), "on_error": on_error,
+        "retry": {"max_retries": dice.below(3), "backoff_ms": [100, 700]},
+        "config": {"method": "GET", "url": "https://a.test"}})
+}

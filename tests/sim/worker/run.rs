@@ -1,0 +1,375 @@
+//! One execution in a worker: a round, its append, the effects that it begins.
+
+use std::{collections::BTreeMap, pin::Pin, sync::Arc, time::Duration};
+
+use futures_util::{FutureExt as _, StreamExt as _, stream::FuturesUnordered};
+use ledgerline_commands::{CommandError, Context, Target};
+use ledgerline_domain::{
+    Aggregate as _,
+    event::Actor,
+    execution::{
+        Action, Attempt, Claim, Ending, ErrorKind, Execution, ExecutionCommand, ExecutionRejection,
+        NodeError, NodeOutput, NodePath, Outcome, Plan, Planner, Report, Step,
+    },
+    id::ExecutionId,
+    json::Json,
+    workflow::Workflow,
+};
+use serde_json::json;
+use tokio::{sync::Notify, time::sleep};
+use tokio_util::sync::CancellationToken;
+
+use super::Worker;
+
+/// How often in a row the state may turn out to be another before the item is handed back.
+const MAX_REPLANS: u32 = 20;
+
+/// What becomes of the delivery.
+pub(super) enum After {
+    /// It was taken, or is of no use any more.
+    Done,
+    /// It was never taken.
+    DeliverAgain,
+}
+
+enum Stop {
+    StandDown,
+    HandBack,
+}
+
+type Tried = (NodePath, Attempt, Result<(), ErrorKind>);
+
+struct Planned {
+    planner: Planner,
+    report: Report,
+    begin: Vec<(NodePath, Attempt)>,
+    abort: bool,
+    over: bool,
+}
+
+struct Running<'a> {
+    worker: &'a Worker,
+    id: ExecutionId,
+    claim: Claim,
+    plan: Arc<Plan>,
+    base: Arc<Execution>,
+    planner: Planner,
+    tried: Vec<Tried>,
+    effects: FuturesUnordered<Pin<Box<dyn Future<Output = Tried> + Send>>>,
+    under_way: BTreeMap<NodePath, Attempt>,
+    replans: u32,
+}
+
+pub(super) async fn run(
+    worker: &Worker,
+    id: ExecutionId,
+    claim: Claim,
+    heard: &Notify,
+    abandon: &CancellationToken,
+) -> After {
+    let mut taken = false;
+    let ended = tokio::select! {
+        biased;
+        () = abandon.cancelled() => Err(Stop::HandBack),
+        ended = go(worker, id, claim, heard, &mut taken) => ended,
+    };
+    match ended {
+        Ok(()) | Err(Stop::StandDown) => After::Done,
+        Err(Stop::HandBack) if !taken => After::DeliverAgain,
+        Err(Stop::HandBack) => {
+            give_back(worker, id, claim).await;
+            After::Done
+        }
+    }
+}
+
+/// Has a claim that was taken handed out again.
+async fn give_back(worker: &Worker, id: ExecutionId, claim: Claim) {
+    let command = ExecutionCommand::Redispatch { claim };
+    loop {
+        sleep(Duration::from_millis(500)).await;
+        let (target, context) = (Target::existing(id), context());
+        match worker.commands.execute::<Execution>(target, &command, &context).await {
+            Err(error) if error.may_pass() => {}
+            Ok(_) | Err(_) => return,
+        }
+    }
+}
+
+async fn go(
+    worker: &Worker,
+    id: ExecutionId,
+    claim: Claim,
+    heard: &Notify,
+    taken: &mut bool,
+) -> Result<(), Stop> {
+    let Some(mut running) = Running::take_up(worker, id, claim).await? else { return Ok(()) };
+    loop {
+        let planned = running.round().map_err(|_| Stop::StandDown)?;
+        if planned.abort {
+            running.effects.clear();
+            running.under_way.clear();
+            running.tried.clear();
+        }
+        let over = planned.over;
+        if !running.append(planned).await? {
+            continue;
+        }
+        *taken = true;
+        if over {
+            return Ok(());
+        }
+        tokio::select! {
+            biased;
+            Some(tried) = running.effects.next() => {
+                running.under_way.remove(&tried.0);
+                running.tried.push(tried);
+            }
+            () = heard.notified() => {
+                running.again().await?;
+                running.replans = 0;
+            }
+        }
+    }
+}
+
+fn context() -> Context {
+    Context::new(Actor::system("worker"))
+}
+
+impl<'a> Running<'a> {
+    async fn take_up(
+        worker: &'a Worker,
+        id: ExecutionId,
+        claim: Claim,
+    ) -> Result<Option<Self>, Stop> {
+        let loaded = worker.commands.load::<Execution>(id).await.map_err(|_| Stop::HandBack)?;
+        let Some(open) = loaded.state.open().filter(|open| open.claim == claim) else {
+            return Ok(None);
+        };
+        let (workflow, version) = (open.run.request.workflow_id, open.run.request.workflow_version);
+        let workflow =
+            worker.commands.load::<Workflow>(workflow).await.map_err(|_| Stop::HandBack)?;
+        let content = workflow.state.content().expect("no workflow is ever gone");
+        let plan = Plan::of(&content.graph(version).expect("the version was run"));
+        Ok(Some(Self {
+            planner: Planner::new(Arc::clone(&plan)),
+            base: loaded.state,
+            tried: Vec::new(),
+            effects: FuturesUnordered::new(),
+            under_way: BTreeMap::new(),
+            replans: 0,
+            worker,
+            id,
+            claim,
+            plan,
+        }))
+    }
+
+    /// What is appended next: the outcomes, and all that follows from them at once.
+    fn round(&self) -> Result<Planned, ExecutionRejection> {
+        let mut spec = Execution::clone(&self.base);
+        let mut planned = Planned {
+            planner: self.planner.clone(),
+            report: Report {
+                worker: self.worker.name.clone(),
+                claim: self.claim,
+                interventions: self.base.interventions(),
+                steps: Vec::new(),
+            },
+            begin: Vec::new(),
+            abort: false,
+            over: false,
+        };
+        let awaited = |tried: &&Tried| {
+            spec.in_flight().any(|(path, node)| *path == tried.0 && node.attempt == tried.1)
+        };
+        let tried: Vec<Tried> = self.tried.iter().filter(awaited).cloned().collect();
+        let outcomes = tried.into_iter().map(|tried| self.ended(tried)).collect();
+        self.apply(&mut spec, &mut planned.report, outcomes)?;
+        // The answer to its append was lost, so its effect never began.
+        let unknown = spec.in_flight().filter(|(path, _)| !self.under_way.contains_key(*path));
+        planned.begin = unknown.map(|(path, node)| (path.clone(), node.attempt)).collect();
+        while !planned.over {
+            let actions = planned.planner.next(&spec);
+            let steps: Vec<Step> =
+                actions.into_iter().filter_map(|action| self.step(action, &mut planned)).collect();
+            if steps.is_empty() {
+                break;
+            }
+            self.apply(&mut spec, &mut planned.report, steps)?;
+        }
+        if planned.abort {
+            planned.begin.clear();
+        }
+        Ok(planned)
+    }
+
+    fn apply(
+        &self,
+        spec: &mut Execution,
+        report: &mut Report,
+        steps: Vec<Step>,
+    ) -> Result<(), ExecutionRejection> {
+        let part = Report { steps: steps.clone(), ..report.clone() };
+        let now = self.worker.commands.clock().now();
+        for event in &spec.decide(&ExecutionCommand::Report(part), now)? {
+            *spec = std::mem::take(spec).evolve(event);
+        }
+        report.steps.extend(steps);
+        Ok(())
+    }
+
+    fn step(&self, action: Action, planned: &mut Planned) -> Option<Step> {
+        let dice = &self.worker.ground.dice;
+        let input = Json::null();
+        Some(match action {
+            Action::RunNode { path, attempt } => {
+                planned.begin.push((path.clone(), attempt));
+                Step::Start { path, attempt, input }
+            }
+            Action::EvaluateInline { path, attempt } => {
+                let failed = dice.once_in(30).then_some(ErrorKind::Validation);
+                self.ended((path, attempt, failed.map_or(Ok(()), Err)))
+            }
+            Action::BeginWait { path, attempt } => {
+                let wait = chrono::TimeDelta::milliseconds(
+                    i64::try_from(dice.below(1_500)).expect("a second or so"),
+                );
+                let due_at = self.worker.commands.clock().now() + wait;
+                Step::Wait { path, attempt, input, due_at }
+            }
+            Action::OpenLoop { path, attempt } => {
+                let items = (0..dice.below(4)).map(|item| Json::from_value(&json!(item)));
+                Step::OpenLoop { path, attempt, items: items.collect() }
+            }
+            Action::CloseLoop { path, attempt, output } => {
+                let output = NodeOutput::Inline(gathered(&output));
+                complete(path, attempt, output, None)
+            }
+            Action::SkipNode { path, reason } => Step::Skip { path, reason },
+            Action::FailNode { path, attempt, error } => self.failed(path, attempt, error),
+            Action::Abort => {
+                planned.abort = true;
+                return None;
+            }
+            Action::LetGo { .. } => {
+                planned.over = true;
+                Step::LetGo
+            }
+            Action::Finish(ending) => {
+                planned.over = true;
+                Step::Finish(match ending {
+                    Ending::Completed(output) => {
+                        Outcome::Completed { output: NodeOutput::Inline(gathered(&output)) }
+                    }
+                    Ending::Failed { node, error } => {
+                        assert!(
+                            node.is_some(),
+                            "{}: the run got stuck: {}",
+                            self.id,
+                            error.message
+                        );
+                        Outcome::Failed { node, error }
+                    }
+                    Ending::Cancelled => Outcome::Cancelled,
+                })
+            }
+        })
+    }
+
+    fn ended(&self, (path, attempt, result): Tried) -> Step {
+        match result {
+            Ok(()) => {
+                let is_choice = path.node_id().starts_with("if");
+                let port = if self.worker.ground.dice.once_in(2) { "true" } else { "false" };
+                let port = is_choice.then(|| port.to_owned());
+                complete(path, attempt, NodeOutput::Inline(Json::null()), port)
+            }
+            Err(kind) => {
+                let error = NodeError { kind, message: "by chance".to_owned(), details: None };
+                self.failed(path, attempt, error)
+            }
+        }
+    }
+
+    fn failed(&self, path: NodePath, attempt: Attempt, error: NodeError) -> Step {
+        let now = self.worker.commands.clock().now();
+        let then = self.plan.after_failure(&path, attempt, &error, now, 0.5);
+        Step::Fail { path, attempt, error, duration_ms: 0, then }
+    }
+
+    /// Appends a round and begins its effects. False when the state turned out to be another.
+    async fn append(&mut self, planned: Planned) -> Result<bool, Stop> {
+        let command = ExecutionCommand::Report(planned.report);
+        let target = Target::existing(self.id);
+        let context = context();
+        match self.worker.commands.execute::<Execution>(target, &command, &context).await {
+            Ok(executed) => {
+                self.base = executed.state;
+                self.planner = planned.planner;
+                self.tried.clear();
+                self.replans = 0;
+                for (path, attempt) in planned.begin {
+                    self.begin(path, attempt);
+                }
+                Ok(true)
+            }
+            Err(CommandError::Rejected(
+                ExecutionRejection::ClaimLost { .. }
+                | ExecutionRejection::Ended(_)
+                | ExecutionRejection::NotRequested,
+            )) => Err(Stop::StandDown),
+            Err(CommandError::Rejected(rejection @ ExecutionRejection::Contradiction { .. })) => {
+                panic!("{}: what was planned on the state is refused: {rejection}", self.id)
+            }
+            Err(CommandError::Invalid { reason }) => panic!("{}: {reason}", self.id),
+            Err(error) if error.must_stand_down() => panic!("{}: {error}", self.id),
+            Err(_) => self.again().await,
+        }
+    }
+
+    async fn again(&mut self) -> Result<bool, Stop> {
+        self.replans += 1;
+        if self.replans > MAX_REPLANS {
+            return Err(Stop::HandBack);
+        }
+        sleep(Duration::from_millis(u64::from(self.replans) * 10)).await;
+        // When it can't be read, what is known is planned on again.
+        if let Ok(loaded) = self.worker.commands.load::<Execution>(self.id).await {
+            self.base = loaded.state;
+            self.planner = Planner::new(Arc::clone(&self.plan));
+        }
+        Ok(false)
+    }
+
+    fn begin(&mut self, path: NodePath, attempt: Attempt) {
+        let idempotent = self.plan.node(&path).is_some_and(|node| node.idempotent);
+        let ground = &self.worker.ground;
+        // A process that died of this append begins nothing: its tasks are ended before they are polled again.
+        if ground.weather.is_dead(self.worker.number) {
+            return;
+        }
+        ground.effects.begin(self.id, &path, attempt, idempotent);
+        self.under_way.insert(path.clone(), attempt);
+        let takes = Duration::from_millis(ground.dice.below(400));
+        let result = match ground.dice.below(20) {
+            0 | 1 => Err(ErrorKind::Transient),
+            2 => Err(ErrorKind::Permanent),
+            _ => Ok(()),
+        };
+        let effect = async move {
+            sleep(takes).await;
+            (path, attempt, result)
+        };
+        self.effects.push(effect.boxed());
+    }
+}
+
+fn complete(path: NodePath, attempt: Attempt, output: NodeOutput, port: Option<String>) -> Step {
+    Step::Complete { path, attempt, output, port, variable: None, duration_ms: 0 }
+}
+
+fn gathered(output: &ledgerline_domain::execution::Gather) -> Json {
+    output.to_json(&Default::default()).expect("there are no blobs here")
+}
