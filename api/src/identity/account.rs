@@ -169,7 +169,7 @@ impl Identity {
     ) -> Result<TokenAnswer, Problem> {
         registration.check()?;
         let place: Vec<Subject<'_>> = client.ip.map(Subject::Ip).into_iter().collect();
-        backoff::count(self.pool(), &place, now).await?;
+        let attempt = backoff::count(self.pool(), &place, now).await?;
         self.demand_open_registration().await?;
         let hash = self.passwords().hash(registration.password.clone()).await?;
         let user = UserId(Uuid::now_v7());
@@ -179,7 +179,7 @@ impl Identity {
         let (session, refresh) = session::open(&mut transaction, user, client, ttl, now).await?;
         let account = read(&mut transaction, user).await?.ok_or_else(Problem::broken)?;
         transaction.commit().await?;
-        backoff::forgive(self.pool(), &place, now).await?;
+        attempt.forgive(self.pool()).await?;
         self.make_personal_workspace(user, &registration.full_name, now).await?;
         metrics::counter!("auth_registrations_total").increment(1);
         self.token_answer(account, session, &refresh, now)
@@ -256,7 +256,7 @@ impl Identity {
         let key = address_key(email);
         let mut subjects: Vec<Subject<'_>> = client.ip.map(Subject::Ip).into_iter().collect();
         subjects.push(Subject::Address(&key));
-        backoff::count(self.pool(), &subjects, now).await?;
+        let attempt = backoff::count(self.pool(), &subjects, now).await?;
         let row = sqlx::query!(
             "SELECT u.user_id, u.full_name, u.personal_workspace_at, c.password_hash
              FROM users u JOIN credentials c ON c.user_id = u.user_id WHERE u.email_key = $1",
@@ -276,7 +276,7 @@ impl Identity {
                 "no account has this address with this password",
             ));
         };
-        backoff::forgive(self.pool(), &subjects, now).await?;
+        attempt.forgive(self.pool()).await?;
         let user = UserId(row.user_id);
         if row.personal_workspace_at.is_none() {
             self.make_personal_workspace(user, &row.full_name, now).await?;
@@ -400,7 +400,7 @@ impl Identity {
             return Err(Problem::invalid_values(vec![error]));
         }
         let key = address_key(&user.email);
-        backoff::count(self.pool(), &[Subject::Address(&key)], now).await?;
+        let attempt = backoff::count(self.pool(), &[Subject::Address(&key)], now).await?;
         let hash = sqlx::query_scalar!(
             "SELECT password_hash FROM credentials WHERE user_id = $1",
             user.id.0
@@ -426,7 +426,7 @@ impl Identity {
         let because = "password_changed";
         session::revoke_all(&mut transaction, user.id, Some(current), because, now).await?;
         transaction.commit().await?;
-        backoff::forgive(self.pool(), &[Subject::Address(&key)], now).await
+        attempt.forgive(self.pool()).await
     }
 
     /// Makes the person with an address an operator (`ledgerline operator add`). False when nobody has it.

@@ -1,11 +1,13 @@
 //! Back-off of logins, by address and by network address, shared by all processes.
 //!
-//! An attempt is counted before it is looked at and forgiven when it succeeds. Subjects are stored hashed, so that the table holds no
-//! contact data. Waits are short (at most five minutes), so that nobody can be kept out of an account for long by others' guesses.
+//! An attempt is counted before it is looked at and forgiven when it succeeds, so what is refused is what would exceed the free
+//! attempts if all that are being looked at were to fail: guesses at once are bounded like guesses in a row, and somebody who signs
+//! in twice at once gets in twice. Subjects are stored hashed, so that the table holds no contact data. Waits are short (at most
+//! five minutes), so that nobody can be kept out of an account for long by others' guesses.
 
 use std::net::IpAddr;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, SubsecRound as _, TimeDelta, Utc};
 use sha2::{Digest, Sha256};
 use sqlx::PgPool;
 
@@ -48,18 +50,30 @@ fn network(ip: IpAddr) -> String {
     }
 }
 
+/// An attempt that was counted and may be looked at.
+#[derive(Debug)]
+#[must_use = "a success is forgiven"]
+pub struct Attempt<'a> {
+    /// The subjects, each with the number this attempt has among theirs.
+    counted: Vec<(Subject<'a>, i32)>,
+    at: DateTime<Utc>,
+}
+
 /// Counts an attempt of each subject.
 ///
 /// # Errors
 /// 429 with the wait when one of them has to wait; the attempt must then not be looked at.
-pub async fn count(
+pub async fn count<'a>(
     pool: &PgPool,
-    subjects: &[Subject<'_>],
+    subjects: &[Subject<'a>],
     now: DateTime<Utc>,
-) -> Result<(), Problem> {
+) -> Result<Attempt<'a>, Problem> {
+    // As the database keeps it.
+    let now = now.trunc_subsecs(6);
+    let mut counted = Vec::with_capacity(subjects.len());
     for subject in subjects {
         let key = subject.key();
-        let counted = sqlx::query_file!(
+        let number = sqlx::query_file_scalar!(
             "sql/identity/count_login_attempt.sql",
             key,
             now,
@@ -68,11 +82,12 @@ pub async fn count(
         )
         .fetch_optional(pool)
         .await?;
-        if counted.is_none() {
-            return Err(refusal(pool, &key, now).await?);
+        match number {
+            Some(number) => counted.push((*subject, number)),
+            None => return Err(refusal(pool, &key, now).await?),
         }
     }
-    Ok(())
+    Ok(Attempt { counted, at: now })
 }
 
 async fn refusal(pool: &PgPool, key: &[u8], now: DateTime<Utc>) -> Result<Problem, Problem> {
@@ -86,36 +101,30 @@ async fn refusal(pool: &PgPool, key: &[u8], now: DateTime<Utc>) -> Result<Proble
     Ok(Problem::too_many_requests("too many attempts to sign in; wait before the next", seconds))
 }
 
-/// Takes back what was counted, after a success: the address starts anew, the network address gets this one attempt back.
-///
-/// # Errors
-/// 503 when the database is away.
-pub async fn forgive(
-    pool: &PgPool,
-    subjects: &[Subject<'_>],
-    now: DateTime<Utc>,
-) -> Result<(), Problem> {
-    for subject in subjects {
-        let key = subject.key();
-        match subject {
-            Subject::Address(_) => {
-                sqlx::query!("DELETE FROM login_attempts WHERE subject = $1", key)
-                    .execute(pool)
-                    .await?;
-            }
-            Subject::Ip(_) => {
-                sqlx::query!(
-                    "UPDATE login_attempts SET attempts = greatest(attempts - 1, 0), blocked_until = $2
-                     WHERE subject = $1",
-                    key,
-                    now
-                )
-                .execute(pool)
-                .await?;
-            }
+impl Attempt<'_> {
+    /// Takes back what was counted, after a success: the address starts anew from this attempt on, and what was counted after it
+    /// stays; the network address gets this one attempt back.
+    ///
+    /// # Errors
+    /// 503 when the database is away.
+    pub async fn forgive(self, pool: &PgPool) -> Result<(), Problem> {
+        for (subject, number) in self.counted {
+            let given_back = match subject {
+                Subject::Address(_) => number,
+                Subject::Ip(_) => 1,
+            };
+            sqlx::query_file!(
+                "sql/identity/forgive_login_attempts.sql",
+                subject.key(),
+                given_back,
+                subject.free_attempts(),
+                self.at
+            )
+            .execute(pool)
+            .await?;
         }
+        Ok(())
     }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -2,9 +2,17 @@
 
 use axum::http::{Method, StatusCode};
 use chrono::TimeDelta;
+use futures_util::future::join_all;
+use ledgerline_api::{
+    identity::backoff::{self, Subject},
+    problem::ProblemKind,
+};
 use serde_json::{Value, json};
 
-use crate::support::client::{Answer, Client};
+use crate::support::{
+    app::App,
+    client::{Answer, Client},
+};
 
 const PASSWORD: &str = "correct horse battery";
 
@@ -94,6 +102,96 @@ async fn guessing_backs_off_and_the_wait_ends() {
     assert_eq!(login(&client, "ada@example.com", PASSWORD).await.status, StatusCode::OK);
     let next = login(&client, "ada@example.com", "not the password").await;
     assert_eq!(next.status, StatusCode::UNAUTHORIZED, "a success starts anew");
+}
+
+/// How many of these sign-ins at once were answered with a status.
+fn answered(answers: &[Answer], status: StatusCode) -> usize {
+    answers.iter().filter(|answer| answer.status == status).count()
+}
+
+#[tokio::test]
+async fn who_signs_in_twice_at_once_gets_in_twice() {
+    let client = Client::start().await;
+    register(&client, "ada@example.com").await;
+    for _ in 0..3 {
+        let wrong = login(&client, "ada@example.com", "not the password").await;
+        assert_eq!(wrong.status, StatusCode::UNAUTHORIZED);
+    }
+    let both = join_all((0..2).map(|_| login(&client, "ada@example.com", PASSWORD))).await;
+    assert_eq!(answered(&both, StatusCode::OK), 2, "{both:?}");
+    let five = join_all((0..5).map(|_| login(&client, "ada@example.com", PASSWORD))).await;
+    assert_eq!(answered(&five, StatusCode::OK), 5, "{five:?}");
+    // Requests arrive in another order than their clocks tell.
+    for _ in 0..3 {
+        client.clock.advance(TimeDelta::milliseconds(-1));
+        let earlier = login(&client, "ada@example.com", PASSWORD).await;
+        assert_eq!(earlier.status, StatusCode::OK, "{earlier:?}");
+    }
+    login(&client, "ada@example.com", "not the password").await;
+    client.clock.advance(TimeDelta::milliseconds(-1));
+    assert_eq!(login(&client, "ada@example.com", PASSWORD).await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn guesses_at_once_are_as_many_as_in_a_row() {
+    let client = Client::start().await;
+    register(&client, "ada@example.com").await;
+    let guess = |_| login(&client, "ada@example.com", "not the password");
+    let guesses = join_all((0..20).map(guess)).await;
+    assert_eq!(answered(&guesses, StatusCode::UNAUTHORIZED), 5, "{guesses:?}");
+    assert_eq!(answered(&guesses, StatusCode::TOO_MANY_REQUESTS), 15, "{guesses:?}");
+    // After each wait there is one more, and the next wait is longer.
+    for expected in [1, 2, 4, 8] {
+        let refused = login(&client, "ada@example.com", PASSWORD).await;
+        assert_eq!(refused.header("retry-after"), expected.to_string(), "{refused:?}");
+        client.clock.advance(TimeDelta::milliseconds(expected * 1_000 - 1));
+        let early = login(&client, "ada@example.com", PASSWORD).await;
+        assert_eq!(early.status, StatusCode::TOO_MANY_REQUESTS);
+        client.clock.advance(TimeDelta::milliseconds(1));
+        let guesses = join_all((0..5).map(guess)).await;
+        assert_eq!(answered(&guesses, StatusCode::UNAUTHORIZED), 1, "{guesses:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_success_forgives_what_came_before_it_and_no_more() {
+    let app = App::start().await;
+    let (pool, now) = (&app.state.pool, app.state.clock.now());
+    let ip = Subject::Ip("192.0.2.1".parse().unwrap());
+    let address = [ip, Subject::Address("ada@example.com")];
+    let count = || backoff::count(pool, &address, now);
+    let _wrong = count().await.unwrap();
+    let right = count().await.unwrap();
+    let _guesses = [count().await.unwrap(), count().await.unwrap(), count().await.unwrap()];
+    assert_eq!(count().await.unwrap_err().kind(), ProblemKind::TooManyRequests);
+    right.forgive(pool).await.unwrap();
+    // The three guesses after the success still count, so two more are free.
+    let _guesses = [count().await.unwrap(), count().await.unwrap()];
+    assert_eq!(count().await.unwrap_err().kind(), ProblemKind::TooManyRequests);
+}
+
+#[tokio::test]
+async fn a_place_in_the_network_gets_back_only_what_succeeded() {
+    let app = App::start().await;
+    let (pool, now) = (&app.state.pool, app.state.clock.now());
+    let place = [Subject::Ip("192.0.2.1".parse().unwrap())];
+    let count = |at| backoff::count(pool, &place, at);
+    for _ in 0..48 {
+        let _wrong = count(now).await.unwrap();
+    }
+    let right = [count(now).await.unwrap(), count(now).await.unwrap()];
+    assert_eq!(count(now).await.unwrap_err().kind(), ProblemKind::TooManyRequests);
+    for right in right {
+        right.forgive(pool).await.unwrap();
+    }
+    let _wrong = [count(now).await.unwrap(), count(now).await.unwrap()];
+    assert_eq!(count(now).await.unwrap_err().kind(), ProblemKind::TooManyRequests);
+    // One that takes longer than its wait does not end the wait of the guess after it.
+    let slow = count(now + TimeDelta::seconds(1)).await.unwrap();
+    let later = now + TimeDelta::seconds(3);
+    let _wrong = count(later).await.unwrap();
+    slow.forgive(pool).await.unwrap();
+    assert_eq!(count(later).await.unwrap_err().kind(), ProblemKind::TooManyRequests);
 }
 
 #[tokio::test]
