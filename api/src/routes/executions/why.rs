@@ -1,7 +1,7 @@
 //! What an execution waits for: every open one waits for something that has a name.
 
 use axum::extract::State;
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use ledgerline_domain::{
     dispatch::Why,
     execution::{Execution, PauseReason, WaitsFor},
@@ -173,20 +173,22 @@ fn explain(execution: &Execution, waits_for: Option<&WaitsFor>, line: Option<&Li
     };
     match (waits_for, line) {
         (WaitsFor::Slot { limit, .. }, Some(line)) => format!(
-            "it is number {} in line for one of the {} slots of its workflow, held by {} executions",
+            "it is number {} in line for {} of its workflow, held by {}",
             line.place,
-            limit.limit,
-            line.holders.len()
+            slot_of(limit.limit),
+            counted(line.holders.len(), "execution")
         ),
         (WaitsFor::Slot { limit, .. }, None) => {
-            format!("it waits for one of the {} slots of its workflow", limit.limit)
+            format!("it waits for {} of its workflow", slot_of(limit.limit))
         }
         (WaitsFor::Worker { claim }, _) => {
             format!("it waits for a worker to take claim {}", claim.0)
         }
         (WaitsFor::Lease { worker, .. }, _) => format!("the worker {worker} runs it"),
         (WaitsFor::Timers { count, next_due_at }, _) => {
-            format!("it waits for {count} timers, the next one at {next_due_at}")
+            let due = next_due_at.to_rfc3339_opts(SecondsFormat::Millis, true);
+            let which = if *count == 1 { "due" } else { "the next one due" };
+            format!("it waits for {}, {which} at {due}", counted(*count, "timer"))
         }
         (WaitsFor::Resume { reason: PauseReason::User }, _) => {
             "it is paused until somebody resumes it".to_owned()
@@ -194,6 +196,19 @@ fn explain(execution: &Execution, waits_for: Option<&WaitsFor>, line: Option<&Li
         (WaitsFor::Resume { reason: PauseReason::WorkflowPaused }, _) => {
             "it is paused until its workflow is resumed".to_owned()
         }
+    }
+}
+
+/// A number of things, as a person says it.
+fn counted(count: usize, noun: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {noun}{plural}")
+}
+
+fn slot_of(limit: u32) -> String {
+    match limit {
+        1 => "the one slot".to_owned(),
+        more => format!("one of the {more} slots"),
     }
 }
 
@@ -295,5 +310,45 @@ fn stuck_because(
             (next_due_at + GRACE < now).then_some("its timer was due and did not fire")
         }
         Some(WaitsFor::Slot { .. } | WaitsFor::Worker { .. } | WaitsFor::Resume { .. }) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ledgerline_domain::execution::ConcurrencyLimit;
+
+    use super::*;
+
+    #[test]
+    fn one_is_told_from_several_and_times_are_for_people() {
+        let timers = |count| {
+            let next_due_at = DateTime::from_timestamp(1_800_000_000, 123_456_789).unwrap();
+            explain(&Execution::default(), Some(&WaitsFor::Timers { count, next_due_at }), None)
+        };
+        assert_eq!(timers(1), "it waits for 1 timer, due at 2027-01-15T08:00:00.123Z");
+        assert_eq!(
+            timers(2),
+            "it waits for 2 timers, the next one due at 2027-01-15T08:00:00.123Z"
+        );
+        let limit = |limit| ConcurrencyLimit { key: "any".to_owned(), limit };
+        let place = |slots, holders| {
+            let line = LineView {
+                limit: LimitView { key: "any".to_owned(), limit: slots },
+                place: 1,
+                resumed: false,
+                holders,
+            };
+            let waits_for = WaitsFor::Slot { limit: limit(slots), resumed: false };
+            explain(&Execution::default(), Some(&waits_for), Some(&line))
+        };
+        let holder = || ExecutionId(uuid::Uuid::nil());
+        assert_eq!(
+            place(1, vec![holder()]),
+            "it is number 1 in line for the one slot of its workflow, held by 1 execution"
+        );
+        assert_eq!(
+            place(2, vec![holder(), holder()]),
+            "it is number 1 in line for one of the 2 slots of its workflow, held by 2 executions"
+        );
     }
 }
