@@ -87,7 +87,9 @@ impl Scratch {
                 format!("failed to make a directory for the program: {error}"),
             )
         };
-        fs::create_dir_all(&path).await.map_err(failed)?;
+        fs::create_dir_all(parent).await.map_err(failed)?;
+        // All programs run as one user, but those who share the machine otherwise have no business in it.
+        fs::DirBuilder::new().mode(0o700).create(&path).await.map_err(failed)?;
         let scratch = Self(path);
         if let Some(user) = run_as {
             chown(&scratch.0, Some(Uid::from_raw(user.uid)), Some(Gid::from_raw(user.gid)))
@@ -102,5 +104,24 @@ impl Drop for Scratch {
         if let Err(error) = std::fs::remove_dir_all(&self.0) {
             tracing::warn!(path = %self.0.display(), %error, "a step's directory was left behind");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_steps_directory_is_its_owners_alone_and_goes_with_the_step() {
+        let parent = std::env::temp_dir().join(format!("ledgerline-steps-{}", Uuid::now_v7()));
+        let scratch = Scratch::make(&parent, None).await.unwrap();
+        let path = scratch.0.clone();
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o700, "{mode:o}");
+        drop(scratch);
+        assert!(!path.exists());
+        std::fs::remove_dir(&parent).unwrap();
     }
 }
