@@ -4,6 +4,7 @@
 //! renamed, so a reader or a crash never meets half of one.
 
 use std::{
+    collections::BTreeMap,
     hash::{DefaultHasher, Hash as _, Hasher as _},
     io::ErrorKind as IoErrorKind,
     path::{Path, PathBuf},
@@ -23,6 +24,8 @@ const MAX_PATH_BYTES: usize = 1_024;
 const MAX_NAME_BYTES: usize = 200;
 /// How many entries a listing names.
 pub const MAX_ENTRIES: usize = 1_000;
+/// How many entries of folders are looked at for one listing, however many there are.
+const MAX_VISITED: usize = 10_000;
 /// Begins the name of a write that is under way; no path may name one.
 const PARTIAL: &str = ".partial-";
 
@@ -159,19 +162,26 @@ impl FileSpace {
     }
 
     /// The files below a folder, by path; the empty path is the whole space. At most [`MAX_ENTRIES`], and whether there are more.
+    /// Where there are very many, they are the first of those that were looked at.
     ///
     /// # Errors
     /// [`FileError`].
     pub async fn list(&self, path: &str) -> Result<(Vec<FileEntry>, bool), FileError> {
         let top = if path.is_empty() { self.root.clone() } else { self.place(path).await? };
-        let (mut found, mut folders) = (Vec::new(), vec![top]);
-        while let Some(folder) = folders.pop() {
+        let (mut found, mut folders) = (BTreeMap::new(), vec![top]);
+        let (mut visited, mut more) = (0, false);
+        'all: while let Some(folder) = folders.pop() {
             let mut entries = match fs::read_dir(&folder).await {
                 Ok(entries) => entries,
                 Err(error) if error.kind() == IoErrorKind::NotFound => continue,
                 Err(error) => return Err(said(error, path)),
             };
             while let Some(entry) = entries.next_entry().await.map_err(|error| said(error, path))? {
+                visited += 1;
+                if visited > MAX_VISITED {
+                    more = true;
+                    break 'all;
+                }
                 let about = match fs::symlink_metadata(entry.path()).await {
                     Ok(about) => about,
                     Err(error) if error.kind() == IoErrorKind::NotFound => continue,
@@ -186,17 +196,16 @@ impl FileSpace {
                         .path()
                         .strip_prefix(&self.root)
                         .map(|path| path.to_string_lossy().into_owned());
-                    found.push(FileEntry {
-                        path: relative.unwrap_or_default(),
-                        size_bytes: about.len(),
-                    });
+                    found.insert(relative.unwrap_or_default(), about.len());
+                    if found.len() > MAX_ENTRIES {
+                        found.pop_last();
+                        more = true;
+                    }
                 }
             }
         }
-        found.sort_by(|a, b| a.path.cmp(&b.path));
-        let more = found.len() > MAX_ENTRIES;
-        found.truncate(MAX_ENTRIES);
-        Ok((found, more))
+        let entry = |(path, size_bytes)| FileEntry { path, size_bytes };
+        Ok((found.into_iter().map(entry).collect(), more))
     }
 
     /// Removes a file. Whether it was there.
@@ -279,6 +288,21 @@ mod tests {
         assert!(matches!(space.read("b.txt").await, Err(FileError::NotFound(_))));
         assert!(matches!(space.read("reports").await, Err(FileError::NotAFile(_))));
         assert!(matches!(space.write("reports/a.md/x", b"").await, Err(FileError::NotAFile(_))));
+    }
+
+    #[tokio::test]
+    async fn a_listing_is_cut_after_the_first_by_path() {
+        let space = space("many");
+        space.write("a/0", b"").await.unwrap();
+        for n in 0..MAX_ENTRIES {
+            std::fs::write(space.root.join("a").join(format!("1-{n:04}")), b"x").unwrap();
+        }
+        let (found, more) = space.list("").await.unwrap();
+        assert!(more && found.len() == MAX_ENTRIES, "{} {more}", found.len());
+        assert_eq!(found[0], FileEntry { path: "a/0".to_owned(), size_bytes: 0 });
+        assert_eq!(found[MAX_ENTRIES - 1].path, "a/1-0998");
+        assert!(found.is_sorted_by_key(|entry| &entry.path));
+        std::fs::remove_dir_all(&space.root).unwrap();
     }
 
     #[tokio::test]
