@@ -13,8 +13,10 @@ use ledgerline_domain::{
 use moka::sync::Cache;
 use serde_json::json;
 
-/// How many versions are kept parsed. A large graph takes some megabytes.
-const MAX_KEPT: u64 = 1_000;
+/// How much memory parsed versions may take, in bytes: definitions differ in size by a factor of thousands, so their number says little.
+const MAX_KEPT_BYTES: u64 = 256 * 1024 * 1024;
+/// What a byte of a definition's text takes when it is parsed and its expressions are compiled: a cautious estimate.
+const PARSED_BYTES_PER_BYTE: usize = 8;
 
 /// A version of a workflow, ready to run.
 pub(crate) struct Definition {
@@ -24,6 +26,8 @@ pub(crate) struct Definition {
     pub(crate) plan: Arc<Plan>,
     /// What expressions see as `workflow`.
     pub(crate) facts: Json,
+    /// About how much memory it takes.
+    bytes: u32,
 }
 
 /// Why a definition can't be had.
@@ -45,7 +49,11 @@ pub(crate) struct Definitions {
 
 impl Definitions {
     pub(crate) fn new(commands: Commands) -> Self {
-        Self { commands, kept: Cache::new(MAX_KEPT) }
+        let kept = Cache::builder()
+            .max_capacity(MAX_KEPT_BYTES)
+            .weigher(|_, definition: &Arc<Definition>| definition.bytes)
+            .build();
+        Self { commands, kept }
     }
 
     pub(crate) async fn get(
@@ -74,7 +82,9 @@ impl Definitions {
         let facts =
             Json::from_value(&json!({"id": workflow, "name": draft.name, "version": version}));
         let graph = content.graph(version).map_err(|error| unusable(error.to_string()))?;
-        let definition = Arc::new(Definition { plan: Plan::of(&graph), graph, facts });
+        let bytes = draft.definition.as_str().len().saturating_mul(PARSED_BYTES_PER_BYTE);
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        let definition = Arc::new(Definition { plan: Plan::of(&graph), graph, facts, bytes });
         self.kept.insert((workflow, version), Arc::clone(&definition));
         Ok(definition)
     }
