@@ -8,6 +8,7 @@ use sqlx::PgPool;
 use uuid::Uuid;
 
 use crate::StoreError;
+use crate::fault::values_at_fault;
 use crate::json_text::{JsonStr, JsonText};
 
 /// One statement stays short enough not to hold a connection for long.
@@ -125,7 +126,15 @@ async fn write_chunk(pool: &PgPool, lines: &[LogLine]) -> Result<(), StoreError>
         &column(lines, |line| line.correlation_id) as &[Option<Uuid>],
     )
     .execute(pool)
-    .await?;
+    .await
+    .map_err(|error| {
+        // Told from an outage, because trying the same lines again can never help.
+        if values_at_fault(&error) {
+            StoreError::Corrupt { reason: format!("the table refuses log lines: {error}") }
+        } else {
+            error.into()
+        }
+    })?;
     Ok(())
 }
 

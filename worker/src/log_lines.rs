@@ -15,7 +15,7 @@ use std::{
 use chrono::{DateTime, Utc};
 use ledgerline_commands::Clock;
 use ledgerline_nats::LiveLogs;
-use ledgerline_store::{EventLog, LogLevel, LogLine, Workspace};
+use ledgerline_store::{EventLog, LogLevel, LogLine, StoreError, Workspace};
 use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
@@ -26,6 +26,11 @@ const WAITING: usize = 8_192;
 const BATCH: usize = 2_000;
 /// How long a line may wait for others: short enough to be called live.
 const LINGER: Duration = Duration::from_millis(50);
+/// How long a write that failed rests, times its number, and at most.
+const PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// How often in a row a write may have failed when the process goes down.
+const LAST_TRIES: u32 = 10;
 /// The longest message; the rest is cut and said so.
 const MAX_MESSAGE_CHARS: usize = 16_384;
 
@@ -141,24 +146,38 @@ async fn write(
             };
             let _ = tokio::time::timeout(LINGER, more).await;
         }
-        keep(&log, &batch).await;
+        keep(&log, &batch, &stop).await;
         show(&live, &batch).await;
         batch.clear();
     }
 }
 
-/// Writes a batch, trying again while the database is away: a line has a number, so a repeat changes nothing.
-async fn keep(log: &Arc<dyn EventLog>, batch: &[LogLine]) {
-    const TRIES: u32 = 20;
-    for attempt in 1..=TRIES {
-        match log.write_log_lines(batch).await {
-            Ok(()) => return,
-            Err(error) if attempt == TRIES => {
-                tracing::error!(lines = batch.len(), %error, "log lines were lost")
+/// Writes a batch, trying again while the database is away: a line has a number, so a repeat changes nothing. Meanwhile the channel
+/// fills and steps that print are slowed down. Only a line that the table can never hold is dropped, and, when the process goes down
+/// while the database is away, what waits then.
+async fn keep(log: &Arc<dyn EventLog>, batch: &[LogLine], stop: &CancellationToken) {
+    let (mut waiting, mut tries) = (vec![batch], 0);
+    while let Some(lines) = waiting.pop() {
+        match log.write_log_lines(lines).await {
+            Ok(()) => tries = 0,
+            Err(StoreError::Corrupt { .. }) if lines.len() > 1 => {
+                // One of them is at fault: the others are written without it.
+                let (first, second) = lines.split_at(lines.len() / 2);
+                waiting.extend([second, first]);
+            }
+            Err(StoreError::Corrupt { reason }) => {
+                tracing::error!(lines = lines.len(), %reason, "a log line can't be kept");
+            }
+            Err(error) if stop.is_cancelled() && tries >= LAST_TRIES => {
+                let lost = lines.len() + waiting.iter().map(|lines| lines.len()).sum::<usize>();
+                tracing::error!(lines = lost, %error, "log lines were lost");
+                return;
             }
             Err(error) => {
-                tracing::warn!(lines = batch.len(), %error, "log lines wait for the database");
-                tokio::time::sleep(Duration::from_millis(u64::from(attempt) * 100)).await;
+                waiting.push(lines);
+                tries += 1;
+                tracing::warn!(lines = lines.len(), %error, "log lines wait for the database");
+                tokio::time::sleep((PAUSE * tries).min(LONGEST_PAUSE)).await;
             }
         }
     }
