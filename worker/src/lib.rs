@@ -15,6 +15,7 @@ pub mod outbound;
 mod round;
 mod run;
 mod settings;
+mod stand_down;
 pub mod subprocess;
 mod values;
 mod worker;

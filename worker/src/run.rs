@@ -156,11 +156,17 @@ impl<'a> Running<'a> {
         signals: Signals,
     ) -> Result<Option<Self>, Stop> {
         let claim = Claim(item.claim);
-        let mut loaded =
-            shared.commands.load_cached::<Execution>(item.execution_id).await.map_err(hand_back)?;
+        let mut loaded = shared
+            .commands
+            .load_cached::<Execution>(item.execution_id)
+            .await
+            .map_err(|error| shared.hand_back(&error))?;
         if loaded.state.open().is_none_or(|open| open.claim != claim) {
-            loaded =
-                shared.commands.load::<Execution>(item.execution_id).await.map_err(hand_back)?;
+            loaded = shared
+                .commands
+                .load::<Execution>(item.execution_id)
+                .await
+                .map_err(|error| shared.hand_back(&error))?;
         }
         let Some(open) = loaded.state.open().filter(|open| open.claim == claim) else {
             return Ok(None);
@@ -169,7 +175,7 @@ impl<'a> Running<'a> {
         let definition =
             match shared.definitions.get(request.workflow_id, request.workflow_version).await {
                 Ok(definition) => definition,
-                Err(DefinitionError::Load(error)) => return Err(hand_back(error)),
+                Err(DefinitionError::Load(error)) => return Err(shared.hand_back(&error)),
                 Err(error @ DefinitionError::Unusable(_)) => {
                     return Self::refuse(shared, item, &loaded.state, error.to_string())
                         .await
@@ -214,6 +220,7 @@ impl<'a> Running<'a> {
         };
         match shared.report(item.execution_id, report).await {
             Ok(_) => Ok(()),
+            Err(CommandError::Load(error)) => Err(shared.hand_back(&error)),
             Err(_) => Err(Stop::HandBack),
         }
     }
@@ -305,7 +312,9 @@ impl<'a> Running<'a> {
                 tracing::error!(execution = %self.item.execution_id, %reason, "the log refuses what the run did");
                 Err(Stop::HandBack)
             }
-            Err(error) if error.must_stand_down() => Err(Stop::HandBack),
+            Err(CommandError::Load(error @ LoadError::UnknownEvent { .. })) => {
+                Err(self.shared.hand_back(&error))
+            }
             Err(error) => {
                 tracing::debug!(execution = %self.item.execution_id, %error, "planning again");
                 self.again().await
@@ -330,7 +339,7 @@ impl<'a> Running<'a> {
                 tokio::time::sleep(REST).await;
                 return Ok(false);
             }
-            Err(error) => return Err(hand_back(error)),
+            Err(error) => return Err(self.shared.hand_back(&error)),
         };
         self.base = state;
         self.planner = Planner::new(Arc::clone(&self.definition.plan));
@@ -468,12 +477,14 @@ async fn effect(
     Tried { path, attempt, result, duration_ms }
 }
 
-fn hand_back(error: LoadError) -> Stop {
-    tracing::warn!(%error, "an execution can't be read now");
-    Stop::HandBack
-}
-
 impl Shared {
+    /// Lets go of a run that can't be read; of all runs when it was a newer build that wrote it.
+    fn hand_back(&self, error: &LoadError) -> Stop {
+        tracing::warn!(%error, "an execution can't be read now");
+        self.stand_down.consider(error);
+        Stop::HandBack
+    }
+
     /// Appends what a worker did; the state after it.
     pub(crate) async fn report(
         &self,

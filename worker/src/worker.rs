@@ -23,6 +23,7 @@ use crate::{
     outbound,
     run::{Signals, run},
     settings::WorkerSettings,
+    stand_down::StandDown,
 };
 
 /// How long an item rests that is for a run which this worker still has under an older claim.
@@ -44,6 +45,7 @@ pub(crate) struct Shared {
     pub(crate) lines: LogWriter,
     pub(crate) env: Arc<BTreeMap<String, String>>,
     pub(crate) runs: Runs,
+    pub(crate) stand_down: StandDown,
 }
 
 impl Shared {
@@ -128,6 +130,7 @@ impl Worker {
             equipment: Arc::new(Equipment { settings, http, appends: AppendTurns::default() }),
             env,
             runs: Runs::default(),
+            stand_down: StandDown::default(),
             commands,
         });
         tracker.spawn(work(Arc::clone(&shared), tail, source, stop, written));
@@ -138,6 +141,13 @@ impl Worker {
     #[must_use]
     pub fn active(&self) -> watch::Receiver<usize> {
         self.shared.runs.active.subscribe()
+    }
+
+    /// Why it takes no more work in this process, once that is so: it read what only a newer build knows. Its runs and its lease
+    /// are let go of then, so that a newer process is given them.
+    #[must_use]
+    pub fn standing_down(&self) -> watch::Receiver<Option<String>> {
+        self.shared.stand_down.watch()
     }
 }
 
@@ -154,10 +164,22 @@ async fn work(
     let hearing = hear::listen(Arc::clone(&shared), tail, over.clone());
     let living = lease::hold(Arc::clone(&shared), Arc::clone(&tenure), over.clone());
     let working = async {
-        pull(&shared, &source, &runs, &stop, &tenure).await;
+        // What was taken and not begun when the worker stands down is delivered again.
+        tokio::select! {
+            () = pull(&shared, &source, &runs, &stop, &tenure) => {}
+            () = shared.stand_down.begun() => {}
+        }
         runs.close();
-        if tokio::time::timeout(shared.settings().drain, runs.wait()).await.is_err() {
-            tracing::warn!("steps that did not end in time are handed back");
+        let all_ended = tokio::select! {
+            biased;
+            () = shared.stand_down.begun() => false,
+            () = runs.wait() => true,
+            () = tokio::time::sleep(shared.settings().drain) => {
+                tracing::warn!("steps that did not end in time are handed back");
+                false
+            }
+        };
+        if !all_ended {
             tenure.end();
             runs.wait().await;
         }
