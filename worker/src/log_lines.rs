@@ -95,8 +95,20 @@ impl RunLines {
         message: &str,
         fields: Option<serde_json::Value>,
     ) {
+        self.send(self.numbered(level, node, attempt, message, fields)).await;
+    }
+
+    /// A line with its place among the lines of the run, to be sent later.
+    pub(crate) fn numbered(
+        &self,
+        level: LogLevel,
+        node: &str,
+        attempt: i32,
+        message: &str,
+        fields: Option<serde_json::Value>,
+    ) -> LogLine {
         let at: DateTime<Utc> = self.writer.clock.now();
-        let line = LogLine {
+        LogLine {
             workspace_id: self.workspace,
             execution_id: self.execution,
             claim: self.claim,
@@ -108,7 +120,19 @@ impl RunLines {
             message: shortened(message),
             fields,
             correlation_id: self.correlation,
-        };
+        }
+    }
+
+    /// Sends a numbered line when there is room for it; gives it back when there is none.
+    pub(crate) fn try_send(&self, line: LogLine) -> Option<LogLine> {
+        match self.writer.lines.try_send(line) {
+            Err(mpsc::error::TrySendError::Full(line)) => Some(line),
+            Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => None,
+        }
+    }
+
+    /// Sends a numbered line; waits while the table can't keep up.
+    pub(crate) async fn send(&self, line: LogLine) {
         // The writer ends after the last run, so only a process that is going down loses a line here.
         let _ = self.writer.lines.send(line).await;
     }

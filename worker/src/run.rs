@@ -110,6 +110,8 @@ struct Running<'a> {
     lines: RunLines,
     tried: Vec<Tried>,
     effects: JoinSet<Tried>,
+    /// Lines of failures that wait for room on the way to the table.
+    explaining: JoinSet<()>,
     under_way: HashMap<NodePath, CancellationToken>,
     replans: u32,
 }
@@ -134,6 +136,7 @@ impl<'a> Running<'a> {
                     delivery.ack().await;
                 }
                 if over {
+                    running.explained().await;
                     return Ok(());
                 }
                 if more {
@@ -143,6 +146,7 @@ impl<'a> Running<'a> {
                 continue;
             }
             if running.signals.drain.is_cancelled() && running.effects.is_empty() {
+                running.explained().await;
                 return Ok(());
             }
             running.wait().await?;
@@ -194,6 +198,7 @@ impl<'a> Running<'a> {
             facts: Json::from_value(&facts),
             tried: Vec::new(),
             effects: JoinSet::new(),
+            explaining: JoinSet::new(),
             under_way: HashMap::new(),
             replans: 0,
             shared,
@@ -291,13 +296,15 @@ impl<'a> Running<'a> {
                 return self.again().await;
             }
         }
-        self.explain(&planned.report).await;
+        // Only what is in the log has happened: a round that is planned again must not be explained twice.
+        let failures = failures(&planned.report);
         match self.shared.report(self.item.execution_id, planned.report).await {
             Ok(state) => {
                 self.base = state;
                 self.planner = planned.planner;
                 self.tried.clear();
                 self.replans = 0;
+                self.explain(failures);
                 for begin in planned.begin {
                     self.begin(begin);
                 }
@@ -407,41 +414,66 @@ impl<'a> Running<'a> {
         self.tried.clear();
     }
 
-    /// Prints a line for each failure that is about to be recorded, so that whoever reads the log sees it in place.
-    async fn explain(&self, report: &Report) {
-        use ledgerline_domain::execution::{AfterFailure, Step};
-        for step in &report.steps {
-            let Step::Fail { path, attempt, error, then, .. } = step else { continue };
-            let (level, what) = match then {
-                AfterFailure::Retry { at } => (
-                    LogLevel::Warning,
-                    format!(
-                        "failed, next try at {}",
-                        at.to_rfc3339_opts(chrono::SecondsFormat::Secs, true)
-                    ),
-                ),
-                AfterFailure::Continue { .. } => {
-                    (LogLevel::Warning, "failed, and the run goes on without it".to_owned())
-                }
-                AfterFailure::Stop => (LogLevel::Error, "failed".to_owned()),
-            };
-            let fields = error.details.as_ref().map(Json::to_value);
-            self.lines
-                .print(
-                    level,
-                    path.as_str(),
-                    attempt.0,
-                    &format!("{what}: {}", error.message),
-                    fields,
-                )
-                .await;
+    /// Prints a line for each failure that was recorded. Where the way to the table is full they wait beside the run, which must
+    /// still hear of a cancel.
+    fn explain(&mut self, failures: Vec<Failure>) {
+        for Failure { level, path, attempt, message, fields } in failures {
+            let line = self.lines.numbered(level, path.as_str(), attempt.0, &message, fields);
+            if let Some(line) = self.lines.try_send(line) {
+                let lines = self.lines.clone();
+                self.explaining.spawn(async move { lines.send(line).await });
+            }
         }
+        while self.explaining.try_join_next().is_some() {}
+    }
+
+    /// Waits until every failure has been explained.
+    async fn explained(&mut self) {
+        while self.explaining.join_next().await.is_some() {}
     }
 
     fn stand_down(&self, rejection: &ExecutionRejection) -> Stop {
         tracing::debug!(execution = %self.item.execution_id, %rejection, "standing down");
         Stop::StandDown
     }
+}
+
+/// A failure as whoever reads the lines of a run sees it.
+struct Failure {
+    level: LogLevel,
+    path: NodePath,
+    attempt: Attempt,
+    message: String,
+    fields: Option<serde_json::Value>,
+}
+
+/// The failures that a report records.
+fn failures(report: &Report) -> Vec<Failure> {
+    use ledgerline_domain::execution::{AfterFailure, Step};
+    let failure = |step: &Step| {
+        let Step::Fail { path, attempt, error, then, .. } = step else { return None };
+        let (level, what) = match then {
+            AfterFailure::Retry { at } => (
+                LogLevel::Warning,
+                format!(
+                    "failed, next try at {}",
+                    at.to_rfc3339_opts(chrono::SecondsFormat::Secs, true)
+                ),
+            ),
+            AfterFailure::Continue { .. } => {
+                (LogLevel::Warning, "failed, and the run goes on without it".to_owned())
+            }
+            AfterFailure::Stop => (LogLevel::Error, "failed".to_owned()),
+        };
+        Some(Failure {
+            level,
+            path: path.clone(),
+            attempt: *attempt,
+            message: format!("{what}: {}", error.message),
+            fields: error.details.as_ref().map(Json::to_value),
+        })
+    };
+    report.steps.iter().filter_map(failure).collect()
 }
 
 /// One try from its beginning to its outcome, never longer than its time and never a panic.
