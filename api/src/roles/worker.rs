@@ -17,7 +17,7 @@ use ledgerline_worker::{
 use nix::unistd::{User, geteuid};
 
 use super::{Backing, Foundation, Stages, StartError, http};
-use crate::{config::Config, environment::Environment};
+use crate::{config::Config, environment::Environment, health::Condition};
 
 /// What a drain leaves of the time that a stop has, so that what was handed back is in the log before the log stops.
 const HAND_BACK: Duration = Duration::from_secs(2);
@@ -53,6 +53,14 @@ pub(super) fn start(
         stages.work.stop.clone(),
     )
     .map_err(StartError::Worker)?;
+    let (mut standing_down, health) = (worker.standing_down(), foundation.health.clone());
+    let stop = stages.work.stop.clone();
+    stages.work.tasks.spawn(async move {
+        let begun = stop.run_until_cancelled(standing_down.wait_for(Option::is_some)).await;
+        if let Some(Ok(why)) = begun {
+            health.set("worker", Condition::Degraded, why.clone());
+        }
+    });
     let (mut active, health) = (worker.active(), foundation.health.clone());
     let (slots, stop) = (u64::from(config.worker.slots), stages.work.stop.clone());
     stages.work.tasks.spawn(async move {
