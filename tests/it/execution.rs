@@ -9,9 +9,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ledgerline_domain::execution::{
-    CancelReason, ErrorKind, Execution, ExecutionCommand, ExecutionEvent, NodeOutput, PauseReason,
-    Status,
+use ledgerline_commands::{
+    Target,
+    start::{Retry, StartRejection, retry},
+};
+use ledgerline_domain::{
+    execution::{
+        CancelReason, Claim, ErrorKind, Execution, ExecutionCommand, ExecutionEvent, NodeOutput,
+        PauseReason, Status, WaitsFor,
+    },
+    id::ExecutionId,
 };
 use ledgerline_store::{
     Intent,
@@ -535,6 +542,95 @@ async fn pause_and_cancel_race_with_completion_without_a_wrong_state() {
             status == Status::Completed && !cancelled || status == Status::Cancelled && cancelled,
             "round {round}: {status:?}"
         );
+        if cancelled {
+            retried_at_once(&engine, id, round).await;
+        }
+    }
+    worker.stop().await;
+    engine.stop().await;
+}
+
+/// Retries a run under one id twice and under another once while somebody cancels the first new run. A new run comes to be once, holds
+/// what its origin had, and only the one that was cancelled ends so; the origin stays as it was.
+async fn retried_at_once(engine: &Engine, of: ExecutionId, round: u32) {
+    let origin = engine.history(of).await;
+    let ids = [ExecutionId(Uuid::now_v7()), ExecutionId(Uuid::now_v7())];
+    let context = &crate::support::engine::context();
+    let retried = async |execution_id| {
+        let wanted = &Retry { execution_id, of };
+        let plan = |scope| async move { retry(&scope, wanted).await };
+        engine
+            .commands
+            .execute_with::<Execution, StartRejection, _, _>(context, plan)
+            .await
+            .map(|executed| executed.events.len())
+    };
+    let cancel = async {
+        for _ in 0..round {
+            tokio::task::yield_now().await;
+        }
+        let command = ExecutionCommand::Cancel { reason: CancelReason::StoppedByUser };
+        engine.commands.execute::<Execution>(Target::existing(ids[0]), &command, context).await
+    };
+    let (first, again, other, cancel) =
+        tokio::join!(retried(ids[0]), retried(ids[0]), retried(ids[1]), cancel);
+    let (first, again, other) = (first.unwrap(), again.unwrap(), other.unwrap());
+    assert!((first == 0) != (again == 0), "round {round}: {first} and {again} events");
+    assert!(other > 0, "round {round}: the other id is another run");
+    for (id, cancelled) in ids.into_iter().zip([cancel.is_ok(), false]) {
+        let ended = engine.ended(id).await;
+        let expected = if cancelled { Status::Cancelled } else { Status::Completed };
+        assert_eq!(ended.status(), Some(expected), "round {round}: {id} of {of}");
+        let made_of = ended.run().unwrap().request.origin.as_ref().map(|made| made.execution_id);
+        assert_eq!(made_of, Some(of));
+        let requests = engine.facts(id).await;
+        let requests =
+            requests.iter().filter(|fact| matches!(fact, ExecutionEvent::ExecutionRequested(_)));
+        assert_eq!(requests.count(), 1, "round {round}: {id} came to be once");
+    }
+    assert_eq!(engine.history(of).await, origin, "a run that has ended never changes");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn invariant_7_an_open_run_says_what_it_waits_for() {
+    let (_, engine) = simulated();
+    let worker = shell(&engine);
+    let slow = node("run", "action.command", json!({"program": "sh", "args": ["-c", "sleep 600"]}));
+    let mut definition = chain(vec![slow]);
+    definition["settings"] = json!({"concurrency": {"limit": 1}});
+    let workflow = engine.workflow(&definition).await;
+    let running = engine.start(workflow, &json!({})).await;
+    let run =
+        engine.until(running, "to run its step", |run| run.in_flight().next().is_some()).await;
+    assert!(matches!(run.waits_for(), Some(WaitsFor::Lease { claim: Claim(1), .. })), "{run:?}");
+    let in_line = engine.start(workflow, &json!({})).await;
+    let run = engine.until(in_line, "to stand in line", |run| run.status() == Some(Status::Queued));
+    match run.await.waits_for() {
+        Some(WaitsFor::Slot { limit, resumed: false }) => {
+            assert_eq!((limit.key, limit.limit), (workflow.to_string(), 1));
+        }
+        other => panic!("in line, and waits for {other:?}"),
+    }
+    engine.tell(in_line, ExecutionCommand::Pause { reason: PauseReason::User }).await;
+    let run = engine.until(in_line, "to be paused", |run| run.status() == Some(Status::Paused));
+    let person = WaitsFor::Resume { reason: PauseReason::User };
+    assert_eq!(run.await.waits_for(), Some(person));
+    let pause = node("pause", "logic.wait", json!({"duration_ms": 600_000}));
+    let workflow = engine.workflow(&chain(vec![pause])).await;
+    let waiting = engine.start(workflow, &json!({})).await;
+    let run = engine.until(waiting, "to wait for its time", Execution::is_waiting).await;
+    match run.waits_for() {
+        Some(WaitsFor::Timers { count: 1, next_due_at }) => {
+            let kept = engine.log.next_due().await.unwrap();
+            // The log keeps microseconds.
+            let apart = (kept.unwrap() - next_due_at).abs();
+            assert!(apart < chrono::TimeDelta::milliseconds(1), "{kept:?}, {next_due_at}");
+        }
+        other => panic!("waits for a time, and says {other:?}"),
+    }
+    for id in [running, in_line, waiting] {
+        engine.tell(id, ExecutionCommand::Cancel { reason: CancelReason::StoppedByUser }).await;
+        assert_eq!(engine.ended(id).await.waits_for(), None);
     }
     worker.stop().await;
     engine.stop().await;
