@@ -6,7 +6,7 @@ use ledgerline_commands::{due::due_key, record::recorded};
 use ledgerline_domain::{
     Aggregate as _,
     event::AnyEvent,
-    execution::{Execution, ExecutionEvent, Intent, NodeState, Phase, Status, TimerKind, WaitsFor},
+    execution::{Execution, ExecutionEvent, Intent, NodeState, Phase, Status, TimerKind},
     id::ExecutionId,
 };
 use ledgerline_store::{DueKey, EventLog as _, RecordedEvent, SimulatedLog, StreamId};

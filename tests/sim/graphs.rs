@@ -27,7 +27,7 @@ pub(crate) fn definition(dice: &Dice) -> Definition {
         }
         nodes.push(made);
     }
-    let limit = [Some(1), Some(2), Some(3), None][usize::try_from(dice.below(4)).unwrap()];
+    let limit = dice.of(&[Some(1), Some(2), Some(3), None]).expect("there are four");
     let mut settings = json!({"concurrency": {"limit": limit}, "parallelism": 1 + dice.below(3)});
     if dice.once_in(6) {
         settings["timeout_ms"] = json!(2_000);

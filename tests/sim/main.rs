@@ -64,6 +64,7 @@ fn by_chance() -> u64 {
 }
 
 /// Runs seeds on all processors, and names those that failed.
+#[expect(clippy::print_stdout, reason = "a failed seed is named, and how much was tried")]
 fn run(seeds: &[u64]) {
     let begun = Instant::now();
     let next = AtomicU64::new(0);

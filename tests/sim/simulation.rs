@@ -31,7 +31,7 @@ use crate::{
 };
 
 /// How many things the outside world does in foul weather.
-const STEPS: usize = 60;
+const STEPS: usize = 45;
 /// How many runs are started at most, so that all of them end in good time.
 const MAX_RUNS: usize = 16;
 /// How long everything may take to end once nothing goes wrong any more.
