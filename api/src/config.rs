@@ -255,11 +255,15 @@ pub struct EmbeddedConfig {
     pub enabled: bool,
     /// Where their data and the generated master key are kept.
     pub data_dir: PathBuf,
+    /// The folder with `postgres` and `initdb`. None: looked for.
+    pub postgres_bin: Option<PathBuf>,
+    /// The `nats-server` program, or the folder that holds it. None: looked for.
+    pub nats_bin: Option<PathBuf>,
 }
 
 impl Default for EmbeddedConfig {
     fn default() -> Self {
-        Self { enabled: false, data_dir: PathBuf::from("data") }
+        Self { enabled: false, data_dir: PathBuf::from("data"), postgres_bin: None, nats_bin: None }
     }
 }
 
@@ -314,6 +318,12 @@ pub struct ConfigArgs {
     /// Where the embedded services keep their data.
     #[arg(long, env = "LEDGERLINE_DATA_DIR", value_name = "FOLDER")]
     pub data_dir: Option<PathBuf>,
+    /// The folder of the embedded Postgres's programs; no other place is looked at then.
+    #[arg(long, env = "LEDGERLINE_PG_BIN", value_name = "FOLDER")]
+    pub postgres_bin: Option<PathBuf>,
+    /// The embedded nats-server, or its folder; no other place is looked at then.
+    #[arg(long, env = "LEDGERLINE_NATS_BIN", value_name = "PATH")]
+    pub nats_bin: Option<PathBuf>,
 }
 
 /// Why a configuration is not valid. Exit with [`EXIT_CONFIG`].
@@ -383,6 +393,8 @@ impl Config {
         set(&mut self.telemetry.log_format, args.log_format);
         set(&mut self.telemetry.log_filter, args.log_filter);
         set(&mut self.embedded.data_dir, args.data_dir);
+        self.embedded.postgres_bin = args.postgres_bin.or(self.embedded.postgres_bin.take());
+        self.embedded.nats_bin = args.nats_bin.or(self.embedded.nats_bin.take());
         self.embedded.enabled |= args.embedded;
         set_secret(&mut self.database.url, args.database_url);
         set_secret(&mut self.nats.url, args.nats_url);

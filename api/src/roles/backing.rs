@@ -56,8 +56,8 @@ impl Backing {
         }
         let servers = EmbeddedConfig {
             data_dir: folder.clone(),
-            postgres_bin: None,
-            nats_server: None,
+            postgres_bin: config.embedded.postgres_bin.clone(),
+            nats_server: config.embedded.nats_bin.clone(),
             search_path: environment.search_path.clone(),
         };
         let embedded = embedded::start(servers, cancel.clone()).await?;

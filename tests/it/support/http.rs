@@ -166,7 +166,7 @@ fn config(database: &TestDatabase, folder: &Path) -> Config {
             master_key: Some(SecretString::from("A".repeat(43) + "=")),
             ..usual.auth
         },
-        embedded: EmbeddedConfig { enabled: false, data_dir: folder.to_owned() },
+        embedded: EmbeddedConfig { enabled: false, data_dir: folder.to_owned(), ..usual.embedded },
         ..usual
     }
 }
