@@ -21,7 +21,7 @@ use ledgerline_domain::{
     id::ExecutionId,
 };
 use ledgerline_store::{
-    Intent,
+    Intent, NewEvent, StreamId, StreamWrite, Workspace,
     simulated::{AppendFault, Faults, SimulatedLog},
 };
 use ledgerline_worker::allowed::{AllowList, AllowedCommand};
@@ -29,7 +29,7 @@ use serde_json::{Value, json};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-use crate::support::engine::{Engine, TestWorker, wall_clock};
+use crate::support::engine::{Engine, TestWorker, wall_clock, within};
 
 fn simulated() -> (Arc<SimulatedLog>, Engine) {
     let log = SimulatedLog::new(Uuid::now_v7(), wall_clock());
@@ -352,6 +352,58 @@ async fn a_worker_that_missed_its_own_lease_gives_its_runs_back() {
     engine.log.renew_worker_lease(&name, 256, 60_000).await.unwrap();
     let execution = engine.ended(id).await;
     assert_eq!(output(&execution)["exit_code"], json!(0));
+    worker.stop().await;
+    engine.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_meets_what_a_newer_build_wrote_lets_go_of_everything() {
+    let (_, engine) = simulated();
+    let name = Uuid::now_v7().to_string();
+    let mut worker = engine.worker_with(|mut settings| {
+        settings.worker.clone_from(&name);
+        settings.allowed = Arc::new(AllowList(vec![AllowedCommand::exactly("sh", &["-c"])]));
+        settings
+    });
+    let step = node("run", "action.command", json!({"program": "sh", "args": ["-c", "sleep 600"]}));
+    let workflow = engine.workflow(&chain(vec![step])).await;
+    let [newer, other] =
+        [engine.start(workflow, &json!({})).await, engine.start(workflow, &json!({})).await];
+    for id in [newer, other] {
+        engine.until(id, "to run its step", |run| run.in_flight().next().is_some()).await;
+    }
+    let version = engine.events(newer).await.last().expect("a history").version;
+    let event = NewEvent {
+        event_id: Uuid::now_v7(),
+        r#type: "execution_teleported",
+        schema_version: 1,
+        payload: "{}".to_owned(),
+        metadata: "{}".to_owned(),
+    };
+    let write = StreamWrite {
+        workspace: Workspace(engine.workspace.0),
+        stream: StreamId(newer.0),
+        category: "execution",
+        expected: version,
+        events: vec![event],
+    };
+    // Whoever dispatches in this process stands down as well; what follows is the worker's own doing.
+    engine.log.append(Intent { writes: vec![write], ..Intent::default() }).await.unwrap();
+    let why = within(worker.standing_down.wait_for(Option::is_some)).await.unwrap().clone();
+    assert!(why.as_ref().is_some_and(|why| why.contains("execution_teleported")), "{why:?}");
+    engine
+        .until(other, "to be given back", |run| run.open().is_some_and(|open| open.claim.0 == 2))
+        .await;
+    within(async {
+        let holds = async || {
+            let leases = engine.log.worker_leases().await.unwrap();
+            leases.iter().any(|lease| lease.worker == name && !lease.expired)
+        };
+        while holds().await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
     worker.stop().await;
     engine.stop().await;
 }

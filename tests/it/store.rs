@@ -7,13 +7,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use futures_util::TryStreamExt;
 use futures_util::future::join_all;
 use ledgerline_store::conformance::{Contention, contend, everything, verify_log};
 use ledgerline_store::{
-    AppendError, EventLog, Filter, Intent, LogConfig, NewEvent, Position, PostgresLog, StoreError,
-    StreamId, StreamVersion, StreamWrite, Workspace, advance_in,
+    AppendError, EventLog, Filter, Intent, LogConfig, LogLevel, LogLine, NewEvent, Position,
+    PostgresLog, StoreError, StreamId, StreamVersion, StreamWrite, Workspace, advance_in,
 };
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, PgPool};
@@ -276,6 +276,30 @@ async fn events_are_never_changed() {
         assert_eq!(code.as_deref(), Some("23001"), "{statement}: {refused}");
     }
     assert_eq!(running.log.head().await.expect("head").position, Position(1));
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_log_line_that_the_table_refuses_is_told_from_an_outage() {
+    let database = services::database().await;
+    let running = Running::start(database.pool().await, LogConfig::default()).await;
+    let line = |n: i64, at: DateTime<Utc>| LogLine {
+        workspace_id: Uuid::now_v7(),
+        execution_id: Uuid::now_v7(),
+        claim: 1,
+        n,
+        at,
+        level: LogLevel::Info,
+        node: "run".to_owned(),
+        attempt: 1,
+        message: "printed".to_owned(),
+        fields: None,
+        correlation_id: None,
+    };
+    running.log.write_log_lines(&[line(1, Utc::now())]).await.expect("an ordinary line");
+    // Earlier than any time that Postgres knows.
+    let refused = running.log.write_log_lines(&[line(2, DateTime::<Utc>::MIN_UTC)]).await;
+    assert!(matches!(refused, Err(StoreError::Corrupt { .. })), "{refused:?}");
     running.stop().await;
 }
 

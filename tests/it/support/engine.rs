@@ -23,6 +23,7 @@ use ledgerline_store::{
 };
 use ledgerline_worker::{Worker, WorkerSettings};
 use serde_json::Value;
+use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
@@ -46,6 +47,8 @@ pub(crate) struct TestWorker {
     runtime: Option<tokio::runtime::Runtime>,
     tracker: TaskTracker,
     stop: CancellationToken,
+    /// Why it takes no more work, once that is so.
+    pub(crate) standing_down: watch::Receiver<Option<String>>,
     /// What the worker stands on, which outlives it.
     below: CancellationToken,
 }
@@ -106,10 +109,11 @@ impl Engine {
         let work = WorkSourceConfig { start: Some(Position::START), ..WorkSourceConfig::default() };
         let source = WorkSource::start(Arc::clone(&self.log), None, work, &carry, below.clone());
         let live = LiveLogs::new(None, Uuid::now_v7());
-        Worker::start(settings, commands, tail, source, live, &tracker, stop.clone())
+        let worker = Worker::start(settings, commands, tail, source, live, &tracker, stop.clone())
             .expect("a worker");
         drop(entered);
-        TestWorker { runtime: Some(runtime), tracker, stop, below }
+        let standing_down = worker.standing_down();
+        TestWorker { runtime: Some(runtime), tracker, stop, standing_down, below }
     }
 
     /// Saves a workflow in the workspace.
