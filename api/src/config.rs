@@ -393,7 +393,8 @@ impl Config {
         set(&mut self.telemetry.log_format, args.log_format);
         set(&mut self.telemetry.log_filter, args.log_filter);
         set(&mut self.embedded.data_dir, args.data_dir);
-        self.embedded.postgres_bin = args.postgres_bin.or_else(|| self.embedded.postgres_bin.take());
+        self.embedded.postgres_bin =
+            args.postgres_bin.or_else(|| self.embedded.postgres_bin.take());
         self.embedded.nats_bin = args.nats_bin.or_else(|| self.embedded.nats_bin.take());
         self.embedded.enabled |= args.embedded;
         set_secret(&mut self.database.url, args.database_url);
