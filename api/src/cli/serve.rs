@@ -39,10 +39,11 @@ pub(super) async fn serve(args: ServeArgs, environment: &Environment) -> anyhow:
     let process = Box::pin(Process::start(config, environment, options, &stop)).await?;
     if let Some(demo) = process.demo() {
         let password = demo.password.expose_secret();
-        output::note(&format!("demo: sign in as {} with the password {password}", demo.email));
+        let _gone =
+            output::print(&format!("demo: sign in as {} with the password {password}", demo.email));
     }
-    // Last, because whoever waits for it may go on at once.
-    output::note(&format!("listening on http://{}", process.address()));
+    // Last, because whoever waits for it may go on at once. On standard output, where a script looks; it serves also when nobody does.
+    let _gone = output::print(&format!("listening on http://{}", process.address()));
     stop.cancelled().await;
     process.stop().await;
     over.cancel();

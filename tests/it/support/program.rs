@@ -93,19 +93,27 @@ impl Program {
     /// Starts it and waits until it says that it listens.
     pub(crate) fn start(mut command: Command) -> Self {
         let mut child = command
-            .stdout(Stdio::null())
+            .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .expect("the program can be started");
+        let stdout = child.stdout.take().expect("it was asked for");
         let stderr = child.stderr.take().expect("it was asked for");
         let said = Arc::new(Mutex::new(Vec::new()));
         let (heard, listening) = mpsc::channel();
+        let kept: Arc<Mutex<Vec<String>>> = Arc::clone(&said);
+        std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                let base = line.strip_prefix("listening on ").map(str::to_owned);
+                kept.lock().unwrap().push(line);
+                if let Some(base) = base {
+                    let _ = heard.send(base);
+                }
+            }
+        });
         let kept = Arc::clone(&said);
         std::thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                if let Some(base) = line.strip_prefix("listening on ") {
-                    let _ = heard.send(base.to_owned());
-                }
                 kept.lock().unwrap().push(line);
             }
         });
