@@ -9,14 +9,17 @@
 //! - **A repeat is answered like the first one.** Before such an answer the idempotency key is looked up, because what was applied
 //!   the first time may be refused now.
 
-use std::{future::Future, sync::Arc};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use ledgerline_domain::{Aggregate, event::Metadata, id::CorrelationId};
 use ledgerline_store::{
     AppendError, EventLog, Intent, NewEvent, Position, Receipt, StreamId, StreamRead,
     StreamVersion, StreamWrite,
 };
-use tokio::{sync::Notify, time::Instant};
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep},
+};
 
 use crate::{
     AsOf, Clock, CommandError, Context, Decided, Scope, Snapshots, Target,
@@ -29,7 +32,11 @@ use crate::{
 
 /// How often a command is tried before it is answered with a conflict. Commands of one process don't meet on their first stream,
 /// so this many lost races mean that other processes write it without a pause.
-const MAX_TRIES: usize = 16;
+const MAX_TRIES: u32 = 32;
+/// Races that are lost in a row before a command steps aside for a moment.
+const RACES: u32 = 3;
+/// The longest that it steps aside.
+const LONGEST_ASIDE_MS: u64 = 16;
 
 /// What a process decides about its commands.
 pub struct Settings {
@@ -211,7 +218,7 @@ impl Commands {
     {
         let mut mode = Mode { fresh: false, preview: false, if_match: context.if_match };
         let (mut turn, mut category) = (None, None);
-        for _ in 0..MAX_TRIES {
+        for tried in 1..=MAX_TRIES {
             let scope = Scope::new(self.clone(), mode, turn.take());
             let planned = plan(scope.clone()).await;
             let mut notes = scope.finish();
@@ -249,8 +256,19 @@ impl Commands {
             }
             mode.fresh = true;
             turn = notes.turn;
+            self.step_aside(tried).await;
         }
         (Err(CommandError::Conflict), category)
+    }
+
+    /// Lets others by after several lost races, each process for another while: two that take the same time for a try would
+    /// otherwise meet at every one, and the same of them lose.
+    async fn step_aside(&self, tried: u32) {
+        if tried > RACES {
+            let longest = (1 << (tried - RACES).min(4)).min(LONGEST_ASIDE_MS);
+            let chance = u64::from(self.clock().new_id().as_bytes()[15]);
+            sleep(Duration::from_millis(chance % (longest + 1))).await;
+        }
     }
 
     /// What a caller is answered when nothing is to be appended: the first answer when its key is known.
