@@ -16,7 +16,7 @@ use async_nats::jetstream::{
     self, AckKind,
     consumer::{PullConsumer, pull},
 };
-use futures_util::{Stream, StreamExt};
+use futures_util::{Stream, StreamExt, future::join_all};
 use ledgerline_store::{EventLog, Position, StoreError};
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -397,11 +397,10 @@ impl Seeker {
             self.remembered.insert(&item);
             deliveries.push(self.delivery(item, None));
         }
-        let free = request.slots - deliveries.len();
-        if free > 0 && matches!(self.side, Side::Nats(_)) {
-            let shares = self.turns.share(free);
-            let fetched = self.fetch(free, shares).await;
-            deliveries.extend(fetched);
+        // What is at hand is given at once: each look at the queues is a round trip, and the worker asks again right away.
+        if deliveries.is_empty() && matches!(self.side, Side::Nats(_)) {
+            let shares = self.turns.share(request.slots);
+            deliveries = self.fetch(request.slots, shares).await;
         }
         if deliveries.is_empty() {
             self.ask_for_next().await;
@@ -431,9 +430,30 @@ impl Seeker {
         let mut messages = Vec::new();
         let mut drained = [false; 3];
         let mut broken = false;
-        let rounds = Queue::ALL.into_iter().map(|queue| (queue, Some(shares[queue.index()])));
-        for (queue, share) in rounds.chain(Queue::ALL.into_iter().map(|queue| (queue, None))) {
-            let wanted = share.unwrap_or(slots - messages.len());
+        let mut note = |queue: Queue, wanted: usize, fetched: Result<Vec<_>, _>| match fetched {
+            Ok(fetched) => {
+                drained[queue.index()] = fetched.len() < wanted;
+                messages.extend(fetched);
+            }
+            Err(error) => {
+                debug!(%error, %queue, "a queue gives nothing");
+                broken = true;
+            }
+        };
+        // Each queue's share at once, for one round trip instead of three.
+        let asked = Queue::ALL.map(|queue| async move {
+            let wanted = shares[queue.index()];
+            let fetched = match wanted {
+                0 => Ok(Vec::new()),
+                wanted => fetch_now(&pulls.consumers[queue.index()], wanted).await,
+            };
+            (queue, wanted, fetched)
+        });
+        for (queue, wanted, fetched) in join_all(asked).await {
+            note(queue, wanted, fetched);
+        }
+        for queue in Queue::ALL {
+            let wanted = slots - messages.len();
             if wanted == 0 || drained[queue.index()] || broken {
                 continue;
             }
