@@ -95,7 +95,7 @@ async fn invariant_6_crashes_between_batches_apply_each_event_once() {
         let doomed = Arc::clone(&world);
         let (started, running) = tokio::sync::oneshot::channel();
         runtime.spawn(async move {
-            let process = doomed.projectors(&format!("doomed-{round}"));
+            let process = doomed.projectors_apart(&format!("doomed-{round}")).await;
             let _ = started.send(process.positions.clone());
             std::future::pending::<()>().await;
             drop(process);

@@ -36,7 +36,40 @@ pub(crate) struct World {
     tracker: TaskTracker,
     cancel: CancellationToken,
     // Dropped last, when nobody uses it any more.
-    _database: TestDatabase,
+    database: TestDatabase,
+}
+
+async fn open_pool(database: &TestDatabase) -> PgPool {
+    PgPoolOptions::new()
+        .max_connections(12)
+        .connect_with(projections::with_search_path(database.options()))
+        .await
+        .expect("the test's own database answers")
+}
+
+async fn open_log(
+    pool: &PgPool,
+    tracker: &TaskTracker,
+    cancel: &CancellationToken,
+) -> Arc<dyn EventLog> {
+    PostgresLog::connect(pool.clone(), LogConfig::default(), tracker, cancel.clone())
+        .await
+        .expect("a log")
+}
+
+fn spawn_projectors(
+    pool: &PgPool,
+    log: &Arc<dyn EventLog>,
+    owner: &str,
+    tracker: TaskTracker,
+    cancel: CancellationToken,
+) -> Process {
+    let positions = Positions::new(Arc::clone(log));
+    let mut config = ProjectorConfig::new(owner);
+    config.lease_ttl = Duration::from_millis(500);
+    config.retry = Duration::from_millis(50);
+    projections::spawn(pool, log, &positions, &config, Utc::now, &tracker, &cancel);
+    Process { positions, tracker, cancel }
 }
 
 /// The projectors of what would be one process.
@@ -57,31 +90,26 @@ impl Process {
 impl World {
     pub(crate) async fn new() -> Self {
         let database = services::database().await;
-        let pool = PgPoolOptions::new()
-            .max_connections(12)
-            .connect_with(projections::with_search_path(database.options()))
-            .await
-            .expect("the test's own database answers");
+        let pool = open_pool(&database).await;
         projections::prepare(&pool).await.expect("the schemas are made");
         let (tracker, cancel) = (TaskTracker::new(), CancellationToken::new());
-        let log =
-            PostgresLog::connect(pool.clone(), LogConfig::default(), &tracker, cancel.clone())
-                .await
-                .expect("a log");
-        Self { pool, log, tracker, cancel, _database: database }
+        let log = open_log(&pool, &tracker, &cancel).await;
+        Self { pool, log, tracker, cancel, database }
     }
 
     /// Starts projectors under a name, with a lease that expires soon.
     pub(crate) fn projectors(&self, owner: &str) -> Process {
         let (tracker, cancel) = (TaskTracker::new(), CancellationToken::new());
-        let positions = Positions::new(Arc::clone(&self.log));
-        let mut config = ProjectorConfig::new(owner);
-        config.lease_ttl = Duration::from_millis(500);
-        config.retry = Duration::from_millis(50);
-        projections::spawn(&self.pool, &self.log, &positions, &config, Utc::now, &tracker, &cancel);
-        Process { positions, tracker, cancel }
+        spawn_projectors(&self.pool, &self.log, owner, tracker, cancel)
     }
 
+    /// Starts projectors with connections of their own, so that all of it goes when the runtime that calls this goes.
+    pub(crate) async fn projectors_apart(&self, owner: &str) -> Process {
+        let (tracker, cancel) = (TaskTracker::new(), CancellationToken::new());
+        let pool = open_pool(&self.database).await;
+        let log = open_log(&pool, &tracker, &cancel).await;
+        spawn_projectors(&pool, &log, owner, tracker, cancel)
+    }
     pub(crate) async fn head(&self) -> Position {
         self.log.head().await.expect("the head is readable").position
     }
