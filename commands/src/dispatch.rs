@@ -105,7 +105,7 @@ impl Lines {
 }
 
 impl Fold for Dispatch {
-    const SHAPE: &'static str = "dispatch-1";
+    const SHAPE: &'static str = "dispatch-2";
 
     fn wants(category: &str, r#type: &str) -> bool {
         // What is frequent and means nothing to it; anything else is read, so that a new event is never missed.

@@ -10,8 +10,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use ledgerline_domain::{
     event::{Actor, AnyEvent, Recorded},
     execution::{
-        Attempt, Execution, ExecutionCommand, ExecutionEvent, NodeOutput, NodePath, Outcome,
-        Report, Step, TriggerType,
+        Attempt, Awaited, Execution, ExecutionCommand, ExecutionEvent, NodeOutput, NodePath,
+        Outcome, Report, Step, TriggerType,
     },
     graph::Definition,
     id::{ExecutionId, WorkflowId, WorkspaceId},
@@ -257,7 +257,8 @@ impl Process {
     /// A step that waits until a time, and lets go.
     pub(crate) fn wait(&self, due_at: DateTime<Utc>) -> Vec<Step> {
         let path = NodePath::from("one");
-        vec![Step::Wait { path, attempt: Attempt(1), input: Json::null(), due_at }, Step::LetGo]
+        let (attempt, input, until) = (Attempt(1), Json::null(), Some(due_at));
+        vec![Step::Wait { path, attempt, input, awaited: Awaited::Time, until }, Step::LetGo]
     }
 
     /// Stops at once, with whatever is half done.

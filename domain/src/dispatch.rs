@@ -89,8 +89,8 @@ pub enum Why {
         /// Under which claim.
         claim: Claim,
     },
-    /// It waits for its timers.
-    Timers,
+    /// It waits for what its nodes wait for.
+    Waiting,
     /// It waits to be resumed.
     Paused {
         /// What paused it.
@@ -201,7 +201,7 @@ impl Dispatch {
             Place::Running { worker, .. } => {
                 Why::Running { worker: worker.clone(), claim: entry.claim }
             }
-            Place::Timers => Why::Timers,
+            Place::Waiting => Why::Waiting,
             Place::Paused { reason, .. } => Why::Paused { reason: *reason },
         })
     }
@@ -234,7 +234,7 @@ impl Dispatch {
                     }
                 }
             }
-            Place::Line { .. } | Place::Timers | Place::Paused { .. } => {}
+            Place::Line { .. } | Place::Waiting | Place::Paused { .. } => {}
         }
     }
 
@@ -246,7 +246,7 @@ impl Dispatch {
                     self.lines.hold(ticket)
                 }
                 (Place::Line { .. }, Pending::Nothing | Pending::Queue) => self.lines.wait(ticket),
-                (Place::Timers | Place::Paused { .. }, Pending::Nothing | Pending::Queue) => {}
+                (Place::Waiting | Place::Paused { .. }, Pending::Nothing | Pending::Queue) => {}
             }
             let is_untold = entry.place == Place::Line { resumed: None }
                 && !entry.told
@@ -262,7 +262,7 @@ impl Dispatch {
             Place::Running { worker, .. } => {
                 self.workers.entry(worker.clone()).or_default().insert(id);
             }
-            Place::Line { .. } | Place::Timers | Place::Paused { .. } => {}
+            Place::Line { .. } | Place::Waiting | Place::Paused { .. } => {}
         }
         self.runs.insert(id, entry);
     }

@@ -17,6 +17,7 @@ mod path;
 mod plan;
 mod report;
 mod view;
+mod waiting;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -37,6 +38,7 @@ pub use next::{Action, Ending, Planner, next};
 pub use origin::{rerun_of, retry_of};
 pub use plan::{Plan, PlanConnection, PlanNode, Work};
 pub use view::{ScopeView, Status, WaitsFor};
+pub use waiting::{Awaited, Failing, NodeWait, Waiting};
 
 use crate::{Aggregate, json::Json};
 
@@ -120,7 +122,7 @@ pub enum Rest {
     Pending,
     /// A slot, in its line.
     Queued,
-    /// Its timers.
+    /// What its nodes wait for.
     Waiting,
     /// A slot, at the head of its line: it ran before.
     Ready,
@@ -190,13 +192,10 @@ pub struct NodeRun {
 pub enum NodeState {
     /// Its effect may be under way since this claim.
     Running(Claim),
-    /// A `logic.wait` waits.
-    Waiting {
-        /// Since when.
-        set_at: DateTime<Utc>,
-        /// Until when.
-        due_at: DateTime<Utc>,
-    },
+    /// It waits for something, and no worker has it.
+    Waiting(Box<Waiting>),
+    /// What it waited for came to nothing, and what follows was not decided yet.
+    Failing(Box<Failing>),
     /// A try failed, and the next one comes.
     Retrying {
         /// When.
@@ -235,7 +234,7 @@ impl Aggregate for Execution {
     type Event = ExecutionEvent;
     type Rejection = ExecutionRejection;
 
-    const SNAPSHOT: &'static str = "execution-1";
+    const SNAPSHOT: &'static str = "execution-2";
 
     fn decide(
         &self,

@@ -99,3 +99,5 @@ pub const MAX_TRIGGER_DEPTH: u16 = 16;
 pub const MAX_LOST_CLAIMS: u32 = 5;
 /// Actions that a plan gives at once, so that one append stays small however wide the graph is.
 pub const MAX_PLANNED_ACTIONS: usize = 256;
+/// Nodes that are named when it is asked what a run waits for; the others are counted.
+pub const MAX_NAMED_WAITS: usize = 20;

@@ -672,7 +672,7 @@ async fn invariant_7_an_open_run_says_what_it_waits_for() {
     let waiting = engine.start(workflow, &json!({})).await;
     let run = engine.until(waiting, "to wait for its time", Execution::is_waiting).await;
     match run.waits_for() {
-        Some(WaitsFor::Timers { count: 1, next_due_at }) => {
+        Some(WaitsFor::Nodes { count: 1, next_due_at: Some(next_due_at), .. }) => {
             let kept = engine.log.next_due().await.unwrap();
             // The log keeps microseconds.
             let apart = (kept.unwrap() - next_due_at).abs();

@@ -60,6 +60,7 @@ impl Checker {
                 NodeState::Retrying { .. } => TimerKind::Retry,
                 NodeState::Running(_)
                 | NodeState::Ready
+                | NodeState::Failing(_)
                 | NodeState::Looping(_)
                 | NodeState::Completed(_)
                 | NodeState::Skipped

@@ -13,9 +13,9 @@ use chrono::{DateTime, TimeDelta, Utc};
 use ledgerline_domain::{
     Aggregate as _,
     execution::{
-        Action, AfterFailure, Attempt, Claim, Ending, ErrorKind, Execution, ExecutionCommand,
-        ExecutionRejection, Gather, NodeError, NodeOutput, NodePath, Outcome, Planner, Report, Run,
-        Step, VariableValue,
+        Action, AfterFailure, Attempt, Awaited, Claim, Ending, ErrorKind, Execution,
+        ExecutionCommand, ExecutionRejection, Gather, NodeError, NodeOutput, NodePath, Outcome,
+        Planner, Report, Run, Step, VariableValue,
     },
     expression::Scope,
     json::Json,
@@ -251,8 +251,8 @@ impl Round<'_> {
                 Some(self.ended(path, attempt, Ok(result), None, None, 0))
             }
             Action::SkipNode { path, reason } => Some(Step::Skip { path, reason }),
-            Action::FailNode { path, attempt, error } => {
-                Some(self.ended(path, attempt, Err(error), None, None, 0))
+            Action::FailNode { path, attempt, error, duration_ms } => {
+                Some(self.ended(path, attempt, Err(error), None, None, duration_ms))
             }
             Action::Abort => {
                 self.abort = true;
@@ -357,15 +357,15 @@ impl Round<'_> {
             Err(error) => return Some(self.ended(path, attempt, Err(error), None, None, 0)),
         };
         let now = self.beginning.now;
-        let due_at = match &resolved {
+        let (awaited, until) = match &resolved {
             Resolved::Wait(ResolvedWait::DurationMs(duration)) => {
                 let duration = i64::try_from(*duration)
                     .ok()
                     .and_then(TimeDelta::try_milliseconds)
                     .unwrap_or_default();
-                now.checked_add_signed(duration).unwrap_or(now)
+                (Awaited::Time, Some(now.checked_add_signed(duration).unwrap_or(now)))
             }
-            Resolved::Wait(ResolvedWait::Until(time)) => *time,
+            Resolved::Wait(ResolvedWait::Until(time)) => (Awaited::Time, Some(*time)),
             other => {
                 let error = failure(
                     ErrorKind::Permanent,
@@ -374,7 +374,7 @@ impl Round<'_> {
                 return Some(self.ended(path, attempt, Err(error), None, None, 0));
             }
         };
-        Some(Step::Wait { path, attempt, input: resolved.input(), due_at })
+        Some(Step::Wait { path, attempt, input: resolved.input(), awaited, until })
     }
 
     fn open_loop(&mut self, path: NodePath, attempt: Attempt) -> Option<Step> {

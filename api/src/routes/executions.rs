@@ -9,6 +9,7 @@ pub mod logs;
 pub mod nodes;
 pub mod output;
 pub mod view;
+pub mod waits;
 pub mod why;
 
 use axum::{

@@ -49,8 +49,8 @@ pub(super) enum Place {
     Dispatched { since: DateTime<Utc> },
     /// With a worker.
     Running { worker: String, pausing: Option<PauseReason> },
-    /// With its timers.
-    Timers,
+    /// Its nodes wait.
+    Waiting,
     /// Held.
     Paused { rest: Rest, reason: PauseReason },
 }
@@ -62,8 +62,8 @@ pub(super) enum Rest {
     Line,
     /// The head of its line.
     Head,
-    /// Its timers.
-    Timers,
+    /// What its nodes wait for.
+    Waiting,
 }
 
 impl Entry {
@@ -88,7 +88,7 @@ impl Entry {
             Place::Line { resumed: None }
             | Place::Dispatched { .. }
             | Place::Running { .. }
-            | Place::Timers
+            | Place::Waiting
             | Place::Paused { .. } => Rank::New(self.queue, self.requested),
         };
         Some(Ticket {
@@ -124,8 +124,8 @@ impl Entry {
                     Place::Running { pausing: None, .. }
                     | Place::Line { .. }
                     | Place::Dispatched { .. }
-                    | Place::Timers
-                    | Place::Paused { .. } => Place::Timers,
+                    | Place::Waiting
+                    | Place::Paused { .. } => Place::Waiting,
                 };
             }
             ExecutionEvent::ExecutionPaused(event) => self.pause(event.reason),
@@ -162,7 +162,7 @@ impl Entry {
             }
             Place::Line { resumed: None } => Rest::Line,
             Place::Line { resumed: Some(_) } | Place::Dispatched { .. } => Rest::Head,
-            Place::Timers => Rest::Timers,
+            Place::Waiting => Rest::Waiting,
             Place::Paused { rest, .. } => *rest,
         };
         self.place = Place::Paused { rest, reason };
@@ -175,17 +175,17 @@ impl Entry {
                 self.place = match rest {
                     Rest::Line => Place::Line { resumed: None },
                     Rest::Head => Place::Line { resumed: Some(position) },
-                    Rest::Timers => Place::Timers,
+                    Rest::Waiting => Place::Waiting,
                 };
             }
-            Place::Line { .. } | Place::Dispatched { .. } | Place::Timers => {}
+            Place::Line { .. } | Place::Dispatched { .. } | Place::Waiting => {}
         }
     }
 
     fn wake(&mut self, position: i64) {
         match &mut self.place {
-            Place::Timers => self.place = Place::Line { resumed: Some(position) },
-            Place::Paused { rest: rest @ Rest::Timers, .. } => *rest = Rest::Head,
+            Place::Waiting => self.place = Place::Line { resumed: Some(position) },
+            Place::Paused { rest: rest @ Rest::Waiting, .. } => *rest = Rest::Head,
             Place::Paused { rest: Rest::Line | Rest::Head, .. }
             | Place::Line { .. }
             | Place::Dispatched { .. }

@@ -9,8 +9,8 @@ use crate::{
     Aggregate,
     event::{Actor, Metadata},
     execution::{
-        CancelReason, Execution, ExecutionCommand, Outcome, Queue, Report, RequestExecution, Step,
-        TimerKind, TriggerType, WaitsFor,
+        Awaited, CancelReason, Execution, ExecutionCommand, Outcome, Queue, Report,
+        RequestExecution, Step, TimerKind, TriggerType, WaitsFor,
     },
     id::{CorrelationId, EventId, WorkflowId, WorkspaceId},
     json::Json,
@@ -128,7 +128,8 @@ impl Log {
             path: node.into(),
             attempt: crate::execution::Attempt(1),
             input: Json::null(),
-            due_at: at(0),
+            awaited: Awaited::Time,
+            until: Some(at(0)),
         };
         self.report(execution, vec![step, Step::LetGo])
     }
@@ -169,7 +170,7 @@ impl Log {
                     Some(WaitsFor::Lease { worker, claim }),
                     Some(Why::Running { worker: seen_worker, claim: seen }),
                 ) => (worker, claim) == (seen_worker, seen),
-                (Some(WaitsFor::Timers { .. }), Some(Why::Timers)) | (None, None) => true,
+                (Some(WaitsFor::Nodes { .. }), Some(Why::Waiting)) | (None, None) => true,
                 (Some(WaitsFor::Resume { reason }), Some(Why::Paused { reason: seen })) => {
                     reason == seen
                 }
@@ -241,7 +242,7 @@ fn a_run_that_waits_gives_its_slot_and_comes_back_at_the_head() {
     assert_eq!(log.decide(10), [id(0)]);
     assert!(log.wait(id(0), "pause"));
     log.see_all();
-    assert_eq!(log.dispatch.why(id(0)), Some(Why::Timers));
+    assert_eq!(log.dispatch.why(id(0)), Some(Why::Waiting));
     assert_eq!(log.decide(10), [id(1)]);
     assert!(log.fire(id(0)));
     log.see_all();
@@ -400,7 +401,7 @@ proptest! {
                             || log.report(execution, paused)
                             || log.report(execution, cancelled);
                     }
-                    Some(WaitsFor::Timers { .. }) => _ = log.fire(execution),
+                    Some(WaitsFor::Nodes { .. }) => _ = log.fire(execution),
                     Some(WaitsFor::Resume { .. }) => {
                         log.tell(execution, ExecutionCommand::Unpause { reason });
                     }

@@ -3,8 +3,8 @@
 use chrono::{DateTime, Utc};
 
 use super::{
-    Attempt, CancelReason, Claim, ConcurrencyLimit, NodeError, NodeOutput, NodePath, Origin,
-    PauseReason, Queue, SkipReason, Status, TimerKind, TriggerType,
+    Attempt, Awaited, CancelReason, Claim, ConcurrencyLimit, NodeError, NodeOutput, NodePath,
+    Origin, PauseReason, Queue, SkipReason, Status, TimerKind, TriggerType,
 };
 use crate::{
     id::{WorkflowId, WorkspaceId},
@@ -115,7 +115,7 @@ pub enum Step {
         /// Its resolved configuration, masked.
         input: Json,
     },
-    /// A node waits for a time.
+    /// A node waits, for a time or for something from outside.
     Wait {
         /// The node.
         path: NodePath,
@@ -123,8 +123,10 @@ pub enum Step {
         attempt: Attempt,
         /// Its resolved configuration.
         input: Json,
-        /// Until when.
-        due_at: DateTime<Utc>,
+        /// For what.
+        awaited: Awaited,
+        /// Until when; a wait for a time has one.
+        until: Option<DateTime<Utc>>,
     },
     /// A loop has its items and runs its body for each.
     OpenLoop {
@@ -246,8 +248,8 @@ pub enum ExecutionRejection {
     /// Nothing starts while it is paused.
     #[error("the execution is paused")]
     Paused,
-    /// It waits for a time, so it needs no slot.
-    #[error("the execution waits for its timers")]
+    /// Its nodes wait, so it needs no slot.
+    #[error("the execution waits for what its nodes wait for")]
     Waiting,
     /// A newer claim is out, another worker has this one, or it was let go: stand down.
     #[error("claim {reported} is not live, the newest one is {newest}")]

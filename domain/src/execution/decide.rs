@@ -3,11 +3,11 @@
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::{
-    Attempt, CancelReason, CancelRequested, Claim, ConcurrencyLimit, ErrorKind, Execution,
+    Attempt, Awaited, CancelReason, CancelRequested, Claim, ConcurrencyLimit, ErrorKind, Execution,
     ExecutionCancelled, ExecutionCommand, ExecutionDispatched, ExecutionEvent, ExecutionFailed,
     ExecutionPaused, ExecutionQueued, ExecutionRejection, ExecutionRequested, ExecutionUnpaused,
-    ExecutionWaiting, Intent, NodeCompleted, NodeError, NodeFailed, NodeOutput, NodePath,
-    NodeState, Open, PauseReason, Phase, RequestExecution, Rest, TimerFired, TimerKind, TimerSet,
+    ExecutionWaiting, Intent, NodeError, NodeFailed, NodePath, NodeState, Open, PauseReason, Phase,
+    RequestExecution, Rest, TimerFired, TimerKind, TimerSet,
 };
 use crate::{
     json::Json,
@@ -192,23 +192,22 @@ fn fired(open: &Open, path: &NodePath, attempt: Attempt, kind: TimerKind) -> Vec
         events.extend(open.fail_now(ErrorKind::Timeout, "the execution took too long"));
         return events;
     }
-    match (kind, open.run.waiting_state(path, attempt)) {
-        (TimerKind::Retry, Some(NodeState::Retrying { .. })) => {}
-        (TimerKind::Wait, Some(NodeState::Waiting { set_at, due_at })) => events.push(
-            NodeCompleted {
-                path: path.clone(),
-                attempt,
-                output: NodeOutput::Inline(Json::null()),
-                port: None,
-                duration_ms: u64::try_from((*due_at - *set_at).num_milliseconds()).unwrap_or(0),
+    match kind {
+        TimerKind::ExecutionTimeout => return Vec::new(),
+        TimerKind::Retry => match open.run.waiting_state(path, attempt) {
+            Some(NodeState::Retrying { .. }) => {}
+            _ => return Vec::new(),
+        },
+        TimerKind::Wait => match open.waiting(path, attempt) {
+            Some(waiting) if waiting.awaited == Awaited::Time => {
+                // As long as it was to be: that it fired a little late is no part of it.
+                let until = waiting.until.unwrap_or(waiting.since);
+                events.push(waiting.completed(path, attempt, Json::null(), None, until).into());
             }
-            .into(),
-        ),
-        _ => return Vec::new(),
+            Some(_) | None => return Vec::new(),
+        },
     }
-    if open.phase == Phase::Idle(Rest::Waiting) && open.run.request.limit.is_none() {
-        events.push(open.dispatch_next().into());
-    }
+    events.extend(open.woken().map(Into::into));
     events
 }
 
@@ -240,7 +239,7 @@ impl Open {
         Claim(self.claim.0 + 1)
     }
 
-    fn dispatch_next(&self) -> ExecutionDispatched {
+    pub(super) fn dispatch_next(&self) -> ExecutionDispatched {
         ExecutionDispatched { claim: self.next_claim(), queue: self.run.request.queue }
     }
 
@@ -269,21 +268,29 @@ impl Open {
         self.abandon(kind, message).map(Into::into).collect()
     }
 
-    /// The end of every node whose effect may be under way: no node of an ended run is left running.
+    /// The end of every node whose effect may be under way, and of those whose failure nothing followed yet: no node of an ended run
+    /// is left running.
     pub(super) fn abandon(
         &self,
         kind: ErrorKind,
         message: &str,
     ) -> impl Iterator<Item = NodeFailed> {
-        let running =
-            |node: &&(&NodePath, &super::NodeRun)| matches!(node.1.state, NodeState::Running(_));
-        let failed = move |(path, node): (&NodePath, &super::NodeRun)| NodeFailed {
-            path: path.clone(),
-            attempt: node.attempt,
-            error: NodeError { kind, message: message.to_owned(), details: None },
-            duration_ms: 0,
-            retry_at: None,
-        };
-        self.run.active().filter(move |node| running(&node)).map(failed)
+        self.run.active().filter_map(move |(path, node)| {
+            let (error, duration_ms) = match &node.state {
+                NodeState::Running(_) => {
+                    (NodeError { kind, message: message.to_owned(), details: None }, 0)
+                }
+                NodeState::Failing(failing) => (failing.error.clone(), failing.duration_ms),
+                NodeState::Waiting(_)
+                | NodeState::Retrying { .. }
+                | NodeState::Ready
+                | NodeState::Looping(_)
+                | NodeState::Completed(_)
+                | NodeState::Skipped
+                | NodeState::Failed(_) => return None,
+            };
+            let (path, attempt) = (path.clone(), node.attempt);
+            Some(NodeFailed { path, attempt, error, duration_ms, retry_at: None })
+        })
     }
 }

@@ -368,7 +368,7 @@ pub struct VariableSet {
     pub value: Json,
 }
 
-/// Nothing is running and it only waits for timers: the worker let go of it and its slot is free for others.
+/// Nothing is running and it only waits for what its nodes wait for: the worker let go of it and its slot is free for others.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExecutionWaiting {
     /// The claim that ended with this.

@@ -8,9 +8,9 @@ use std::{
 use indexmap::{IndexMap, map::Entry};
 
 use super::{
-    Attempt, Claim, Completed, Execution, ExecutionEvent, ExecutionRequested, Intent, Loop,
-    NodeOutput, NodePath, NodeRun, NodeState, Open, Phase, Reached, Rest, Run, TimerKind, Variable,
-    path::is_in_loop,
+    Attempt, Awaited, Claim, Completed, Execution, ExecutionEvent, ExecutionRequested, Intent,
+    Loop, NodeOutput, NodePath, NodeRun, NodeState, Open, Phase, Reached, Rest, Run, TimerKind,
+    Variable, Waiting, path::is_in_loop,
 };
 use crate::json::Json;
 
@@ -106,7 +106,12 @@ impl Open {
             }
             ExecutionEvent::TimerSet(event) => match event.kind {
                 TimerKind::Wait => {
-                    let state = NodeState::Waiting { set_at: event.set_at, due_at: event.due_at };
+                    let waiting = Waiting {
+                        since: event.set_at,
+                        until: Some(event.due_at),
+                        awaited: Awaited::Time,
+                    };
+                    let state = NodeState::Waiting(Box::new(waiting));
                     self.run.set(&event.path, event.attempt, state);
                 }
                 // Known already: from the failure before it, and from the request.
@@ -205,12 +210,17 @@ impl Open {
     }
 
     fn fire(&mut self, path: &NodePath, attempt: Attempt, kind: TimerKind) {
-        self.interventions += 1;
         match kind {
             TimerKind::Retry => self.run.set(path, Attempt(attempt.0 + 1), NodeState::Ready),
             // The outcome of the wait, or of the run, follows in the same append.
             TimerKind::Wait | TimerKind::ExecutionTimeout => {}
         }
+        self.wake();
+    }
+
+    /// What a node waited for came: its outcome follows in the same append, and the run has something to do.
+    fn wake(&mut self) {
+        self.interventions += 1;
         match &mut self.phase {
             Phase::Idle(rest @ Rest::Waiting)
             | Phase::Paused { rest: rest @ Rest::Waiting, .. } => *rest = Rest::Ready,

@@ -29,6 +29,7 @@ impl Gather {
                 | NodeState::Waiting { .. }
                 | NodeState::Retrying { .. }
                 | NodeState::Ready
+                | NodeState::Failing(_)
                 | NodeState::Looping(_)
                 | NodeState::Skipped
                 | NodeState::Failed(_) => None,

@@ -36,7 +36,7 @@ pub enum Action {
         /// Which try.
         attempt: Attempt,
     },
-    /// Evaluate until when, and report [`super::Step::Wait`].
+    /// Evaluate what for and until when, and report [`super::Step::Wait`].
     BeginWait {
         /// The node.
         path: NodePath,
@@ -66,7 +66,8 @@ pub enum Action {
         /// Why.
         reason: SkipReason,
     },
-    /// Report [`super::Step::Fail`], with what [`Plan::after_failure`] says: nobody knows how far its effect came, or the body of a loop failed.
+    /// Report [`super::Step::Fail`], with what [`Plan::after_failure`] says: nobody knows how far its effect came, what it
+    /// waited for came to nothing, or the body of a loop failed.
     FailNode {
         /// The node.
         path: NodePath,
@@ -74,12 +75,14 @@ pub enum Action {
         attempt: Attempt,
         /// Why.
         error: NodeError,
+        /// How long the try took, where it is known.
+        duration_ms: u64,
     },
     /// Abort every effect that is under way, within a second.
     Abort,
     /// Nothing runs and nothing can start: report [`super::Step::LetGo`].
     LetGo {
-        /// The next due time; none when it is paused.
+        /// The next due time; none when it is paused, or waits for nothing that has a time.
         until: Option<DateTime<Utc>>,
     },
     /// Report [`super::Step::Finish`].
@@ -134,6 +137,8 @@ struct Active<'a> {
     orphans: Vec<(&'a NodePath, &'a NodeRun)>,
     ready: Vec<(&'a NodePath, &'a NodeRun)>,
     loops: Vec<(&'a NodePath, Attempt, u32)>,
+    /// How many wait, for a time or for something from outside.
+    waiting: usize,
     next_due_at: Option<DateTime<Utc>>,
 }
 
@@ -189,17 +194,17 @@ impl Planner {
         actions
     }
 
-    /// Nothing runs and nothing can begin: it is over, or time must pass.
+    /// Nothing runs and nothing can begin: it is over, or something must come from outside.
     fn rest(&self, run: &Run, active: &Active<'_>) -> Action {
         let is_done =
             self.scopes.get("").is_none_or(|frontier| frontier.settled == self.plan.len());
-        match active.next_due_at {
+        match active.waiting {
             _ if is_done => {
                 Action::Finish(Ending::Completed(Gather::of_scope(run, &self.plan, "")))
             }
-            Some(until) => Action::LetGo { until: Some(until) },
+            1.. => Action::LetGo { until: active.next_due_at },
             // A graph has no cycle and a history has no gap, so this is a plan that is not the run's: say so rather than wait for ever.
-            None => Action::Finish(Ending::Failed {
+            0 => Action::Finish(Ending::Failed {
                 node: None,
                 error: error(ErrorKind::Permanent, "nothing leads to the nodes that are left"),
             }),
@@ -224,7 +229,12 @@ impl Planner {
                 let in_body = |node: &&NodePath| is_in_loop(node.as_str(), path.as_str());
                 if !active.running.iter().any(in_body) {
                     let (path, error) = ((*path).clone(), (*error).clone());
-                    actions.push(Action::FailNode { path, attempt: *attempt, error });
+                    actions.push(Action::FailNode {
+                        path,
+                        attempt: *attempt,
+                        error,
+                        duration_ms: 0,
+                    });
                 }
             } else if let Some(body) = self.move_loop(path, *items) {
                 let scopes = (0..*items).map(|item| path.item_scope(item));
@@ -279,8 +289,17 @@ impl Planner {
         }
     }
 
-    /// A try whose time came, or one whose worker is gone: that one begins again only where that does no harm.
+    /// A try whose time came, one whose wait came to nothing, or one whose worker is gone: that one begins again only where that does
+    /// no harm.
     fn begin_again(&self, path: &NodePath, node: &NodeRun) -> Action {
+        if let NodeState::Failing(failing) = &node.state {
+            return Action::FailNode {
+                path: path.clone(),
+                attempt: node.attempt,
+                error: failing.error.clone(),
+                duration_ms: failing.duration_ms,
+            };
+        }
         let is_orphan = matches!(node.state, NodeState::Running(_));
         if is_orphan && !self.plan.node(path).is_some_and(|node| node.idempotent) {
             let message =
@@ -289,6 +308,7 @@ impl Planner {
                 path: path.clone(),
                 attempt: node.attempt,
                 error: error(ErrorKind::UnknownOutcome, message),
+                duration_ms: 0,
             };
         }
         self.begin(path, node.attempt)
@@ -302,14 +322,15 @@ impl<'a> Active<'a> {
             match &node.state {
                 NodeState::Running(claim) if *claim == open.claim => active.running.push(path),
                 NodeState::Running(_) => active.orphans.push((path, node)),
-                NodeState::Ready => active.ready.push((path, node)),
+                NodeState::Ready | NodeState::Failing(_) => active.ready.push((path, node)),
                 NodeState::Looping(open) => {
                     let items = u32::try_from(open.items.len()).unwrap_or(u32::MAX);
                     active.loops.push((path, node.attempt, items));
                 }
-                NodeState::Waiting { due_at, .. } | NodeState::Retrying { due_at } => {
-                    let next = active.next_due_at.map_or(*due_at, |next| next.min(*due_at));
-                    active.next_due_at = Some(next);
+                NodeState::Waiting(_) | NodeState::Retrying { .. } => {
+                    active.waiting += 1;
+                    let due_at = node.due_at().into_iter().chain(active.next_due_at).min();
+                    active.next_due_at = due_at;
                 }
                 NodeState::Completed(_) | NodeState::Skipped | NodeState::Failed(_) => {}
             }

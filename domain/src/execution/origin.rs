@@ -89,6 +89,7 @@ fn carried_nodes(run: &Run, plan: &Plan) -> Vec<CarriedNode> {
                 | NodeState::Waiting { .. }
                 | NodeState::Retrying { .. }
                 | NodeState::Ready
+                | NodeState::Failing(_)
                 | NodeState::Looping(_)
                 | NodeState::Failed(_) => return None,
             };

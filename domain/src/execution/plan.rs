@@ -46,7 +46,7 @@ pub enum Work {
     Inline,
     /// With an effect outside, so its start is recorded first.
     Effect,
-    /// By letting time pass.
+    /// By waiting, for a time or for something from outside.
     Wait,
     /// By running a body for each item.
     Loop {

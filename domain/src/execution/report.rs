@@ -8,11 +8,11 @@ use std::collections::HashMap;
 use chrono::{DateTime, Utc};
 
 use super::{
-    AfterFailure, Attempt, Claim, ErrorKind, ExecutionCancelled, ExecutionCompleted,
+    AfterFailure, Attempt, Awaited, Claim, ErrorKind, ExecutionCancelled, ExecutionCompleted,
     ExecutionEvent, ExecutionFailed, ExecutionRejection, ExecutionResumed, ExecutionStarted,
     ExecutionWaiting, Intent, NodeCompleted, NodeFailed, NodePath, NodeSkipped, NodeStarted,
     NodeState, Open, Outcome, Phase, Reached, Report, Step, TimerKind, TimerSet, VariableSet,
-    path::is_in_loop,
+    path::is_in_loop, waiting,
 };
 use crate::json::Json;
 
@@ -83,8 +83,10 @@ enum Seen {
     },
     Ready(Attempt),
     Looping(Attempt),
-    /// Waits for a timer that belongs to this try.
-    Timed(Attempt),
+    /// Waits for something that belongs to this try.
+    Waiting(Attempt),
+    /// What it waited for came to nothing.
+    Failing(Attempt),
     Completed(Attempt),
     Skipped,
     Failed(Attempt),
@@ -111,10 +113,15 @@ impl<'a> Deciding<'a> {
                     self.push(started(path, *attempt, input.clone(), None));
                 }
             }
-            Step::Wait { path, attempt, input, due_at } => {
-                if self.begins(path, *attempt, Seen::Timed(*attempt))? {
+            Step::Wait { path, attempt, input, awaited, until } => {
+                if *awaited == Awaited::Time && until.is_none() {
+                    return Err(Contradiction(path.clone()));
+                }
+                if self.begins(path, *attempt, Seen::Waiting(*attempt))? {
                     self.push(started(path, *attempt, input.clone(), None));
-                    self.push(self.timer(path, *attempt, TimerKind::Wait, *due_at));
+                    if let Some(until) = until {
+                        self.push(waiting::timer(path, *attempt, awaited, self.now, *until));
+                    }
                 }
             }
             Step::OpenLoop { path, attempt, items } => {
@@ -168,7 +175,8 @@ impl<'a> Deciding<'a> {
             NodeState::Running(claim) => {
                 Seen::Running { attempt: node.attempt, here: *claim == self.claim }
             }
-            NodeState::Waiting { .. } | NodeState::Retrying { .. } => Seen::Timed(node.attempt),
+            NodeState::Waiting(_) | NodeState::Retrying { .. } => Seen::Waiting(node.attempt),
+            NodeState::Failing(_) => Seen::Failing(node.attempt),
             NodeState::Ready => Seen::Ready(node.attempt),
             NodeState::Looping(_) => Seen::Looping(node.attempt),
             NodeState::Completed(_) => Seen::Completed(node.attempt),
@@ -190,12 +198,12 @@ impl<'a> Deciding<'a> {
             Seen::Running { attempt: running, here: false } => attempt == running,
             Seen::Running { attempt: seen, here: true }
             | Seen::Looping(seen)
-            | Seen::Timed(seen)
+            | Seen::Waiting(seen)
             | Seen::Completed(seen)
             | Seen::Failed(seen) => {
                 return if seen == attempt { Ok(false) } else { Err(Contradiction(path.clone())) };
             }
-            Seen::Skipped => false,
+            Seen::Skipped | Seen::Failing(_) => false,
         };
         if !new || self.intent != Intent::GoOn {
             return Err(Contradiction(path.clone()));
@@ -215,11 +223,13 @@ impl<'a> Deciding<'a> {
         let new = match before {
             Seen::Absent => attempt == Attempt(1) && self.intent == Intent::GoOn,
             Seen::Ready(ready) => attempt == ready && self.intent == Intent::GoOn,
-            Seen::Running { attempt: running, .. } | Seen::Looping(running) => attempt == running,
-            Seen::Completed(done) | Seen::Failed(done) | Seen::Timed(done) if done == attempt => {
+            Seen::Running { attempt: running, .. }
+            | Seen::Looping(running)
+            | Seen::Failing(running) => attempt == running,
+            Seen::Completed(done) | Seen::Failed(done) | Seen::Waiting(done) if done == attempt => {
                 return Ok(false);
             }
-            Seen::Timed(_) | Seen::Completed(_) | Seen::Skipped | Seen::Failed(_) => false,
+            Seen::Waiting(_) | Seen::Completed(_) | Seen::Skipped | Seen::Failed(_) => false,
         };
         if !new {
             return Err(Contradiction(path.clone()));
@@ -247,7 +257,7 @@ impl<'a> Deciding<'a> {
         let (becomes, retry_at) = match then {
             // What a loop's body did is recorded for good, so the loop cannot begin again.
             AfterFailure::Retry { .. } if is_loop => return Err(Contradiction(path.clone())),
-            AfterFailure::Retry { at } => (Seen::Timed(attempt), Some(*at)),
+            AfterFailure::Retry { at } => (Seen::Waiting(attempt), Some(*at)),
             AfterFailure::Stop => (Seen::Failed(attempt), None),
             AfterFailure::Continue { .. } => (Seen::Completed(attempt), None),
         };
@@ -296,8 +306,8 @@ impl<'a> Deciding<'a> {
         let runs = self.active().any(|seen| matches!(seen, Seen::Running { here: true, .. }));
         let waits = match self.intent {
             Intent::GoOn => {
-                self.active().any(|seen| matches!(seen, Seen::Timed(_)))
-                    && !self.active().any(|seen| matches!(seen, Seen::Ready(_)))
+                self.active().any(|seen| matches!(seen, Seen::Waiting(_)))
+                    && !self.active().any(|seen| matches!(seen, Seen::Ready(_) | Seen::Failing(_)))
             }
             Intent::Pause(_) => true,
             Intent::Cancel(_) => false,
@@ -355,7 +365,11 @@ impl<'a> Deciding<'a> {
 
     fn is_all_settled(&self) -> bool {
         !self.active().any(|seen| match seen {
-            Seen::Running { .. } | Seen::Ready(_) | Seen::Looping(_) | Seen::Timed(_) => true,
+            Seen::Running { .. }
+            | Seen::Ready(_)
+            | Seen::Looping(_)
+            | Seen::Waiting(_)
+            | Seen::Failing(_) => true,
             Seen::Absent | Seen::Completed(_) | Seen::Skipped | Seen::Failed(_) => false,
         })
     }

@@ -137,7 +137,8 @@ fn start(path: &str) -> Step {
 
 fn wait(path: &str, due_in: i64) -> Step {
     let input = json!({}).into();
-    Step::Wait { path: path.into(), attempt: Attempt(1), input, due_at: at(due_in) }
+    let until = Some(at(due_in));
+    Step::Wait { path: path.into(), attempt: Attempt(1), input, awaited: Awaited::Time, until }
 }
 
 fn complete(path: &str, output: Value) -> Step {

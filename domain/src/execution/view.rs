@@ -5,10 +5,10 @@ use std::{collections::HashMap, fmt};
 use chrono::{DateTime, Utc};
 
 use super::{
-    Claim, ConcurrencyLimit, Execution, Intent, NodeOutput, NodePath, NodeRun, NodeState, Open,
-    PauseReason, Phase, Reached, Rest, Run, path::scope_item,
+    Claim, ConcurrencyLimit, Execution, Intent, NodeOutput, NodePath, NodeRun, NodeState, NodeWait,
+    Open, PauseReason, Phase, Reached, Rest, Run, path::scope_item,
 };
-use crate::{expression::Scope, json::Json};
+use crate::{expression::Scope, json::Json, limits::MAX_NAMED_WAITS};
 
 /// The word for where an execution is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -51,12 +51,14 @@ pub enum WaitsFor {
         /// Its claim.
         claim: Claim,
     },
-    /// Timers of its nodes.
-    Timers {
-        /// How many.
+    /// What its nodes wait for: times, and what comes from outside.
+    Nodes {
+        /// How many wait.
         count: usize,
-        /// The next one.
-        next_due_at: DateTime<Utc>,
+        /// The next due time among them.
+        next_due_at: Option<DateTime<Utc>>,
+        /// The first of them, at most [`MAX_NAMED_WAITS`], in the order in which they were begun.
+        first: Vec<NodeWait>,
     },
     /// Somebody who resumes it.
     Resume {
@@ -157,11 +159,11 @@ impl Open {
                 Some(WaitsFor::Slot { limit, resumed: *rest == Rest::Ready })
             }
             Phase::Idle(Rest::Waiting) => {
-                let mut due = self.run.active().filter_map(|(_, node)| node.due_at());
-                let first = due.next()?;
-                let (count, next_due_at) =
-                    due.fold((1, first), |(count, next), due| (count + 1, next.min(due)));
-                Some(WaitsFor::Timers { count, next_due_at })
+                let waits = || self.run.active().filter_map(|(path, node)| node.wait(path));
+                let first: Vec<NodeWait> = waits().take(MAX_NAMED_WAITS).collect();
+                let count = waits().count();
+                let next_due_at = waits().filter_map(|wait| wait.until).min();
+                (count > 0).then_some(WaitsFor::Nodes { count, next_due_at, first })
             }
             Phase::Dispatched => Some(WaitsFor::Worker { claim: self.claim }),
             Phase::Running { worker, .. } => {
@@ -202,6 +204,7 @@ impl Run {
                 | NodeState::Waiting { .. }
                 | NodeState::Retrying { .. }
                 | NodeState::Ready
+                | NodeState::Failing(_)
                 | NodeState::Looping(_)
                 | NodeState::Completed(_)
                 | NodeState::Skipped => None,
@@ -238,17 +241,36 @@ impl NodeRun {
             | NodeState::Waiting { .. }
             | NodeState::Retrying { .. }
             | NodeState::Ready
+            | NodeState::Failing(_)
             | NodeState::Looping(_) => false,
         }
+    }
+
+    /// What it waits for, where it waits.
+    fn wait(&self, path: &NodePath) -> Option<NodeWait> {
+        let awaited = match &self.state {
+            NodeState::Waiting(waiting) => Some(waiting.awaited.clone()),
+            NodeState::Retrying { .. } => None,
+            NodeState::Running(_)
+            | NodeState::Ready
+            | NodeState::Failing(_)
+            | NodeState::Looping(_)
+            | NodeState::Completed(_)
+            | NodeState::Skipped
+            | NodeState::Failed(_) => return None,
+        };
+        Some(NodeWait { path: path.clone(), until: self.due_at(), awaited })
     }
 
     /// When its timer is due.
     #[must_use]
     pub fn due_at(&self) -> Option<DateTime<Utc>> {
         match self.state {
-            NodeState::Waiting { due_at, .. } | NodeState::Retrying { due_at } => Some(due_at),
+            NodeState::Waiting(ref waiting) => waiting.until,
+            NodeState::Retrying { due_at } => Some(due_at),
             NodeState::Running(_)
             | NodeState::Ready
+            | NodeState::Failing(_)
             | NodeState::Looping(_)
             | NodeState::Completed(_)
             | NodeState::Skipped
@@ -288,6 +310,7 @@ impl<'a> ScopeView<'a> {
                     | NodeState::Waiting { .. }
                     | NodeState::Retrying { .. }
                     | NodeState::Ready
+                    | NodeState::Failing(_)
                     | NodeState::Looping(_)
                     | NodeState::Skipped
                     | NodeState::Failed(_) => None,
@@ -346,6 +369,7 @@ impl<'a> ScopeView<'a> {
             | NodeState::Waiting { .. }
             | NodeState::Retrying { .. }
             | NodeState::Ready
+            | NodeState::Failing(_)
             | NodeState::Completed(_)
             | NodeState::Skipped
             | NodeState::Failed(_) => None,

@@ -34,7 +34,7 @@ pub enum NodeClass {
     Inline,
     /// An effect in the world: a worker does it, after its start is durable.
     Effect,
-    /// A timer.
+    /// It waits, for a time or for something from outside, and holds no worker.
     Wait,
     /// A loop over a body.
     Loop,

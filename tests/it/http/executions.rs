@@ -154,7 +154,8 @@ async fn a_running_execution_is_held_and_stopped() {
     let waiting = ada.until(&format!("/executions/{id}"), |body| body["waiting"] == true).await;
     assert_eq!(waiting.body["status"], "running");
     let why = ada.get(&format!("/executions/{id}/why")).await;
-    assert_eq!(why.body["waits_for"]["kind"], "timers", "{why:?}");
+    assert_eq!(why.body["waits_for"]["kind"], "nodes", "{why:?}");
+    assert_eq!(why.body["waits_for"]["nodes"][0]["for"], "time", "{why:?}");
     assert_eq!(why.body["waits_for"]["count"], 1);
 
     let paused = ada.post(&format!("/executions/{id}/pause"), &json!({})).await;

@@ -8,8 +8,8 @@ use ledgerline_domain::{
     Aggregate as _,
     event::Actor,
     execution::{
-        Action, Attempt, Claim, Ending, ErrorKind, Execution, ExecutionCommand, ExecutionRejection,
-        NodeError, NodeOutput, NodePath, Outcome, Plan, Planner, Report, Step,
+        Action, Attempt, Awaited, Claim, Ending, ErrorKind, Execution, ExecutionCommand,
+        ExecutionRejection, NodeError, NodeOutput, NodePath, Outcome, Plan, Planner, Report, Step,
     },
     id::ExecutionId,
     json::Json,
@@ -236,8 +236,8 @@ impl<'a> Running<'a> {
                 let wait = chrono::TimeDelta::milliseconds(
                     i64::try_from(dice.below(1_500)).expect("a second or so"),
                 );
-                let due_at = self.worker.commands.clock().now() + wait;
-                Step::Wait { path, attempt, input, due_at }
+                let until = Some(self.worker.commands.clock().now() + wait);
+                Step::Wait { path, attempt, input, awaited: Awaited::Time, until }
             }
             Action::OpenLoop { path, attempt } => {
                 let items = (0..dice.below(4)).map(|item| Json::from_value(&json!(item)));
@@ -248,7 +248,7 @@ impl<'a> Running<'a> {
                 complete(path, attempt, output, None)
             }
             Action::SkipNode { path, reason } => Step::Skip { path, reason },
-            Action::FailNode { path, attempt, error } => self.failed(path, attempt, error),
+            Action::FailNode { path, attempt, error, .. } => self.failed(path, attempt, error),
             Action::Abort => {
                 planned.abort = true;
                 return None;

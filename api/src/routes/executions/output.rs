@@ -67,6 +67,7 @@ fn output_of<'a>(execution: &'a Execution, node: Option<&str>) -> Option<&'a Nod
             | NodeState::Waiting { .. }
             | NodeState::Retrying { .. }
             | NodeState::Ready
+            | NodeState::Failing(_)
             | NodeState::Looping(_)
             | NodeState::Skipped
             | NodeState::Failed(_) => None,

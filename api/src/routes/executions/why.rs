@@ -1,7 +1,7 @@
 //! What an execution waits for: every open one waits for something that has a name.
 
 use axum::extract::State;
-use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use ledgerline_domain::{
     dispatch::Why,
     execution::{Execution, PauseReason, WaitsFor},
@@ -17,7 +17,10 @@ use ledgerline_store::WorkerLease;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{find, view};
+use super::{
+    find, view,
+    waits::{self, NodeWaitView},
+};
 use crate::{
     access::demand,
     answer::Answer,
@@ -55,12 +58,14 @@ pub enum WaitsForView {
         /// Its claim.
         claim: i32,
     },
-    /// Timers of its nodes.
-    Timers {
-        /// How many.
+    /// What its nodes wait for: times, and what comes from outside.
+    Nodes {
+        /// How many wait.
         count: usize,
-        /// The next one.
-        next_due_at: DateTime<Utc>,
+        /// The next due time among them.
+        next_due_at: Option<DateTime<Utc>>,
+        /// The first of them.
+        nodes: Vec<NodeWaitView>,
     },
     /// Somebody who resumes it.
     Resume {
@@ -88,7 +93,10 @@ impl From<WaitsFor> for WaitsForView {
             }
             WaitsFor::Worker { claim } => Self::Worker { claim: claim.0 },
             WaitsFor::Lease { worker, claim } => Self::Lease { worker, claim: claim.0 },
-            WaitsFor::Timers { count, next_due_at } => Self::Timers { count, next_due_at },
+            WaitsFor::Nodes { count, next_due_at, first } => {
+                let nodes = first.into_iter().map(Into::into).collect();
+                Self::Nodes { count, next_due_at, nodes }
+            }
             WaitsFor::Resume { reason } => Self::Resume { reason },
         }
     }
@@ -124,7 +132,8 @@ pub struct LineView {
     pub holders: Vec<ExecutionId>,
 }
 
-/// Tell what an execution waits for: which limit and who holds its slots, a worker, a timer, or somebody who resumes it.
+/// Tell what an execution waits for: which limit and who holds its slots, a worker, what its nodes wait for, or
+/// somebody who resumes it.
 #[utoipa::path(get, path = "/executions/{id}/why", tag = "executions", params(("id" = Uuid, Path)),
     responses((status = 200, body = WhyView)))]
 pub async fn why(
@@ -160,7 +169,7 @@ fn line(why: Why) -> Option<LineView> {
             holders,
         }),
         // It got its slot between the two looks.
-        Why::Dispatched { .. } | Why::Running { .. } | Why::Timers | Why::Paused { .. } => None,
+        Why::Dispatched { .. } | Why::Running { .. } | Why::Waiting | Why::Paused { .. } => None,
     }
 }
 
@@ -185,10 +194,8 @@ fn explain(execution: &Execution, waits_for: Option<&WaitsFor>, line: Option<&Li
             format!("it waits for a worker to take claim {}", claim.0)
         }
         (WaitsFor::Lease { worker, .. }, _) => format!("the worker {worker} runs it"),
-        (WaitsFor::Timers { count, next_due_at }, _) => {
-            let due = next_due_at.to_rfc3339_opts(SecondsFormat::Millis, true);
-            let which = if *count == 1 { "due" } else { "the next one due" };
-            format!("it waits for {}, {which} at {due}", counted(*count, "timer"))
+        (WaitsFor::Nodes { count, next_due_at, first }, _) => {
+            waits::explain(*count, *next_due_at, first)
         }
         (WaitsFor::Resume { reason: PauseReason::User }, _) => {
             "it is paused until somebody resumes it".to_owned()
@@ -306,29 +313,36 @@ fn stuck_because(
             let gone = lease.is_none_or(|lease| lease.expired && lease.expires_at + GRACE < now);
             gone.then_some("its worker is gone and nobody handed it out again")
         }
-        Some(WaitsFor::Timers { next_due_at, .. }) => {
-            (next_due_at + GRACE < now).then_some("its timer was due and did not fire")
-        }
+        Some(WaitsFor::Nodes { next_due_at, .. }) => next_due_at
+            .is_some_and(|due| due + GRACE < now)
+            .then_some("its timer was due and did not fire"),
         Some(WaitsFor::Slot { .. } | WaitsFor::Worker { .. } | WaitsFor::Resume { .. }) => None,
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use ledgerline_domain::execution::ConcurrencyLimit;
+    use ledgerline_domain::execution::{Awaited, ConcurrencyLimit, NodeWait};
 
     use super::*;
 
     #[test]
     fn one_is_told_from_several_and_times_are_for_people() {
         let timers = |count| {
-            let next_due_at = DateTime::from_timestamp(1_800_000_000, 123_456_789).unwrap();
-            explain(&Execution::default(), Some(&WaitsFor::Timers { count, next_due_at }), None)
+            let next_due_at = DateTime::from_timestamp(1_800_000_000, 123_456_789);
+            let path = "pause".into();
+            let first = vec![NodeWait { path, until: next_due_at, awaited: Some(Awaited::Time) }];
+            let waits_for = WaitsFor::Nodes { count, next_due_at, first };
+            explain(&Execution::default(), Some(&waits_for), None)
         };
-        assert_eq!(timers(1), "it waits for 1 timer, due at 2027-01-15T08:00:00.123Z");
         assert_eq!(
-            timers(2),
-            "it waits for 2 timers, the next one due at 2027-01-15T08:00:00.123Z"
+            timers(1),
+            "node 'pause' waits for a time; the next time is 2027-01-15T08:00:00.123Z"
+        );
+        assert_eq!(
+            timers(3),
+            "node 'pause' waits for a time, and 2 other nodes wait too; \
+             the next time is 2027-01-15T08:00:00.123Z"
         );
         let limit = |limit| ConcurrencyLimit { key: "any".to_owned(), limit };
         let place = |slots, holders| {

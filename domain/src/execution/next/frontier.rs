@@ -70,6 +70,7 @@ impl Planner {
                 | NodeState::Waiting { .. }
                 | NodeState::Retrying { .. }
                 | NodeState::Ready
+                | NodeState::Failing(_)
                 | NodeState::Looping(_)
                 | NodeState::Skipped
                 | NodeState::Failed(_) => false,

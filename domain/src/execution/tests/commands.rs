@@ -208,7 +208,8 @@ fn an_ended_run_never_changes() {
 fn a_wait_completes_when_it_fires_and_the_run_is_dispatched_again() {
     let given = Given::waiting(None);
     assert!(given.state().is_waiting());
-    let timers = WaitsFor::Timers { count: 1, next_due_at: at(60) };
+    let wait = NodeWait { path: "pause".into(), until: Some(at(60)), awaited: Some(Awaited::Time) };
+    let timers = WaitsFor::Nodes { count: 1, next_due_at: Some(at(60)), first: vec![wait] };
     assert_eq!(given.state().waits_for(), Some(timers));
     let completed = NodeCompleted {
         path: "pause".into(),

@@ -88,7 +88,7 @@ impl World {
                 self.worker = None;
                 self.tell(ExecutionCommand::Dispatch { claim }).expect("it has no claim");
             }
-            WaitsFor::Timers { .. } => self.fire(),
+            WaitsFor::Nodes { .. } => self.fire(),
             WaitsFor::Worker { claim } => {
                 let planner = Planner::new(Arc::clone(&self.plan));
                 self.worker = Some(Worker { planner, effects: BTreeMap::new() });
@@ -187,8 +187,8 @@ impl World {
             Action::RunNode { path, attempt } => Step::Start { path, attempt, input },
             Action::EvaluateInline { path, attempt } => self.outcome(&path, attempt),
             Action::BeginWait { path, attempt } => {
-                let due_at = at(1_000 + i64::from(number_of(&path) % 100));
-                Step::Wait { path, attempt, input, due_at }
+                let until = Some(at(1_000 + i64::from(number_of(&path) % 100)));
+                Step::Wait { path, attempt, input, awaited: Awaited::Time, until }
             }
             Action::OpenLoop { path, attempt } => {
                 let items = vec![json!(1).into(); usize::from(number_of(&path) % 4)];
@@ -203,7 +203,7 @@ impl World {
                 duration_ms: 0,
             },
             Action::SkipNode { path, reason } => Step::Skip { path, reason },
-            Action::FailNode { path, attempt, error } => self.failed(path, attempt, error),
+            Action::FailNode { path, attempt, error, .. } => self.failed(path, attempt, error),
             Action::Abort => return None,
             Action::LetGo { .. } => Step::LetGo,
             Action::Finish(Ending::Completed(output)) => {

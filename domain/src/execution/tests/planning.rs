@@ -193,7 +193,7 @@ fn after_a_crash_only_what_does_no_harm_begins_again() {
         .report(2, []);
     let actions = planned(&given, &plan);
     assert_eq!(actions[0], run("read"));
-    let Action::FailNode { path, attempt, error } = &actions[1] else { panic!("{actions:?}") };
+    let Action::FailNode { path, attempt, error, .. } = &actions[1] else { panic!("{actions:?}") };
     assert_eq!((path.as_str(), *attempt), ("write", Attempt(1)));
     assert_eq!(error.kind, ErrorKind::UnknownOutcome);
     let given = given.report(2, [start("read")]);
@@ -280,6 +280,7 @@ fn a_failure_in_a_body_fails_the_loop_and_not_what_runs_beside_it() {
         path: "each".into(),
         attempt: Attempt(1),
         error: failure(ErrorKind::Transient),
+        duration_ms: 0,
     };
     assert_eq!(planned(&given, &plan), [failed, run("after")]);
     let output = NodeOutput::Inline(json!("none").into());
