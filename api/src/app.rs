@@ -186,7 +186,7 @@ async fn correlate(State(state): State<AppState>, mut request: Request, next: Ne
         &state.config.http.trusted_proxies,
         state.clock.now(),
     );
-    let correlation = context.correlation_id.0;
+    let (correlation_id, correlation) = (context.correlation_id.0, context.correlation.clone());
     let path = request
         .extensions()
         .get::<OriginalUri>()
@@ -201,7 +201,8 @@ async fn correlate(State(state): State<AppState>, mut request: Request, next: Ne
         "request",
         %method,
         %route,
-        correlation_id = %correlation,
+        %correlation_id,
+        %correlation,
         trace = context.trace.as_deref().unwrap_or(""),
         user_id = field::Empty
     );
@@ -209,9 +210,9 @@ async fn correlate(State(state): State<AppState>, mut request: Request, next: Ne
     let started = Instant::now();
     let mut response = next.run(request).instrument(span.clone()).await;
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
-        response = complete(response, problem, &path, correlation);
+        response = complete(response, problem, &path, &correlation);
     }
-    let id = HeaderValue::try_from(correlation.to_string()).expect("a UUID is a header value");
+    let id = HeaderValue::try_from(correlation).expect("it came in a header, or is a UUID");
     response.headers_mut().insert(CORRELATION_ID, id);
     let status = response.status();
     let elapsed = started.elapsed();
@@ -227,7 +228,7 @@ async fn correlate(State(state): State<AppState>, mut request: Request, next: Ne
 }
 
 /// Writes a problem again with the path and the correlation id, and keeps the headers that were added on the way (`Allow`, cookies).
-fn complete(old: Response, problem: Problem, path: &str, correlation: uuid::Uuid) -> Response {
+fn complete(old: Response, problem: Problem, path: &str, correlation: &str) -> Response {
     let mut response = problem.answer(Some(path), Some(correlation));
     for (name, value) in old.headers() {
         if name != header::CONTENT_LENGTH && !response.headers().contains_key(name) {

@@ -18,6 +18,7 @@ pub mod identity;
 pub mod ledger;
 pub mod live;
 pub mod page;
+pub mod parameters;
 pub mod problem;
 pub mod reading;
 pub mod refusal;

@@ -15,7 +15,6 @@ use ledgerline_commands::error::{CommandError, LoadError};
 use ledgerline_store::{AppendError, StoreError};
 use serde::Serialize;
 use utoipa::ToSchema;
-use uuid::Uuid;
 
 /// Where the pages of the problems are served. A problem's `type` is this with its slug.
 pub const PROBLEM_PAGES: &str = "/docs/problems/";
@@ -179,7 +178,7 @@ pub struct ProblemBody<'a> {
     pub instance: Option<&'a str>,
     /// Under which id the request is found in logs, traces and events.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub correlation_id: Option<Uuid>,
+    pub correlation_id: Option<&'a str>,
     /// The rule of the domain that refuses, where one does.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rule: Option<&'a str>,
@@ -318,7 +317,7 @@ impl Problem {
     pub fn body<'a>(
         &'a self,
         instance: Option<&'a str>,
-        correlation_id: Option<Uuid>,
+        correlation_id: Option<&'a str>,
     ) -> ProblemBody<'a> {
         let Parts { kind, detail, rule, errors, .. } = self.0.as_ref();
         ProblemBody {
@@ -335,7 +334,7 @@ impl Problem {
 
     /// The whole answer, with the path that was asked and the id under which it is found in the logs.
     #[must_use]
-    pub fn answer(self, instance: Option<&str>, correlation_id: Option<Uuid>) -> Response {
+    pub fn answer(self, instance: Option<&str>, correlation_id: Option<&str>) -> Response {
         let body = serde_json::to_vec(&self.body(instance, correlation_id))
             .expect("a problem has only text and numbers, so it always serialises");
         let mut response = (

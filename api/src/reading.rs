@@ -8,7 +8,8 @@ use axum::{
     http::{StatusCode, request::Parts},
 };
 use chrono::{DateTime, Utc};
-use ledgerline_projections::{Model, PageRequest, QueryError};
+use ledgerline_domain::event::DecodeError;
+use ledgerline_projections::{Model, PageRequest, QueryError, execution_nodes::PastError};
 use ledgerline_store::Position;
 use utoipa::IntoParams;
 use uuid::Uuid;
@@ -167,6 +168,19 @@ where
         cursor: list.cursor,
         sort,
     })
+}
+
+impl From<PastError> for Problem {
+    fn from(error: PastError) -> Self {
+        match &error {
+            PastError::Event(DecodeError::Unknown { .. }) => {
+                Self::away("a build that is new enough", &error)
+            }
+            PastError::Event(DecodeError::Payload { .. }) | PastError::Value(_) => {
+                Self::internal(&error)
+            }
+        }
+    }
 }
 
 impl From<QueryError> for Problem {

@@ -94,6 +94,9 @@ impl From<Refusal> for Problem {
             Refusal::Workspace(rejection) => of_workspace(rejection, detail),
             Refusal::Workflow(rejection) => of_workflow(rejection, detail),
             Refusal::Execution(ExecutionRejection::NotRequested) => Self::not_found("execution"),
+            Refusal::Execution(ExecutionRejection::InputTooLarge { .. }) => {
+                Self::invalid("/input", "too_large", detail)
+            }
             Refusal::Execution(rejection) => Self::rule_refused(execution_rule(&rejection), detail),
             Refusal::Input(detail) => Self::invalid("/input", "invalid_value", detail),
             Refusal::Rule { rule, .. } => Self::rule_refused(rule, detail),
@@ -153,6 +156,7 @@ const fn execution_rule(rejection: &ExecutionRejection) -> &'static str {
         ExecutionRejection::NotRequested => "execution_not_found",
         ExecutionRejection::Ended(_) => "execution_ended",
         ExecutionRejection::TooDeep { .. } => "triggers_too_deep",
+        ExecutionRejection::InputTooLarge { .. } => "input_too_large",
         ExecutionRejection::Cancelling => "execution_cancelling",
         ExecutionRejection::Paused => "execution_paused",
         ExecutionRejection::Waiting => "execution_waiting",

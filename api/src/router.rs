@@ -3,7 +3,7 @@
 //! To add one: a handler with its doc comment in `routes/<noun>.rs`, a line here, and `UPDATE_OPENAPI=1 cargo test -p ledgerline-api
 //! openapi` to write the document anew. A failure that is documented nowhere else is in every operation as its `default` answer.
 
-use axum::{Router, http::Method};
+use axum::{Router, http::Method, middleware};
 use utoipa::{
     Modify, OpenApi,
     openapi::{
@@ -16,6 +16,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use crate::{
     app::{AppState, with_layers},
     live, page,
+    parameters::{self, Parameters},
     problem::{PROBLEM_MEDIA_TYPE, Problem, ProblemBody, ProblemKind},
     routes::{
         auth, docs,
@@ -152,8 +153,11 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
 
 /// All routes with their layers.
 pub fn router(state: &AppState) -> Router {
-    let routes = all()
-        .0
+    let (routes, document) = all();
+    let known = Parameters::of(&document);
+    let demand = move |request, next| parameters::demand_known(known.clone(), request, next);
+    let routes = routes
+        .route_layer(middleware::from_fn(demand))
         .merge(page::routes())
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method);

@@ -183,7 +183,7 @@ impl Writing {
             correlation_id: Some(self.request.correlation_id),
             trace: self.request.trace.clone(),
             key: self.idempotency.scoped(workspace, &self.caller, body),
-            if_match: self.if_match.0,
+            if_match: self.if_match.0.clone(),
             if_plan: self.if_plan.0.clone(),
             command_hash: Some(command.finalize().into()),
             ..Context::new(self.caller.actor())
@@ -290,7 +290,7 @@ impl Writing {
 
     fn plan<T>(&self, context: &Context, preview: Preview<T>) -> Plan {
         let mut checks = vec!["permission"];
-        checks.extend(context.if_match.map(|_| "version"));
+        checks.extend(context.if_match.as_ref().map(|_| "version"));
         checks.extend(context.if_plan.as_ref().map(|_| "plan"));
         checks.push("rules");
         let validations = checks.into_iter().map(|check| Validation { check, holds: true });

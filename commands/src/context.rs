@@ -1,5 +1,7 @@
 //! What goes with a command: where it is aimed, who asks, and under which conditions it may be applied.
 
+use std::sync::Arc;
+
 use ledgerline_domain::{
     event::Actor,
     id::{CorrelationId, EventId, derived},
@@ -63,6 +65,24 @@ impl EventIds {
     }
 }
 
+/// The versions of a stream that a caller has seen and acts on (`If-Match`): any one of them will do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen(Arc<[StreamVersion]>);
+
+impl Seen {
+    /// Whether this is one of them.
+    #[must_use]
+    pub fn is(&self, current: StreamVersion) -> bool {
+        self.0.contains(&current)
+    }
+}
+
+impl FromIterator<StreamVersion> for Seen {
+    fn from_iter<I: IntoIterator<Item = StreamVersion>>(versions: I) -> Self {
+        Self(versions.into_iter().collect())
+    }
+}
+
 /// Who asks, and under which conditions.
 #[derive(Clone, Debug)]
 pub struct Context {
@@ -78,8 +98,8 @@ pub struct Context {
     pub key: Option<IdempotencyKey>,
     /// What the caller will be answered (JSON text); kept with the key for a repeat.
     pub answer: Option<String>,
-    /// The version of the first stream written that the caller has seen (`If-Match`).
-    pub if_match: Option<StreamVersion>,
+    /// What the first stream written must be at (`If-Match`).
+    pub if_match: Option<Seen>,
     /// The hash of the dry run whose events the caller wants appended, and nothing else (`If-Plan`).
     pub if_plan: Option<String>,
     /// SHA-256 of the command as the caller sent it, for the plan's hash.
@@ -141,7 +161,7 @@ impl Context {
     /// The same, only at a version.
     #[must_use]
     pub fn matching(self, if_match: Option<StreamVersion>) -> Self {
-        Self { if_match, ..self }
+        Self { if_match: if_match.map(|version| Seen::from_iter([version])), ..self }
     }
 
     /// The same, only under a leadership.

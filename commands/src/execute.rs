@@ -216,10 +216,10 @@ impl Commands {
         F: Fn(Scope) -> Fut,
         Fut: Future<Output = Result<T, CommandError<E>>>,
     {
-        let mut mode = Mode { fresh: false, preview: false, if_match: context.if_match };
+        let mut mode = Mode { fresh: false, preview: false, if_match: context.if_match.clone() };
         let (mut turn, mut category) = (None, None);
         for tried in 1..=MAX_TRIES {
-            let scope = Scope::new(self.clone(), mode, turn.take());
+            let scope = Scope::new(self.clone(), mode.clone(), turn.take());
             let planned = plan(scope.clone()).await;
             let mut notes = scope.finish();
             category = category.or(notes.category);

@@ -27,7 +27,7 @@ pub mod timers;
 mod turns;
 
 pub use clock::Clock;
-pub use context::{Context, EventIds, Target};
+pub use context::{Context, EventIds, Seen, Target};
 pub use dispatch::{DispatchSettings, Dispatcher, Lines};
 pub use error::{CommandError, LoadError};
 pub use execute::{Commands, Executed, Settings, Transacted};

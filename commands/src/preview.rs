@@ -59,7 +59,7 @@ impl Commands {
         F: Fn(Scope) -> Fut,
         Fut: Future<Output = Result<T, CommandError<E>>>,
     {
-        let mode = Mode { fresh: true, preview: true, if_match: context.if_match };
+        let mode = Mode { fresh: true, preview: true, if_match: context.if_match.clone() };
         let scope = Scope::new(self.clone(), mode, None);
         let value = plan(scope.clone()).await?;
         let notes = scope.finish();

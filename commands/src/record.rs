@@ -1,11 +1,8 @@
 //! From a row of the log to an event of the domain.
 
 use ledgerline_domain::{
-    event::{AnyEvent, DecodeError, DomainEvent as _, Recorded},
-    execution::ExecutionEvent,
+    event::{AnyEvent, DecodeError, Recorded},
     id::EventId,
-    workflow::WorkflowEvent,
-    workspace::WorkspaceEvent,
 };
 use ledgerline_store::RecordedEvent;
 
@@ -42,14 +39,9 @@ pub fn recorded(row: &RecordedEvent) -> Result<Recorded<AnyEvent>, LoadError> {
 /// Whether this build reads events of a type and version.
 #[must_use]
 pub fn knows(category: &str, r#type: &str, schema_version: i16) -> bool {
-    let types: &[(&str, i16)] = match category {
-        WorkspaceEvent::CATEGORY => WorkspaceEvent::TYPES,
-        WorkflowEvent::CATEGORY => WorkflowEvent::TYPES,
-        ExecutionEvent::CATEGORY => ExecutionEvent::TYPES,
-        _ => &[],
-    };
-    let current = types.iter().find(|(name, _)| *name == r#type);
-    current.is_some_and(|(_, version)| *version >= schema_version)
+    let known = AnyEvent::TYPES.iter().find(|(known, _)| *known == category);
+    let mut types = known.into_iter().flat_map(|(_, types)| *types);
+    types.any(|(name, version)| *name == r#type && *version >= schema_version)
 }
 
 /// Refuses an event that this build does not know, without reading its payload. Whoever skips events by type asks this first, so

@@ -17,7 +17,7 @@ use ledgerline_store::{
 use uuid::Uuid;
 
 use crate::{
-    CommandError, Commands, LoadError, Loaded, StreamOrigin, Target, cache::Entry,
+    CommandError, Commands, LoadError, Loaded, StreamOrigin, Target, cache::Entry, context::Seen,
     due::due_changes, turns::HeldTurn,
 };
 
@@ -88,14 +88,14 @@ pub(crate) struct Notes {
 }
 
 /// How a try reads.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(crate) struct Mode {
     /// Ask the log even where the cache has a state.
     pub(crate) fresh: bool,
     /// Nothing will be appended, so nobody needs to wait.
     pub(crate) preview: bool,
     /// What the first stream that is decided on must be at.
-    pub(crate) if_match: Option<StreamVersion>,
+    pub(crate) if_match: Option<Seen>,
 }
 
 /// One try of a command. Cheap to clone; all clones are the same try.
@@ -168,8 +168,8 @@ impl Scope {
             None => (self.look(stream).await?, false),
         };
         let first = self.notes().drafts.is_empty();
-        if let Some(seen) = self.mode.if_match.filter(|seen| first && *seen != base.version) {
-            tracing::debug!(%stream, %seen, current = %base.version, "another version was expected");
+        if first && self.mode.if_match.as_ref().is_some_and(|seen| !seen.is(base.version)) {
+            tracing::debug!(%stream, current = %base.version, "another version was expected");
             return Err(CommandError::VersionMismatch { current: base.version });
         }
         let events = base.state.decide(command, self.now).map_err(CommandError::Rejected)?;

@@ -143,6 +143,13 @@ pub enum AnyEvent {
 }
 
 impl AnyEvent {
+    /// Every category, with each stored (type, version) that this build writes in it.
+    pub const TYPES: &'static [(&'static str, &'static [(&'static str, i16)])] = &[
+        (WorkspaceEvent::CATEGORY, WorkspaceEvent::TYPES),
+        (WorkflowEvent::CATEGORY, WorkflowEvent::TYPES),
+        (ExecutionEvent::CATEGORY, ExecutionEvent::TYPES),
+    ];
+
     /// Reads a recorded event, through the upcasters when its version is an old one.
     ///
     /// # Errors

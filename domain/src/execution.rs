@@ -167,6 +167,10 @@ pub struct Run {
     failures: Vec<u32>,
     /// About how many bytes of values it holds.
     bytes: usize,
+    /// The newest claim that was handed out; 0 before the first. Also known once it has ended.
+    pub claim: Claim,
+    /// The worker process that took it last.
+    pub worker: Option<String>,
 }
 
 /// A variable of a run.

@@ -6,6 +6,9 @@
 /// The largest node output inside an event. Larger ones are blobs, so that the log, the relay and every subscriber stay fast.
 pub const MAX_INLINE_OUTPUT_BYTES: usize = 256 * 1024;
 
+/// The input of a run. It stands in the run's first event, and an event must fit in 512 KiB with its metadata.
+pub const MAX_INPUT_BYTES: usize = 448 * 1024;
+
 /// Names of workspaces and workflows: what a list can show, and an index can hold.
 pub const MAX_NAME_CHARS: usize = 255;
 /// Descriptions: a page of text, carried in every draft.

@@ -1,17 +1,21 @@
 //! The nodes of executions: each run of a node by its path, with what went in, what came out and every failed try.
 
+mod past;
+
 use std::collections::{HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
 use ledgerline_domain::{
     event::{AnyEvent, DomainEvent},
-    execution::{ExecutionEvent, NodeError, NodeFailed, NodeStarted, TimerKind},
+    execution::{ExecutionEvent, NodeError, NodeFailed, NodePath, NodeStarted, TimerKind},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use sqlx::{PgConnection, PgPool};
 use utoipa::ToSchema;
 use uuid::Uuid;
+
+pub use past::{PastError, PastNodes};
 
 use crate::{
     page::QueryError,
@@ -360,39 +364,55 @@ impl ExecutionNodes {
     }
 
     fn want_execution(&mut self, at: &LogEvent, event: &ExecutionEvent) {
-        let path = match event {
-            ExecutionEvent::ExecutionRequested(_) => {
-                self.whole.insert(at.stream);
-                return;
-            }
-            ExecutionEvent::ExecutionCompleted(_)
-            | ExecutionEvent::ExecutionFailed(_)
-            | ExecutionEvent::ExecutionCancelled(_) => {
-                if !self.whole.contains(&at.stream) {
-                    self.ending.push(at.stream);
-                }
-                return;
-            }
-            ExecutionEvent::NodeStarted(event) => &event.path,
-            ExecutionEvent::NodeCompleted(event) => &event.path,
-            ExecutionEvent::NodeFailed(event) => &event.path,
-            ExecutionEvent::NodeSkipped(event) => &event.path,
-            ExecutionEvent::TimerSet(event) => &event.path,
-            ExecutionEvent::TimerFired(event) => &event.path,
-            ExecutionEvent::ExecutionQueued(_)
-            | ExecutionEvent::ExecutionDispatched(_)
-            | ExecutionEvent::ExecutionStarted(_)
-            | ExecutionEvent::ExecutionResumed(_)
-            | ExecutionEvent::VariableSet(_)
-            | ExecutionEvent::ExecutionWaiting(_)
-            | ExecutionEvent::ExecutionPaused(_)
-            | ExecutionEvent::ExecutionUnpaused(_)
-            | ExecutionEvent::CancelRequested(_) => return,
-        };
+        if matches!(event, ExecutionEvent::ExecutionRequested(_)) {
+            self.whole.insert(at.stream);
+        }
         // What is not held of a whole execution does not exist.
-        if !self.whole.contains(&at.stream) {
+        if self.whole.contains(&at.stream) {
+            return;
+        }
+        if matches!(
+            event,
+            ExecutionEvent::ExecutionCompleted(_)
+                | ExecutionEvent::ExecutionFailed(_)
+                | ExecutionEvent::ExecutionCancelled(_)
+        ) {
+            self.ending.push(at.stream);
+        }
+        if let Some(path) = path_of(event) {
             self.nodes.want((at.stream, path.0.clone()));
         }
+    }
+}
+
+/// The node that an event is about.
+fn path_of(event: &ExecutionEvent) -> Option<&NodePath> {
+    match event {
+        ExecutionEvent::NodeStarted(event) => Some(&event.path),
+        ExecutionEvent::NodeCompleted(event) => Some(&event.path),
+        ExecutionEvent::NodeFailed(event) => Some(&event.path),
+        ExecutionEvent::NodeSkipped(event) => Some(&event.path),
+        ExecutionEvent::TimerSet(event) if event.kind != TimerKind::ExecutionTimeout => {
+            Some(&event.path)
+        }
+        ExecutionEvent::TimerFired(event) if event.kind != TimerKind::ExecutionTimeout => {
+            Some(&event.path)
+        }
+        ExecutionEvent::TimerSet(_)
+        | ExecutionEvent::TimerFired(_)
+        | ExecutionEvent::ExecutionRequested(_)
+        | ExecutionEvent::ExecutionCompleted(_)
+        | ExecutionEvent::ExecutionFailed(_)
+        | ExecutionEvent::ExecutionCancelled(_)
+        | ExecutionEvent::ExecutionQueued(_)
+        | ExecutionEvent::ExecutionDispatched(_)
+        | ExecutionEvent::ExecutionStarted(_)
+        | ExecutionEvent::ExecutionResumed(_)
+        | ExecutionEvent::VariableSet(_)
+        | ExecutionEvent::ExecutionWaiting(_)
+        | ExecutionEvent::ExecutionPaused(_)
+        | ExecutionEvent::ExecutionUnpaused(_)
+        | ExecutionEvent::CancelRequested(_) => None,
     }
 }
 

@@ -17,6 +17,7 @@ mod http {
     mod auth;
     mod executions;
     mod log;
+    mod past;
     mod system;
     mod workflows;
     mod workspaces;

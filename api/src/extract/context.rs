@@ -26,6 +26,8 @@ const MAX_CORRELATION_CHARS: usize = 255;
 pub struct RequestContext {
     /// Names everything that this request leads to.
     pub correlation_id: CorrelationId,
+    /// The same as the caller named it, which need not be a UUID: what the answer, its problems and the process's own log say.
+    pub correlation: String,
     /// W3C `traceparent`, as it came in.
     pub trace: Option<String>,
     /// The network address of whoever asks, seen through the proxies that are trusted.
@@ -46,9 +48,11 @@ impl RequestContext {
         now: DateTime<Utc>,
     ) -> Self {
         let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+        let (correlation_id, correlation) = correlation_id(text(CORRELATION_ID));
         let peer = extensions.get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(peer)| peer.ip());
         Self {
-            correlation_id: correlation_id(text(CORRELATION_ID)),
+            correlation_id,
+            correlation,
             trace: text(TRACEPARENT).filter(|text| is_traceparent(text)).map(str::to_owned),
             ip: peer.map(|peer| behind_proxies(peer, headers, trusted_proxies)),
             user_agent: text(header::USER_AGENT).map(str::to_owned),
@@ -63,12 +67,17 @@ impl RequestContext {
     }
 }
 
-/// A UUID is taken as it is; another text leads to an id of its own, the same every time; nothing leads to a new one.
-fn correlation_id(given: Option<&str>) -> CorrelationId {
+/// A UUID is taken as it is; another text leads to an id of its own, the same every time; nothing leads to a new one. With it goes
+/// the text that the caller knows it by.
+fn correlation_id(given: Option<&str>) -> (CorrelationId, String) {
     match given.filter(|text| !text.is_empty() && text.len() <= MAX_CORRELATION_CHARS) {
-        None => CorrelationId(Uuid::now_v7()),
+        None => {
+            let id = Uuid::now_v7();
+            (CorrelationId(id), id.to_string())
+        }
         Some(text) => {
-            CorrelationId(Uuid::try_parse(text).unwrap_or_else(|_| derived(&["correlation", text])))
+            let id = Uuid::try_parse(text).unwrap_or_else(|_| derived(&["correlation", text]));
+            (CorrelationId(id), text.to_owned())
         }
     }
 }
@@ -141,7 +150,9 @@ mod tests {
     #[test]
     fn a_correlation_id_is_taken_or_made() {
         let id = Uuid::now_v7();
-        assert_eq!(correlation_id(Some(&id.to_string())).0, id);
+        assert_eq!(correlation_id(Some(&id.to_string())), (CorrelationId(id), id.to_string()));
+        assert_eq!(correlation_id(Some("order 7")).1, "order 7");
+        assert_eq!(correlation_id(Some("")).1.len(), 36, "nothing is no name");
         assert_eq!(correlation_id(Some("order 7")), correlation_id(Some("order 7")));
         assert_ne!(correlation_id(None), correlation_id(None));
     }

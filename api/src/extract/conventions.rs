@@ -7,12 +7,13 @@ use axum::{
     http::{HeaderMap, HeaderName, Method, header, request::Parts},
 };
 use chrono::{DateTime, Utc};
+use ledgerline_commands::Seen;
 use ledgerline_domain::id::WorkspaceId;
 use ledgerline_store::{IdempotencyKey, Position, StreamVersion};
 use uuid::Uuid;
 
 use super::{Caller, params};
-use crate::problem::{Problem, ProblemKind};
+use crate::problem::Problem;
 
 /// Selects the workspace of lists and creations.
 pub const WORKSPACE: HeaderName = HeaderName::from_static("ledgerline-workspace");
@@ -127,43 +128,58 @@ impl<S: Send + Sync> FromRequestParts<S> for Idempotency {
     }
 }
 
-/// The version that a write is conditional on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct IfMatch(pub Option<StreamVersion>);
-
-impl IfMatch {
-    /// Demands that the version is still the one that the caller saw.
-    ///
-    /// # Errors
-    /// 412 when it is not.
-    pub fn demand(self, current: StreamVersion) -> Result<(), Problem> {
-        match self.0 {
-            Some(seen) if seen != current => Err(Problem::new(
-                ProblemKind::StaleVersion,
-                format!("it is at version {current}, and If-Match names {seen}"),
-            )),
-            _ => Ok(()),
-        }
-    }
-}
+/// The versions that a write is conditional on (RFC 9110, 13.1.1): none where there is no condition, or it is `*`, which every
+/// resource that exists meets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IfMatch(pub Option<Seen>);
 
 impl<S: Send + Sync> FromRequestParts<S> for IfMatch {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
-        let Some(text) = header_text(&parts.headers, &header::IF_MATCH)? else {
-            return Ok(Self(None));
-        };
-        if text == "*" {
+        let values: Vec<_> = parts.headers.get_all(header::IF_MATCH).iter().collect();
+        if values.is_empty() {
             return Ok(Self(None));
         }
-        let quoted = text.strip_prefix("W/").unwrap_or(&text);
-        quoted
-            .strip_prefix('"')
-            .and_then(|rest| rest.strip_suffix('"'))
-            .and_then(|version| version.parse().ok())
-            .map(|version| Self(Some(StreamVersion(version))))
-            .ok_or_else(|| Problem::malformed("If-Match must be an ETag of ours, such as \"12\""))
+        let wrong = || Problem::malformed("If-Match must be *, or ETags of ours such as \"12\"");
+        let texts: Result<Vec<&str>, _> = values.iter().map(|value| value.to_str()).collect();
+        let text = texts.map_err(|_| wrong())?.join(",");
+        if text.trim() == "*" {
+            return Ok(Self(None));
+        }
+        let tags = entity_tags(&text).ok_or_else(wrong)?;
+        // A weak tag never matches here, and neither does one that we never gave.
+        let strong = tags.iter().filter(|tag| !tag.weak);
+        Ok(Self(Some(strong.filter_map(|tag| tag.text.parse().ok()).map(StreamVersion).collect())))
+    }
+}
+
+/// An entity tag as it stands in a list.
+struct EntityTag<'a> {
+    weak: bool,
+    text: &'a str,
+}
+
+/// The entity tags of a list; none where it is no list of them.
+fn entity_tags(text: &str) -> Option<Vec<EntityTag<'_>>> {
+    let mut tags = Vec::new();
+    let mut rest = text.trim_start();
+    loop {
+        let weak = rest.strip_prefix("W/");
+        let (tag, after) = weak.unwrap_or(rest).strip_prefix('"')?.split_once('"')?;
+        let sound = |byte: u8| byte == b'!' || (b'#'..=b'~').contains(&byte) || byte >= 0x80;
+        if !tag.bytes().all(sound) {
+            return None;
+        }
+        tags.push(EntityTag { weak: weak.is_some(), text: tag });
+        // Empty elements of a list are passed over, as RFC 9110 asks of whoever reads one.
+        let after = after.trim_start();
+        rest = after.trim_start_matches([',', ' ', '\t']);
+        match (rest.is_empty(), after.starts_with(',')) {
+            (true, _) => return Some(tags),
+            (false, true) => {}
+            (false, false) => return None,
+        }
     }
 }
 
@@ -300,6 +316,7 @@ impl<S: Send + Sync> FromRequestParts<S> for AsOf {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::problem::ProblemKind;
 
     async fn take<T: FromRequestParts<(), Rejection = Problem>>(
         uri: &str,
@@ -339,25 +356,25 @@ mod tests {
 
     #[tokio::test]
     async fn an_etag_of_ours_is_a_version() {
-        assert_eq!(
-            IfMatch(Some(StreamVersion(12))),
-            take("/x", &[("if-match", "\"12\"")]).await.unwrap()
-        );
-        assert!(take::<IfMatch>("/x", &[]).await.unwrap().demand(StreamVersion(3)).is_ok());
-        assert!(
-            take::<IfMatch>("/x", &[("if-match", "*")])
-                .await
-                .unwrap()
-                .demand(StreamVersion(3))
-                .is_ok()
-        );
-        let problem = take::<IfMatch>("/x", &[("if-match", "\"2\"")])
-            .await
-            .unwrap()
-            .demand(StreamVersion(3))
-            .unwrap_err();
-        assert_eq!(problem.kind(), ProblemKind::StaleVersion);
-        assert!(take::<IfMatch>("/x", &[("if-match", "12")]).await.is_err());
+        let of = |text: &'static str| async move {
+            take::<IfMatch>("/x", &[("if-match", text)]).await.map(|IfMatch(seen)| seen)
+        };
+        let versions =
+            |versions: &[i64]| Some(versions.iter().copied().map(StreamVersion).collect::<Seen>());
+        assert_eq!(of("\"12\"").await.unwrap(), versions(&[12]));
+        assert_eq!(of("\"3\", \"12\" ,,\"x,y\"").await.unwrap(), versions(&[3, 12]));
+        assert_eq!(of("W/\"12\"").await.unwrap(), versions(&[]), "a weak tag matches nothing");
+        assert_eq!(of("*").await.unwrap(), None);
+        let twice = [("if-match", "\"1\""), ("if-match", "\"2\"")];
+        assert_eq!(take::<IfMatch>("/x", &twice).await.unwrap().0, versions(&[1, 2]));
+        assert_eq!(take::<IfMatch>("/x", &[]).await.unwrap().0, None);
+        for wrong in ["12", "\"12", "\"1\" \"2\"", "", "*, \"1\"", "\"a b\""] {
+            assert_eq!(
+                of(wrong).await.unwrap_err().kind(),
+                ProblemKind::MalformedRequest,
+                "{wrong}"
+            );
+        }
         assert_eq!(etag(StreamVersion(12)), "\"12\"");
     }
 

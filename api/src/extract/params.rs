@@ -113,7 +113,7 @@ where
 ///
 /// # Errors
 /// 422 when one holds U+0000 or is not UTF-8: what it decodes to is not what was asked.
-pub(super) fn pairs(uri: &Uri) -> Result<Vec<(String, String)>, Problem> {
+pub(crate) fn pairs(uri: &Uri) -> Result<Vec<(String, String)>, Problem> {
     let query = uri.query().unwrap_or("");
     let pairs: Vec<(String, String)> =
         url::form_urlencoded::parse(query.as_bytes()).into_owned().collect();

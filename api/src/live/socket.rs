@@ -38,6 +38,7 @@ use crate::{
     extract::{Caller, Path, Query, WorkspaceSelector},
     identity::api_key::Scope,
     problem::{Problem, ProblemKind},
+    reading::WorkspaceParams,
 };
 
 /// The subprotocol that we speak.
@@ -114,7 +115,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Upgrade {
 /// A socket for live events and log lines.
 ///
 /// Send `{"action":"subscribe","channel":"execution:<id>","after":<position>}`; `after` resumes without a hole or a double.
-#[utoipa::path(get, path = "/ws", tag = "live", responses((status = 101, description = "The protocol is in the introduction")))]
+#[utoipa::path(get, path = "/ws", tag = "live", params(WorkspaceParams), responses((status = 101, description = "The protocol is in the introduction")))]
 pub(super) async fn open(
     State(state): State<AppState>,
     caller: Caller,
@@ -126,7 +127,7 @@ pub(super) async fn open(
 }
 
 /// The same socket, listening to the caller's workspace.
-#[utoipa::path(get, path = "/ws/updates", tag = "live", params(First), responses((status = 101)))]
+#[utoipa::path(get, path = "/ws/updates", tag = "live", params(First, WorkspaceParams), responses((status = 101)))]
 pub(super) async fn open_updates(
     State(state): State<AppState>,
     caller: Caller,
@@ -155,7 +156,7 @@ pub(super) async fn open_execution(
 }
 
 /// The same socket, listening to analytics.
-#[utoipa::path(get, path = "/ws/analytics", tag = "live", responses((status = 101)))]
+#[utoipa::path(get, path = "/ws/analytics", tag = "live", params(WorkspaceParams), responses((status = 101)))]
 pub(super) async fn open_analytics(
     State(state): State<AppState>,
     caller: Caller,

@@ -29,6 +29,7 @@ use crate::{
     app::AppState,
     extract::{Caller, PositionToken, Query, WorkspaceSelector},
     problem::{Problem, ProblemKind},
+    reading::WorkspaceParams,
 };
 
 /// How often something is sent on an idle line, so that proxies keep it open.
@@ -49,7 +50,7 @@ pub(super) struct StreamQuery {
 /// A channel as server-sent events.
 ///
 /// Each event's `id` is its position, so that a client that connects again with `Last-Event-ID` goes on where it was.
-#[utoipa::path(get, path = "/stream", tag = "live", params(StreamQuery), responses((status = 200, content_type = "text/event-stream")))]
+#[utoipa::path(get, path = "/stream", tag = "live", params(StreamQuery, WorkspaceParams), responses((status = 200, content_type = "text/event-stream")))]
 pub(super) async fn open(
     State(state): State<AppState>,
     caller: Caller,
@@ -63,7 +64,7 @@ pub(super) async fn open(
     }
     let resumed = headers.get("last-event-id").and_then(|value| value.to_str().ok());
     let after = match resumed.map(str::to_owned).or(query.after) {
-        Some(text) => read_after(channel, &text)?,
+        Some(text) => within(&state, read_after(channel, &text)?).await?,
         None => After::Now,
     };
     let workspace = workspace.or_default(&caller);
@@ -77,6 +78,14 @@ pub(super) fn nothing_on(name: &str) -> Problem {
         ProblemKind::NotFound,
         format!("nothing happens on the channel {name} in this version"),
     )
+}
+
+/// Refuses to begin after what is not there yet: a reader that is ahead of the log has read another one.
+async fn within(state: &AppState, after: After) -> Result<After, Problem> {
+    if let After::Position(position) = after {
+        state.ledger.resolve(PositionToken { log: None, position }).await?;
+    }
+    Ok(after)
 }
 
 /// From where a subscriber goes on, as it says so.

@@ -6,10 +6,7 @@
 use std::{fmt, sync::Arc};
 
 use ledgerline_commands::record::knows;
-use ledgerline_domain::{
-    event::DomainEvent, execution::ExecutionEvent, workflow::WorkflowEvent,
-    workspace::WorkspaceEvent,
-};
+use ledgerline_domain::event::AnyEvent;
 use ledgerline_store::{EventLog, Position};
 use sha2::{Digest as _, Sha256};
 use sqlx::PgPool;
@@ -102,13 +99,8 @@ pub(crate) async fn unknown_types(
 /// Names the set of event types that this build reads.
 fn fingerprint() -> String {
     let mut hash = Sha256::new();
-    let lists = [
-        (WorkspaceEvent::CATEGORY, WorkspaceEvent::TYPES),
-        (WorkflowEvent::CATEGORY, WorkflowEvent::TYPES),
-        (ExecutionEvent::CATEGORY, ExecutionEvent::TYPES),
-    ];
-    for (category, types) in lists {
-        for (name, version) in types {
+    for (category, types) in AnyEvent::TYPES {
+        for (name, version) in *types {
             hash.update(format!("{category}/{name}/{version}\n"));
         }
     }

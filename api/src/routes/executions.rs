@@ -19,7 +19,7 @@ use axum::{
 };
 use chrono::{DateTime, Utc};
 use ledgerline_commands::{
-    CommandError, Context, Executed, Loaded, Scope,
+    CommandError, Context, Executed, Loaded, Scope, Seen,
     start::{self, Start},
 };
 use ledgerline_domain::{
@@ -34,7 +34,7 @@ use ledgerline_projections::{
     executions::{ExecutionFilter, ExecutionItem, ExecutionSort, list as list_rows},
     values::{ExecutionStatus, Trigger},
 };
-use ledgerline_store::{StreamId, StreamVersion};
+use ledgerline_store::{Position, StreamId};
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
@@ -138,11 +138,11 @@ pub async fn start(
         depth: 0,
     };
     let (context, seen) = making(writing.context(workspace, hash), wanted.execution_id);
-    let (writer, wanted) = (&writing, &wanted);
+    let (writer, wanted, seen) = (&writing, &wanted, &seen);
     let plan = |scope: Scope| async move {
         let permission = Permission::StartExecution;
         writer.authorise(&scope, workspace, permission, "workflow").await?;
-        demand_seen::<Workflow>(&scope, workflow_id.0, seen).await?;
+        demand_seen::<Workflow>(&scope, workflow_id.0, seen.as_ref()).await?;
         start::start(&scope, wanted).await.map_err(CommandError::widen)
     };
     let executed = writing.execute::<Execution, _, _>(&context, plan).await?;
@@ -194,13 +194,7 @@ pub async fn get(
     Path(id): Path<ExecutionId>,
     at: AsOf,
 ) -> Result<Answer<ExecutionView>, Problem> {
-    let present = reading.log();
-    let mut found = find(&state, &reading, id).await?;
-    let mut position = present;
-    if let Some((moment, past)) = reading.past(&state, at).await? {
-        found = state.commands.load_at::<Execution>(id, moment).await?;
-        position = past;
-    }
+    let (found, position) = find_at(&state, &reading, id, at).await?;
     let body = view(&state, id, &found).await?;
     Ok(reading.answer(body, position).versioned(found.version))
 }
@@ -209,16 +203,16 @@ pub async fn get(
 async fn demand_seen<A: ledgerline_domain::Aggregate>(
     scope: &Scope,
     id: Uuid,
-    seen: Option<StreamVersion>,
+    seen: Option<&Seen>,
 ) -> Result<(), CommandError<Refusal>> {
     let Some(seen) = seen else { return Ok(()) };
     let current = scope.read::<A>(id).await?.version;
-    if seen == current { Ok(()) } else { Err(CommandError::VersionMismatch { current }) }
+    if seen.is(current) { Ok(()) } else { Err(CommandError::VersionMismatch { current }) }
 }
 
 /// The context of a command that makes an execution, and the version of what it is made from that `If-Match` names: the new
 /// stream itself has none yet.
-fn making(mut context: Context, made: ExecutionId) -> (Context, Option<StreamVersion>) {
+fn making(mut context: Context, made: ExecutionId) -> (Context, Option<Seen>) {
     context.made_ids.push(made.0);
     let seen = context.if_match.take();
     (context, seen)
@@ -250,6 +244,23 @@ async fn find(
     let permission = Permission::ViewExecution;
     demand(state, &reading.caller, workspace, permission, "execution").await?;
     Ok(loaded)
+}
+
+/// An execution as it was at a moment, for who may see it now, and the position of that.
+///
+/// # Errors
+/// 404 also where it did not exist then.
+async fn find_at(
+    state: &AppState,
+    reading: &Reading,
+    id: ExecutionId,
+    at: AsOf,
+) -> Result<(Loaded<Execution>, Position), Problem> {
+    let present = reading.log();
+    let found = find(state, reading, id).await?;
+    let Some((moment, past)) = reading.past(state, at).await? else { return Ok((found, present)) };
+    let then = state.commands.load_at::<Execution>(id, moment).await?;
+    if then.exists() { Ok((then, past)) } else { Err(Problem::not_found("execution")) }
 }
 
 async fn answer(

@@ -10,7 +10,7 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use chrono::{DateTime, Utc};
-use ledgerline_domain::{id::WorkspaceId, permission::Permission};
+use ledgerline_domain::{event::AnyEvent, id::WorkspaceId, permission::Permission};
 use ledgerline_nats::envelope::{EventSource, encode};
 use ledgerline_store::{Filter, Position, RecordedEvent, StreamId, StreamVersion, Workspace};
 use serde::{Deserialize, Serialize};
@@ -24,7 +24,7 @@ use crate::{
     app::AppState,
     extract::{ListQuery, Path, PositionToken, Query, WorkspaceSelector},
     problem::Problem,
-    reading::Reading,
+    reading::{Reading, WorkspaceParams},
     routes::executions::nodes::by_cursor,
 };
 
@@ -124,6 +124,7 @@ pub struct LogEventsQuery {
 #[utoipa::path(get, path = "/log/events", tag = "log",
     params(
         LogEventsQuery,
+        WorkspaceParams,
         ("limit" = Option<u32>, Query, minimum = 1, maximum = 200),
         ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before; in place of `after`"),
     ),
@@ -137,6 +138,7 @@ pub async fn events(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     by_cursor(&paging)?;
+    demand_known(&query)?;
     let workspace = scope(&state, &reading, selected, query.workspace).await?;
     let head = state.commands.log().head().await?.position;
     let after = bound(&state, "/after", starting(&query, &paging)?).await?;
@@ -182,6 +184,25 @@ pub async fn stream(
     }
     let page = stream_page(&state, stream, &paging, version).await?;
     Ok(reading.answer(page, position).versioned(version).into_response())
+}
+
+/// Demands that there are events of this kind at all: a misspelt one would be answered with an empty list, as if nothing had happened.
+fn demand_known(query: &LogEventsQuery) -> Result<(), Problem> {
+    let unknown = |pointer: &str, detail: String| {
+        Err(Problem::invalid(pointer.to_owned(), "unknown_value", detail))
+    };
+    let mut categories = query.category.iter();
+    if let Some(name) = categories.find(|name| AnyEvent::TYPES.iter().all(|(is, _)| is != name)) {
+        let known: Vec<&str> = AnyEvent::TYPES.iter().map(|(category, _)| *category).collect();
+        return unknown("/category", format!("{name:?} is none of {}", known.join(", ")));
+    }
+    let exists = |name: &str| {
+        AnyEvent::TYPES.iter().any(|(_, types)| types.iter().any(|(is, _)| *is == name))
+    };
+    match query.r#type.iter().find(|name| !exists(name)) {
+        Some(name) => unknown("/type", format!("{name:?} is no type of event")),
+        None => Ok(()),
+    }
 }
 
 /// The workspace that is asked about; none for the whole log, which only operators read.

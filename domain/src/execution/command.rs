@@ -242,6 +242,14 @@ pub enum ExecutionRejection {
         /// How deep it may be.
         max: u16,
     },
+    /// The input does not fit in the run's first event.
+    #[error("the input has {bytes} bytes, more than {max}; pass a reference to what is larger")]
+    InputTooLarge {
+        /// How large it is.
+        bytes: usize,
+        /// How large it may be.
+        max: usize,
+    },
     /// It already was told to end.
     #[error("the execution is being cancelled")]
     Cancelling,

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     json::Json,
-    limits::{MAX_LOST_CLAIMS, MAX_TRIGGER_DEPTH},
+    limits::{MAX_INPUT_BYTES, MAX_LOST_CLAIMS, MAX_TRIGGER_DEPTH},
 };
 
 type Decision = Result<Vec<ExecutionEvent>, ExecutionRejection>;
@@ -68,6 +68,10 @@ fn ended(execution: &Execution, command: &ExecutionCommand) -> Decision {
 fn requested(request: &RequestExecution, now: DateTime<Utc>) -> Decision {
     if request.depth > MAX_TRIGGER_DEPTH {
         return Err(ExecutionRejection::TooDeep { depth: request.depth, max: MAX_TRIGGER_DEPTH });
+    }
+    let bytes = request.input.as_str().len();
+    if bytes > MAX_INPUT_BYTES {
+        return Err(ExecutionRejection::InputTooLarge { bytes, max: MAX_INPUT_BYTES });
     }
     let timeout_at = request.timeout_ms.and_then(|timeout| {
         TimeDelta::try_milliseconds(i64::try_from(timeout).ok()?)

@@ -150,6 +150,7 @@ impl Open {
             Phase::Paused { .. } => corrupt!("execution_dispatched", "paused"),
         }
         self.claim = claim;
+        self.run.claim = claim;
         self.phase = Phase::Dispatched;
     }
 
@@ -158,6 +159,7 @@ impl Open {
             Phase::Dispatched => {
                 self.phase = Phase::Running { worker: worker.to_owned(), intent: Intent::GoOn };
                 self.reached = Reached::Started;
+                self.run.worker = Some(worker.to_owned());
             }
             Phase::Idle(_) | Phase::Running { .. } | Phase::Paused { .. } => {
                 corrupt!("execution_started", "not dispatched")
@@ -242,6 +244,8 @@ impl Run {
             active: BTreeSet::new(),
             failures: Vec::new(),
             bytes: event.input.as_str().len(),
+            claim: Claim(0),
+            worker: None,
             request: event.clone(),
         };
         if let Some(origin) = &mut request.origin {

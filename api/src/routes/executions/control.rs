@@ -97,10 +97,10 @@ pub async fn retry(
     let wanted = Retry { execution_id: ExecutionId(state.commands.clock().new_id()), of };
     let context = writing.context(workspace, hash_of(&body));
     let (context, seen) = making(context, wanted.execution_id);
-    let (writer, wanted) = (&writing, &wanted);
+    let (writer, wanted, seen) = (&writing, &wanted, &seen);
     let plan = |scope: Scope| async move {
         control(&scope, writer, workspace).await?;
-        demand_seen::<Execution>(&scope, of.0, seen).await?;
+        demand_seen::<Execution>(&scope, of.0, seen.as_ref()).await?;
         start::retry(&scope, wanted).await.map_err(CommandError::widen)
     };
     let executed = writing.execute::<Execution, _, _>(&context, plan).await?;
@@ -121,10 +121,10 @@ pub async fn rerun(
     let workspace = workspace_of::<Execution>(&state, of.0, "execution").await?;
     let execution_id = ExecutionId(state.commands.clock().new_id());
     let (context, seen) = making(writing.context(workspace, hash), execution_id);
-    let (writer, wanted) = (&writing, &Rerun { execution_id, of, input, version });
+    let (writer, wanted, seen) = (&writing, &Rerun { execution_id, of, input, version }, &seen);
     let plan = |scope: Scope| async move {
         control(&scope, writer, workspace).await?;
-        demand_seen::<Execution>(&scope, of.0, seen).await?;
+        demand_seen::<Execution>(&scope, of.0, seen.as_ref()).await?;
         start::rerun(&scope, wanted).await.map_err(CommandError::widen)
     };
     let executed = writing.execute::<Execution, _, _>(&context, plan).await?;

@@ -12,12 +12,12 @@ use ledgerline_domain::{
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::find;
+use super::find_at;
 use crate::{
     app::AppState,
-    extract::{Path, Query},
+    extract::{AsOf, Path, Query},
     problem::Problem,
-    reading::Reading,
+    reading::{AsOfParams, Reading},
 };
 
 /// Which output.
@@ -29,17 +29,17 @@ pub struct OutputQuery {
     pub node: Option<String>,
 }
 
-/// Read the whole output of an execution, or of one of its nodes, as the JSON value that it is.
-#[utoipa::path(get, path = "/executions/{id}/output", tag = "executions", params(("id" = Uuid, Path), OutputQuery),
+/// Read the whole output of an execution, or of one of its nodes, as the JSON value that it is, now or as it was.
+#[utoipa::path(get, path = "/executions/{id}/output", tag = "executions", params(("id" = Uuid, Path), OutputQuery, AsOfParams),
     responses((status = 200, body = serde_json::Value)))]
 pub async fn get(
     State(state): State<AppState>,
     reading: Reading,
     Path(id): Path<ExecutionId>,
     Query(query): Query<OutputQuery>,
+    at: AsOf,
 ) -> Result<Response, Problem> {
-    let position = reading.log();
-    let found = find(&state, &reading, id).await?;
+    let (found, position) = find_at(&state, &reading, id, at).await?;
     let output = output_of(&found.state, query.node.as_deref());
     let content = match output.ok_or_else(|| Problem::not_found("output"))? {
         NodeOutput::Inline(value) => value.as_str().as_bytes().to_vec(),

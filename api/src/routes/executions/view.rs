@@ -84,9 +84,9 @@ pub struct ExecutionView {
     pub finished_nodes: usize,
     /// How many nodes the graph has at its top level.
     pub planned_nodes: u32,
-    /// How often the right to run it was handed out; none once it has ended.
+    /// How often the right to run it was handed out; none before the first time.
     pub claim: Option<i32>,
-    /// The worker process that has it.
+    /// The worker process that has or had it.
     pub worker: Option<String>,
     /// The execution it was made from.
     #[schema(value_type = Option<Uuid>)]
@@ -175,8 +175,8 @@ pub(crate) async fn view(
         progress: progress(status, run),
         finished_nodes: run.finished_nodes(),
         planned_nodes: request.planned_nodes,
-        claim: execution.open().map(|open| open.claim.0),
-        worker: ended.worker,
+        claim: (run.claim.0 > 0).then_some(run.claim.0),
+        worker: run.worker.clone(),
         origin_execution_id: origin.map(|origin| origin.execution_id),
         origin_kind: origin.map(|origin| origin.kind),
         cancel_reason: ended.cancel_reason,
@@ -194,7 +194,6 @@ pub(crate) async fn view(
 #[derive(Default)]
 struct Ended {
     cancelling: bool,
-    worker: Option<String>,
     cancel_reason: Option<CancelReason>,
     failed_node: Option<NodePath>,
     error: Option<NodeError>,
@@ -205,17 +204,12 @@ impl Ended {
         match execution {
             Execution::New | Execution::Completed { .. } => Self::default(),
             Execution::Open(open) => match &open.phase {
-                Phase::Running { worker, intent } => {
+                Phase::Running { intent, .. } => {
                     let reason = match intent {
                         Intent::Cancel(reason) => Some(*reason),
                         Intent::GoOn | Intent::Pause(_) => None,
                     };
-                    Self {
-                        cancelling: reason.is_some(),
-                        worker: Some(worker.clone()),
-                        cancel_reason: reason,
-                        ..Self::default()
-                    }
+                    Self { cancelling: reason.is_some(), cancel_reason: reason, ..Self::default() }
                 }
                 Phase::Idle(_) | Phase::Dispatched | Phase::Paused { .. } => Self::default(),
             },

@@ -63,11 +63,11 @@ pub async fn start(
     let StartRequest { input, priority } = request;
     let trigger_type = TriggerType::Manual;
     let wanted = &Start { execution_id, workflow_id: id, trigger_type, input, depth: 0 };
-    let writer = &writing;
+    let (writer, seen) = (&writing, &seen);
     let plan = |scope: Scope| async move {
         writer.authorise(&scope, workspace, Permission::StartExecution, "workflow").await?;
         let current = scope.read::<Workflow>(id).await?.version;
-        if seen.is_some_and(|seen| seen != current) {
+        if seen.as_ref().is_some_and(|seen| !seen.is(current)) {
             return Err(CommandError::VersionMismatch { current });
         }
         start_and_activate(&scope, wanted, priority).await.map_err(CommandError::widen)
