@@ -16,6 +16,7 @@ use axum::{
 use ledgerline_commands::{Commands, Lines};
 use ledgerline_nats::{Gateway, LiveLogs};
 use ledgerline_projections::Positions;
+use ledgerline_store::sealed::SealedValues;
 use metrics_exporter_prometheus::PrometheusHandle;
 use sqlx::PgPool;
 use tokio::sync::Semaphore;
@@ -66,6 +67,8 @@ pub struct AppState {
     pub commands: Commands,
     /// Where the read models are queried.
     pub pool: PgPool,
+    /// What secrets and connections hold, sealed.
+    pub sealed: SealedValues,
     /// How far each read model is, for reads that must reflect a write.
     pub positions: Positions,
     /// Live events for sockets.
@@ -103,6 +106,7 @@ pub struct AppParts {
     pub metrics: Option<PrometheusHandle>,
     pub commands: Commands,
     pub pool: PgPool,
+    pub sealed: SealedValues,
     pub positions: Positions,
     pub gateway: Gateway,
     pub live_logs: LiveLogs,
@@ -125,6 +129,7 @@ impl AppState {
             metrics: parts.metrics,
             commands: parts.commands,
             pool: parts.pool,
+            sealed: parts.sealed,
             positions: parts.positions,
             gateway: parts.gateway,
             live_logs: parts.live_logs,

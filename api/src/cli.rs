@@ -7,6 +7,7 @@
 mod client;
 mod doctor;
 mod events;
+mod keys;
 mod login;
 mod migrate;
 mod operator;
@@ -52,6 +53,8 @@ enum Command {
     Doctor(doctor::DoctorArgs),
     /// Sign in to a server, for `run`.
     Login(login::LoginArgs),
+    /// Look after the keys under which secrets are sealed.
+    Keys(keys::KeysArgs),
     /// Look after the operators of a deployment.
     Operator(operator::OperatorArgs),
     /// Print the OpenAPI document.
@@ -69,6 +72,7 @@ pub async fn run(cli: Cli) -> ExitCode {
         Command::Events(args) => events::events(args, &environment).await,
         Command::Doctor(args) => doctor::doctor(args, &environment).await,
         Command::Login(args) => login::login(args, &environment).await,
+        Command::Keys(args) => keys::keys(args, &environment).await,
         Command::Operator(args) => operator::operator(args, &environment).await,
         Command::Openapi => openapi(),
     };

@@ -5,9 +5,9 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
+use ledgerline_store::seal::MasterKey;
 use ledgerline_worker::allowed::AllowList;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
@@ -164,6 +164,9 @@ pub struct AuthConfig {
     /// 32 bytes in base64, under which signing keys and secrets are sealed. All processes of a deployment share it; losing it
     /// ends all sessions and makes stored secrets unreadable. `openssl rand -base64 32` makes one.
     pub master_key: Option<SecretString>,
+    /// Master keys that this one replaces, in base64: they still open what was sealed under them, until `ledgerline keys rewrap` has
+    /// sealed everything under the present one.
+    pub previous_master_keys: Vec<SecretString>,
     /// How long an access token is good.
     pub access_token_ttl_s: u32,
     /// How long a session lives after its last refresh.
@@ -180,6 +183,7 @@ impl Default for AuthConfig {
     fn default() -> Self {
         Self {
             master_key: None,
+            previous_master_keys: Vec::new(),
             access_token_ttl_s: 15 * 60,
             refresh_token_ttl_s: 7 * 24 * 60 * 60,
             password_hash_concurrency: 2,
@@ -303,6 +307,9 @@ pub struct ConfigArgs {
     /// A file that holds the master key.
     #[arg(long, env = "LEDGERLINE_MASTER_KEY_FILE", value_name = "FILE")]
     pub master_key_file: Option<PathBuf>,
+    /// A file that holds the master key which the present one replaces, until `ledgerline keys rewrap` is done.
+    #[arg(long, env = "LEDGERLINE_PREVIOUS_MASTER_KEY_FILE", value_name = "FILE")]
+    pub previous_master_key_file: Option<PathBuf>,
     /// How many executions this process runs at once.
     #[arg(long, env = "LEDGERLINE_WORKER_SLOTS")]
     pub worker_slots: Option<u32>,
@@ -403,6 +410,9 @@ impl Config {
             self.auth.master_key = Some(read(path)?.trim().to_owned().into());
         }
         set_secret(&mut self.auth.master_key, args.master_key);
+        if let Some(path) = &args.previous_master_key_file {
+            self.auth.previous_master_keys.push(read(path)?.trim().to_owned().into());
+        }
         Ok(())
     }
 
@@ -453,8 +463,16 @@ impl Config {
             "a master key is needed: set LEDGERLINE_MASTER_KEY (openssl rand -base64 32 makes one)",
         );
         demand(
-            self.auth.master_key.as_ref().is_none_or(|key| decode_key(key).is_some()),
+            self.auth.master_key.as_ref().is_none_or(is_key),
             "auth.master_key must be 32 bytes in base64",
+        );
+        demand(
+            self.auth.previous_master_keys.iter().all(is_key),
+            "auth.previous_master_keys must each be 32 bytes in base64",
+        );
+        demand(
+            self.auth.previous_master_keys.is_empty() || self.auth.master_key.is_some(),
+            "auth.previous_master_keys are replaced by auth.master_key, so it must be set",
         );
         demand(
             (60..=3_600).contains(&self.auth.access_token_ttl_s),
@@ -474,9 +492,9 @@ impl Config {
     }
 }
 
-/// The 32 bytes of a master key in base64.
-pub(crate) fn decode_key(key: &SecretString) -> Option<[u8; 32]> {
-    STANDARD.decode(key.expose_secret().trim()).ok()?.try_into().ok()
+/// Whether a text can be a master key.
+fn is_key(key: &SecretString) -> bool {
+    MasterKey::from_config(key).is_some()
 }
 
 fn read(path: &PathBuf) -> Result<String, ConfigError> {
@@ -541,7 +559,7 @@ mod tests {
     fn the_master_key_may_be_given_by_itself_or_in_a_file() {
         let database = ["--database-url", "postgres://db/x"];
         let given = load("", &[&database[..], &["--master-key", KEY]].concat()).unwrap();
-        assert!(given.auth.master_key.is_some_and(|key| decode_key(&key).is_some()));
+        assert!(given.auth.master_key.is_some_and(|key| is_key(&key)));
         assert!(matches!(load("", &database), Err(ConfigError::Invalid(_))));
         let missing = load("", &["--master-key-file", "/nowhere/master.key"]);
         assert!(matches!(missing, Err(ConfigError::Unreadable { .. })));

@@ -11,7 +11,6 @@ pub mod backoff;
 pub mod check;
 pub mod keys;
 pub mod password;
-pub mod seal;
 pub mod session;
 pub mod token;
 
@@ -20,6 +19,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::future::BoxFuture;
 pub use ledgerline_domain::id::{SessionId, UserId, WorkspaceId};
+use ledgerline_store::seal::MasterKey;
 use sqlx::PgPool;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -27,7 +27,6 @@ use self::{
     check::{Checker, Live, Presented},
     keys::{KeyError, KeyRing},
     password::Passwords,
-    seal::MasterKey,
 };
 use crate::{clock::Clock, config::AuthConfig, problem::Problem};
 

@@ -27,4 +27,5 @@ pub mod router;
 pub mod routes;
 pub mod seed;
 pub mod telemetry;
+pub mod vault;
 pub mod writing;

@@ -9,7 +9,7 @@ use axum::{
 };
 use chrono::{DateTime, Utc};
 use ledgerline_domain::event::DecodeError;
-use ledgerline_projections::{Model, PageRequest, QueryError, execution_nodes::PastError};
+use ledgerline_projections::{Model, Page, PageRequest, QueryError, execution_nodes::PastError};
 use ledgerline_store::Position;
 use utoipa::IntoParams;
 use uuid::Uuid;
@@ -181,6 +181,32 @@ impl From<PastError> for Problem {
             }
         }
     }
+}
+
+/// A page of a list that is in memory as a whole, in its own order; its cursor is an offset.
+///
+/// # Errors
+/// 422 for a cursor that is none of this list.
+pub fn page_of<T, S>(all: Vec<T>, wanted: &PageRequest<S>) -> Result<Page<T>, Problem> {
+    let offset = match &wanted.cursor {
+        None => wanted.offset,
+        Some(cursor) => cursor
+            .parse::<u32>()
+            .map(i64::from)
+            .map_err(|_| Problem::invalid("/cursor", "invalid", "is not a cursor of this list"))?,
+    };
+    let start = usize::try_from(offset).unwrap_or(usize::MAX);
+    let limit = usize::try_from(wanted.limit).unwrap_or(1);
+    let total = all.len();
+    let next = start.saturating_add(limit);
+    Ok(Page {
+        items: all.into_iter().skip(start).take(limit).collect(),
+        next_cursor: (next < total).then(|| next.to_string()),
+        total: i64::try_from(total).unwrap_or(i64::MAX),
+        total_is_estimate: false,
+        limit: wanted.limit,
+        offset,
+    })
 }
 
 impl From<QueryError> for Problem {

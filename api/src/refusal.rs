@@ -4,11 +4,15 @@ use ledgerline_commands::{CommandError, start::StartRejection};
 use ledgerline_domain::{
     execution::ExecutionRejection,
     permission::{Permission, Role},
+    vault::VaultRejection,
     workflow::WorkflowRejection,
     workspace::WorkspaceRejection,
 };
 
-use crate::{identity::api_key, problem::Problem};
+use crate::{
+    identity::api_key,
+    problem::{Problem, ProblemKind},
+};
 
 /// Everything that plans of commands refuse with.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -36,6 +40,9 @@ pub enum Refusal {
     /// An execution refuses.
     #[error(transparent)]
     Execution(#[from] ExecutionRejection),
+    /// A vault refuses.
+    #[error(transparent)]
+    Vault(#[from] VaultRejection),
     /// A start is refused for what it was given.
     #[error("{0}")]
     Input(String),
@@ -98,6 +105,7 @@ impl From<Refusal> for Problem {
                 Self::invalid("/input", "too_large", detail)
             }
             Refusal::Execution(rejection) => Self::rule_refused(execution_rule(&rejection), detail),
+            Refusal::Vault(rejection) => of_vault(&rejection, detail),
             Refusal::Input(detail) => Self::invalid("/input", "invalid_value", detail),
             Refusal::Rule { rule, .. } => Self::rule_refused(rule, detail),
         }
@@ -127,6 +135,19 @@ fn of_workspace(rejection: WorkspaceRejection, detail: String) -> Problem {
         | WorkspaceRejection::LastOwner
         | WorkspaceRejection::PersonalWorkspace
         | WorkspaceRejection::TooManyMembers => Problem::rule_refused(rejection.rule(), detail),
+    }
+}
+
+fn of_vault(rejection: &VaultRejection, detail: String) -> Problem {
+    match rejection {
+        VaultRejection::SecretNotFound => Problem::not_found("secret"),
+        VaultRejection::ConnectionNotFound => Problem::not_found("connection"),
+        VaultRejection::ConnectionNameInvalid => Problem::invalid("/name", "invalid", detail),
+        VaultRejection::Overtaken => Problem::new(ProblemKind::ConcurrentChange, detail),
+        VaultRejection::TooManySecrets
+        | VaultRejection::TooManyConnections
+        | VaultRejection::ConnectionNameTaken
+        | VaultRejection::ConnectionKindChanged => Problem::rule_refused(rejection.rule(), detail),
     }
 }
 

@@ -20,10 +20,12 @@ mod worker;
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use ledgerline_commands::{Clock as CommandClock, Commands, Settings, Snapshots};
-use ledgerline_domain::{execution::Execution, workflow::Workflow, workspace::Workspace};
+use ledgerline_domain::{
+    execution::Execution, vault::Vault, workflow::Workflow, workspace::Workspace,
+};
 use ledgerline_nats::{Gateway, GatewayConfig, LiveLogs, Nats};
 use ledgerline_projections::Positions;
-use ledgerline_store::{EventLog, LogConfig, PostgresLog, Tail};
+use ledgerline_store::{EventLog, LogConfig, PostgresLog, Tail, sealed::SealedValues};
 use metrics_exporter_prometheus::PrometheusHandle;
 use sqlx::{Connection as _, PgConnection, PgPool, postgres::PgPoolOptions};
 use tokio::time::{Instant, timeout};
@@ -216,6 +218,7 @@ pub(crate) struct Foundation {
     pub(crate) log: Arc<dyn EventLog>,
     pub(crate) tail: Arc<Tail>,
     pub(crate) commands: Commands,
+    pub(crate) sealed: SealedValues,
     pub(crate) positions: Positions,
     pub(crate) nats: Option<Nats>,
     pub(crate) live_logs: LiveLogs,
@@ -258,6 +261,7 @@ async fn assemble(
             metrics: options.metrics,
             commands: foundation.commands.clone(),
             pool: foundation.pools.serving.clone(),
+            sealed: foundation.sealed.clone(),
             positions: foundation.positions.clone(),
             gateway,
             live_logs: foundation.live_logs.clone(),
@@ -295,7 +299,11 @@ async fn lay_foundation(
         }
         None => None,
     };
-    let snapshots = Snapshots::default().with::<Execution>().with::<Workflow>().with::<Workspace>();
+    let snapshots = Snapshots::default()
+        .with::<Execution>()
+        .with::<Workflow>()
+        .with::<Workspace>()
+        .with::<Vault>();
     let settings = Settings { snapshots, ..Settings::default() };
     let commands = Commands::new(Arc::clone(&log), CommandClock::system(), settings);
     Ok(Foundation {
@@ -304,6 +312,7 @@ async fn lay_foundation(
         live_logs: LiveLogs::new(nats.clone(), Uuid::now_v7()),
         health: Health::default(),
         owner: backing.owner().to_owned(),
+        sealed: SealedValues::new(pools.serving.clone(), backing.master_key().clone()),
         pools,
         log,
         commands,

@@ -21,7 +21,7 @@ use crate::{
     routes::{
         auth, docs,
         executions::{self, control, history, logs, nodes, output, why},
-        health, log,
+        health, log, secrets,
         system::{self, projections},
         workflows, workspaces,
     },
@@ -78,6 +78,9 @@ fn api() -> OpenApiRouter<AppState> {
         .routes(routes!(why::why))
         .routes(routes!(log::events))
         .routes(routes!(log::stream))
+        .routes(routes!(secrets::list))
+        .routes(routes!(secrets::get, secrets::set, secrets::delete))
+        .routes(routes!(secrets::rotate_key))
         .routes(routes!(system::system))
         .routes(routes!(projections::get))
         .routes(routes!(projections::start_rebuild))
@@ -116,6 +119,7 @@ fn fixed() -> OpenApiRouter<AppState> {
         (name = "log", description = "Every event, in the one order in which they were recorded"),
         (name = "workspaces", description = "Workspaces, their members, and what was done in them"),
         (name = "workflows", description = "Definitions of work, their versions and their lifecycle"),
+        (name = "secrets", description = "Values that workflows may use and nobody may read"),
         (name = "operations", description = "Health, metrics and these documents")
     )
 )]

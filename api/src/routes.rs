@@ -5,6 +5,7 @@ pub mod docs;
 pub mod executions;
 pub mod health;
 pub mod log;
+pub mod secrets;
 pub mod system;
 pub mod workflows;
 pub mod workspaces;

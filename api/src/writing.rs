@@ -205,6 +205,12 @@ impl Writing {
         access::authorise(scope, &self.caller, workspace, permission, noun).await
     }
 
+    /// Whether nothing is to happen but a look at what would.
+    #[must_use]
+    pub fn is_dry_run(&self) -> bool {
+        self.dry_run.0
+    }
+
     /// Applies a command to one aggregate, or answers its dry run.
     ///
     /// # Errors

@@ -8,6 +8,7 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 use ledgerline_domain::{
     event::{AnyEvent, DomainEvent as _, Recorded},
     policy::{PolicyState, react},
+    vault::VaultEvent,
     workspace::WorkspaceEvent,
 };
 use ledgerline_store::Tail;
@@ -55,7 +56,8 @@ impl Fold for PolicyState {
             "timer_fired",
             "variable_set",
         ];
-        category != WorkspaceEvent::CATEGORY && !UNREAD.contains(&r#type)
+        ![WorkspaceEvent::CATEGORY, VaultEvent::CATEGORY].contains(&category)
+            && !UNREAD.contains(&r#type)
     }
 
     fn apply(&mut self, event: &Recorded<AnyEvent>) {

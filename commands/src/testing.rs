@@ -77,7 +77,7 @@ impl World {
     pub(crate) fn executions(&self) -> Vec<(ExecutionId, ExecutionEvent)> {
         let of_execution = |recorded: Recorded<AnyEvent>| match recorded.event {
             AnyEvent::Execution(event) => Some((ExecutionId(recorded.stream), event)),
-            AnyEvent::Workflow(_) | AnyEvent::Workspace(_) => None,
+            AnyEvent::Workflow(_) | AnyEvent::Workspace(_) | AnyEvent::Vault(_) => None,
         };
         self.history().into_iter().filter_map(of_execution).collect()
     }

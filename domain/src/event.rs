@@ -11,6 +11,7 @@ use uuid::Uuid;
 use crate::{
     execution::ExecutionEvent,
     id::{CorrelationId, EventId, UserId},
+    vault::VaultEvent,
     workflow::WorkflowEvent,
     workspace::WorkspaceEvent,
 };
@@ -140,6 +141,8 @@ pub enum AnyEvent {
     Workflow(WorkflowEvent),
     /// Of an execution.
     Execution(ExecutionEvent),
+    /// Of a vault.
+    Vault(VaultEvent),
 }
 
 impl AnyEvent {
@@ -148,6 +151,7 @@ impl AnyEvent {
         (WorkspaceEvent::CATEGORY, WorkspaceEvent::TYPES),
         (WorkflowEvent::CATEGORY, WorkflowEvent::TYPES),
         (ExecutionEvent::CATEGORY, ExecutionEvent::TYPES),
+        (VaultEvent::CATEGORY, VaultEvent::TYPES),
     ];
 
     /// Reads a recorded event, through the upcasters when its version is an old one.
@@ -171,6 +175,9 @@ impl AnyEvent {
             }
             ExecutionEvent::CATEGORY => {
                 ExecutionEvent::decode(r#type, schema_version, payload).map(Self::Execution)
+            }
+            VaultEvent::CATEGORY => {
+                VaultEvent::decode(r#type, schema_version, payload).map(Self::Vault)
             }
             _ => Err(DecodeError::Unknown {
                 category: category.to_owned(),

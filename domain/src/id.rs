@@ -56,6 +56,10 @@ ids! {
     SessionId,
     /// A key with which a program acts for a person.
     ApiKeyId,
+    /// The secrets and connections of a workspace.
+    VaultId,
+    /// A connection to a server outside the deployment.
+    ConnectionId,
 }
 
 /// The namespace of ids that follow from a cause.
@@ -74,5 +78,11 @@ impl WorkspaceId {
     #[must_use]
     pub fn personal(user: UserId) -> Self {
         Self(derived(&["personal_workspace", &user.to_string()]))
+    }
+
+    /// The vault of the workspace.
+    #[must_use]
+    pub fn vault(self) -> VaultId {
+        VaultId(derived(&["vault", &self.to_string()]))
     }
 }

@@ -19,6 +19,7 @@ pub mod permission;
 pub mod policy;
 pub mod testing;
 pub mod upcast;
+pub mod vault;
 pub mod workflow;
 pub mod workspace;
 

@@ -19,6 +19,14 @@ pub const MAX_TAGS: usize = 32;
 pub const MAX_TAG_CHARS: usize = 64;
 /// Members of one workspace: its whole membership is one state that every command on it folds.
 pub const MAX_MEMBERS: usize = 10_000;
+/// Secrets of one workspace: all of its vault is one state that every run with a secret folds.
+pub const MAX_SECRETS: usize = 1_000;
+/// Connections of one workspace, for the same reason.
+pub const MAX_CONNECTIONS_OF_WORKSPACE: usize = 200;
+/// The value of a secret: a key, a certificate or a token, not a file.
+pub const MAX_SECRET_BYTES: usize = 64 * 1024;
+/// The shortest value of a secret: a shorter one is part of many words, so masking it would take ordinary text apart.
+pub const MIN_SECRET_BYTES: usize = 4;
 /// Versions of one workflow that its state keeps: a run may be pinned to any of them.
 pub const MAX_VERSIONS: usize = 10_000;
 

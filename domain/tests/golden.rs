@@ -8,6 +8,7 @@ use std::{collections::BTreeSet, fs, path::PathBuf};
 use ledgerline_domain::{
     event::{AnyEvent, DomainEvent},
     execution::ExecutionEvent,
+    vault::VaultEvent,
     workflow::WorkflowEvent,
     workspace::WorkspaceEvent,
 };
@@ -47,6 +48,7 @@ fn every_event_reads_and_writes_its_golden_file() {
     let mut current = check::<WorkspaceEvent>();
     current.extend(check::<WorkflowEvent>());
     current.extend(check::<ExecutionEvent>());
+    current.extend(check::<VaultEvent>());
     for entry in fs::read_dir(root().join("tests/golden/events")).unwrap() {
         let file = entry.unwrap().file_name().into_string().unwrap();
         if current.contains(&file) {

@@ -8,6 +8,7 @@ use chrono::{DateTime, Utc};
 use ledgerline_domain::{
     event::{Actor, AnyEvent, DomainEvent},
     execution::ExecutionEvent,
+    vault::VaultEvent,
     workflow::WorkflowEvent,
     workspace::WorkspaceEvent,
 };
@@ -143,6 +144,21 @@ fn workspace_detail(event: &WorkspaceEvent) -> Value {
     }
 }
 
+fn vault_detail(event: &VaultEvent) -> Value {
+    match event {
+        VaultEvent::SecretSet(event) => json!({ "name": event.name, "version": event.version }),
+        VaultEvent::SecretDeleted(event) => json!({ "name": event.name }),
+        VaultEvent::ConnectionCreated(event) => json!({
+            "connection_id": event.connection_id, "name": event.name, "kind": event.kind,
+        }),
+        VaultEvent::ConnectionChanged(event) => {
+            json!({ "connection_id": event.connection_id, "name": event.name })
+        }
+        VaultEvent::ConnectionDeleted(event) => json!({ "connection_id": event.connection_id }),
+        VaultEvent::VaultKeyRotated(_) => json!({}),
+    }
+}
+
 fn workflow_detail(event: &WorkflowEvent) -> Value {
     match event {
         WorkflowEvent::WorkflowCreated(event) => json!({ "name": event.draft.name, "version": 1 }),
@@ -205,6 +221,9 @@ fn entry(event: &AnyEvent) -> Option<(&'static str, &'static str, Value)> {
         AnyEvent::Workflow(event) => {
             Some((WorkflowEvent::CATEGORY, event.type_name(), workflow_detail(event)))
         }
+        AnyEvent::Vault(event) => {
+            Some((VaultEvent::CATEGORY, event.type_name(), vault_detail(event)))
+        }
         AnyEvent::Execution(event) => {
             Some((ExecutionEvent::CATEGORY, event.type_name(), execution_detail(event)?))
         }
@@ -215,8 +234,12 @@ impl Projection for ActivityFeed {
     const NAME: &'static str = "activity";
     const VERSION: i32 = 1;
     const SCHEMA: &'static str = include_str!("../sql/activity/schema.sql");
-    const CATEGORIES: &'static [&'static str] =
-        &[WorkspaceEvent::CATEGORY, WorkflowEvent::CATEGORY, ExecutionEvent::CATEGORY];
+    const CATEGORIES: &'static [&'static str] = &[
+        WorkspaceEvent::CATEGORY,
+        WorkflowEvent::CATEGORY,
+        ExecutionEvent::CATEGORY,
+        VaultEvent::CATEGORY,
+    ];
 
     fn want(&mut self, _event: &LogEvent) {}
 

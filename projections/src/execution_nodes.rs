@@ -454,7 +454,7 @@ impl Projection for ExecutionNodes {
     fn want(&mut self, event: &LogEvent) {
         match &event.event {
             AnyEvent::Execution(execution) => self.want_execution(event, execution),
-            AnyEvent::Workflow(_) | AnyEvent::Workspace(_) => {}
+            AnyEvent::Workflow(_) | AnyEvent::Workspace(_) | AnyEvent::Vault(_) => {}
         }
     }
 
@@ -487,7 +487,7 @@ impl Projection for ExecutionNodes {
     fn apply(&mut self, event: &LogEvent) -> Result<(), Poison> {
         match &event.event {
             AnyEvent::Execution(execution) => self.apply_execution(event, execution),
-            AnyEvent::Workflow(_) | AnyEvent::Workspace(_) => {}
+            AnyEvent::Workflow(_) | AnyEvent::Workspace(_) | AnyEvent::Vault(_) => {}
         }
         Ok(())
     }

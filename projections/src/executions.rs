@@ -199,7 +199,10 @@ impl Projection for Executions {
             AnyEvent::Execution(execution) if concerns(execution) => {
                 self.executions.want(event.stream);
             }
-            AnyEvent::Execution(_) | AnyEvent::Workflow(_) | AnyEvent::Workspace(_) => {}
+            AnyEvent::Execution(_)
+            | AnyEvent::Workflow(_)
+            | AnyEvent::Workspace(_)
+            | AnyEvent::Vault(_) => {}
         }
     }
 
@@ -271,7 +274,7 @@ impl Projection for Executions {
                 self.executions.put(at.stream, Row::requested(at, requested)?);
                 Ok(())
             }
-            AnyEvent::Execution(_) | AnyEvent::Workspace(_) => Ok(()),
+            AnyEvent::Execution(_) | AnyEvent::Workspace(_) | AnyEvent::Vault(_) => Ok(()),
         }
     }
 

@@ -247,7 +247,7 @@ impl Projection for Workflows {
                     }
                 }
             }
-            AnyEvent::Workspace(_) => {}
+            AnyEvent::Workspace(_) | AnyEvent::Vault(_) => {}
         }
     }
 
@@ -288,7 +288,7 @@ impl Projection for Workflows {
         match &event.event {
             AnyEvent::Workflow(workflow) => self.apply_workflow(event, workflow),
             AnyEvent::Execution(execution) => self.apply_execution(event, execution),
-            AnyEvent::Workspace(_) => Ok(()),
+            AnyEvent::Workspace(_) | AnyEvent::Vault(_) => Ok(()),
         }
     }
 

@@ -167,7 +167,7 @@ impl Projection for Workspaces {
         match &event.event {
             AnyEvent::Workspace(_) if event.version == 1 => self.workspaces.want_new(event.stream),
             AnyEvent::Workspace(_) => self.workspaces.want(event.stream),
-            AnyEvent::Workflow(_) | AnyEvent::Execution(_) => {}
+            AnyEvent::Workflow(_) | AnyEvent::Execution(_) | AnyEvent::Vault(_) => {}
         }
     }
 

@@ -24,6 +24,8 @@ mod idempotency;
 mod intake;
 mod json_text;
 mod read;
+pub mod seal;
+pub mod sealed;
 pub mod simulated;
 mod snapshot;
 pub mod tail;

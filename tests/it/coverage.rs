@@ -142,6 +142,7 @@ impl Belongings {
             "POST /api/v1/workflows" | "PUT /api/v1/workflows/{id}" => greeting("x"),
             "POST /api/v1/workflows/validate" => greeting("x"),
             "PATCH /api/v1/workflows/{id}/status" => json!({ "status": "published" }),
+            "PUT /api/v1/secrets/{name}" => json!({ "value": "a secret value" }),
             "POST /api/v1/executions" => json!({ "workflow_id": self.workflow }),
             _ => json!({}),
         }

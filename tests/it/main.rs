@@ -18,6 +18,7 @@ mod http {
     mod executions;
     mod log;
     mod past;
+    mod secrets;
     mod system;
     mod workflows;
     mod workspaces;
@@ -26,6 +27,7 @@ mod invariants;
 mod live;
 mod projections;
 mod relay;
+mod sealed;
 mod statements;
 mod store;
 mod support {

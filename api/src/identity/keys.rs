@@ -14,12 +14,11 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use chrono::{DateTime, TimeDelta, Utc};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use ledgerline_domain::id::{SessionId, UserId};
+use ledgerline_store::seal::{MasterKey, SealError, SealPurpose};
 use serde::{Deserialize, Serialize};
 use sqlx::PgPool;
 use utoipa::ToSchema;
 use uuid::Uuid;
-
-use super::seal::{MasterKey, SealError, SealPurpose};
 
 /// Who access tokens are for.
 pub const AUDIENCE: &str = "ledgerline-api";
@@ -319,6 +318,32 @@ impl KeyRing {
         transaction.commit().await?;
         Ok(())
     }
+}
+
+/// Seals every signing key again under the present master key. Gives how many there are.
+///
+/// # Errors
+/// When the table cannot be reached, or a key was sealed under a master key that is not among those configured; then nothing changed.
+pub async fn rewrap(pool: &PgPool, master: &MasterKey) -> Result<u64, KeyError> {
+    let mut transaction = pool.begin().await?;
+    let rows =
+        sqlx::query!("SELECT kid, sealed_private_key FROM signing_keys ORDER BY kid FOR UPDATE")
+            .fetch_all(&mut *transaction)
+            .await?;
+    let mut count = 0;
+    for row in rows {
+        let private = master.open(SealPurpose::SigningKey, &row.kid, &row.sealed_private_key)?;
+        sqlx::query!(
+            "UPDATE signing_keys SET sealed_private_key = $2 WHERE kid = $1",
+            row.kid,
+            master.seal(SealPurpose::SigningKey, &row.kid, &private)?
+        )
+        .execute(&mut *transaction)
+        .await?;
+        count += 1;
+    }
+    transaction.commit().await?;
+    Ok(count)
 }
 
 #[cfg(test)]

@@ -8,7 +8,8 @@ use std::{
 
 use ledgerline_nats::{NatsConfig as NatsServer, Prefix};
 use ledgerline_projections::with_search_path;
-use secrecy::ExposeSecret as _;
+use ledgerline_store::seal::MasterKey;
+use secrecy::{ExposeSecret as _, SecretString};
 use sqlx::postgres::PgConnectOptions;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -19,7 +20,6 @@ use crate::{
     config::{Config, NatsConfig},
     embedded::{self, Embedded, EmbeddedConfig, EmbeddedError, ServiceState},
     environment::Environment,
-    identity::seal::MasterKey,
 };
 
 /// The name under which the one process of a data directory leads. It may take its leases again at once after a crash, since the
@@ -107,10 +107,9 @@ impl Backing {
     fn configured(config: &Config, folder: PathBuf) -> Result<Self, StartError> {
         let url = config.database.url.as_ref().map_or("", |url| url.expose_secret());
         let postgres = PgConnectOptions::from_str(url).map_err(StartError::DatabaseAddress)?;
-        let key = config.auth.master_key.as_ref().ok_or(StartError::MasterKey)?;
         Ok(Self {
             postgres,
-            master_key: MasterKey::from_config(key).ok_or(StartError::MasterKey)?,
+            master_key: configured_key(config)?.ok_or(StartError::MasterKey)?,
             owner: unique_name(),
             folder,
             embedded: None,
@@ -186,11 +185,20 @@ fn unique_name() -> String {
 
 /// The configured key, or the one that the data directory keeps.
 fn embedded_key(config: &Config, folder: &Path) -> Result<MasterKey, StartError> {
-    match &config.auth.master_key {
-        Some(key) => MasterKey::from_config(key).ok_or(StartError::MasterKey),
+    match configured_key(config)? {
+        Some(key) => Ok(key),
         None => MasterKey::kept_in(folder)
             .map_err(|source| StartError::File { path: folder.to_owned(), source }),
     }
+}
+
+/// The key that the configuration names, with those that it replaces.
+fn configured_key(config: &Config) -> Result<Option<MasterKey>, StartError> {
+    let read = |key: &SecretString| MasterKey::from_config(key).ok_or(StartError::MasterKey);
+    let previous: Vec<MasterKey> =
+        config.auth.previous_master_keys.iter().map(read).collect::<Result<_, _>>()?;
+    let current = config.auth.master_key.as_ref().map(read).transpose()?;
+    Ok(current.map(|key| key.replacing(previous)))
 }
 
 /// The Postgres that a running process keeps in a data directory, found by its pid file and password.

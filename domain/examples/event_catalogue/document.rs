@@ -6,7 +6,7 @@
 use std::{fmt::Write as _, fs, path::Path};
 
 use ledgerline_domain::{
-    event::DomainEvent, execution::ExecutionEvent, workflow::WorkflowEvent,
+    event::DomainEvent, execution::ExecutionEvent, vault::VaultEvent, workflow::WorkflowEvent,
     workspace::WorkspaceEvent,
 };
 
@@ -22,6 +22,7 @@ pub(crate) fn document(root: &Path) -> String {
     aggregate::<WorkspaceEvent>(root, &["workspace.rs"], &mut text);
     aggregate::<WorkflowEvent>(root, &["workflow.rs", "workflow/events.rs"], &mut text);
     aggregate::<ExecutionEvent>(root, &["execution.rs", "execution/events.rs"], &mut text);
+    aggregate::<VaultEvent>(root, &["vault.rs"], &mut text);
     text
 }
 

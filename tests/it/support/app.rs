@@ -8,13 +8,13 @@ use ledgerline_api::{
     clock::Clock,
     config::Config,
     health::Health,
-    identity::{Identity, IdentityParts, seal::MasterKey},
+    identity::{Identity, IdentityParts},
     seed,
 };
 use ledgerline_commands::{Clock as CommandClock, Commands, Settings};
 use ledgerline_nats::{Gateway, GatewayConfig, LiveLogs};
 use ledgerline_projections::Positions;
-use ledgerline_store::{EventLog, LogConfig, PostgresLog};
+use ledgerline_store::{EventLog, LogConfig, PostgresLog, seal::MasterKey, sealed::SealedValues};
 use secrecy::SecretString;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
@@ -57,6 +57,7 @@ impl App {
             health: Health::default(),
             metrics: None,
             commands,
+            sealed: SealedValues::new(pool.clone(), master_key()),
             pool,
             positions: Positions::new(Arc::clone(&log)),
             gateway: Gateway::start(log, None, gateway, &tasks, stop.clone()),
