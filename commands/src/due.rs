@@ -81,6 +81,8 @@ pub fn due_of(stream: StreamId, event: &ExecutionEvent) -> Option<DueChange> {
         | ExecutionEvent::NodeCompleted(_)
         | ExecutionEvent::NodeFailed(_)
         | ExecutionEvent::NodeSkipped(_)
+        | ExecutionEvent::LoopIterated(_)
+        | ExecutionEvent::LoopItemFailed(_)
         | ExecutionEvent::VariableSet(_)
         | ExecutionEvent::ExecutionWaiting(_)
         | ExecutionEvent::ExecutionPaused(_)

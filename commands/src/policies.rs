@@ -52,6 +52,8 @@ impl Fold for PolicyState {
             "node_completed",
             "node_failed",
             "node_skipped",
+            "loop_iterated",
+            "loop_item_failed",
             "timer_set",
             "timer_fired",
             "variable_set",

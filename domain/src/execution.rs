@@ -219,9 +219,30 @@ pub enum NodeState {
 
 /// A loop that runs its body.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Loop {
-    /// Its items, in order.
-    pub items: Arc<[Json]>,
+pub enum Loop {
+    /// Once for each item.
+    Each {
+        /// Its items, in order.
+        items: Arc<[Json]>,
+        /// Those that failed and that the loop goes on without, by index.
+        failed: BTreeMap<u32, ItemFailure>,
+    },
+    /// As long as its condition holds.
+    While {
+        /// How many iterations there may be.
+        max_iterations: u32,
+        /// How many were begun; only the last of them may be under way.
+        iterations: u32,
+    },
+}
+
+/// Why an item of a loop failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ItemFailure {
+    /// The node of the body that failed first.
+    pub node: NodePath,
+    /// Why.
+    pub error: NodeError,
 }
 
 /// The outcome of a node that completed.

@@ -101,9 +101,25 @@ pub enum ExpressionError {
 
 /// The variables that are always there.
 const VARIABLES: [&str; 6] = ["input", "vars", "nodes", "execution", "workflow", "env"];
-/// The variables inside a loop, besides.
-const LOOP_VARIABLES: [&str; 8] =
-    ["input", "vars", "nodes", "execution", "workflow", "env", "item", "index"];
+
+/// Which loops stand around a program: each kind sets variables of its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Around {
+    /// A `logic.for_each`, which sets `item` and `index`.
+    pub(crate) each: bool,
+    /// A `logic.while`, which sets `last` and `index`.
+    pub(crate) repeat: bool,
+}
+
+impl Around {
+    fn variables(self) -> Vec<&'static str> {
+        let mut known = VARIABLES.to_vec();
+        known.extend(self.each.then_some("item"));
+        known.extend((self.each || self.repeat).then_some("index"));
+        known.extend(self.repeat.then_some("last"));
+        known
+    }
+}
 
 /// What a program reads of its scope.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -123,14 +139,16 @@ impl References {
     }
 
     /// Refuses a variable that nobody sets, where it can still be corrected.
-    fn check(&self, in_loop: bool) -> Result<(), ExpressionError> {
-        let known: &[&'static str] = if in_loop { &LOOP_VARIABLES } else { &VARIABLES };
+    fn check(&self, around: Around) -> Result<(), ExpressionError> {
+        let known = around.variables();
         match self.variables.iter().find(|name| !known.contains(&name.as_str())) {
             None => Ok(()),
-            Some(name) => {
-                Err(ExpressionError::UnknownVariable { name: name.clone(), known: known.to_vec() })
-            }
+            Some(name) => Err(ExpressionError::UnknownVariable { name: name.clone(), known }),
         }
+    }
+
+    fn reads(&self, variable: &str) -> bool {
+        self.variables.iter().any(|name| name == variable)
     }
 }
 

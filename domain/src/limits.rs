@@ -96,6 +96,8 @@ pub const MAX_PARALLELISM: u32 = 100;
 pub const MAX_CONCURRENCY: u32 = 10_000;
 /// Items of a `logic.for_each`: each is at least one event.
 pub const MAX_LOOP_ITEMS: usize = 10_000;
+/// Iterations of a `logic.while`: each is at least one event.
+pub const MAX_LOOP_ITERATIONS: u32 = 10_000;
 /// The largest response of `action.http` that a node may ask for.
 pub const MAX_RESPONSE_BYTES: u64 = 16 * 1024 * 1024;
 /// The largest output of `action.command` that a node may ask for.

@@ -9,19 +9,24 @@ mod read;
 mod resolved;
 mod retry;
 mod schema;
+mod steer;
 
 pub use self::{
     config::{
-        CommandConfig, FileConfig, FileOperation, ForEachConfig, HttpConfig, HttpMethod, IfConfig,
-        NodeConfig, SetVariableConfig, SwitchCase, SwitchConfig, TransformConfig, WaitConfig,
+        CommandConfig, FileConfig, FileOperation, HttpConfig, HttpMethod, IfConfig, NodeConfig,
+        SetVariableConfig, SwitchCase, SwitchConfig, TransformConfig, WaitConfig,
     },
     kind::{NodeClass, NodeKind},
     resolved::{
-        ResolveError, Resolved, ResolvedCommand, ResolvedFile, ResolvedForEach, ResolvedHttp,
-        ResolvedIf, ResolvedSetVariable, ResolvedSwitch, ResolvedTransform, ResolvedWait,
+        ResolveError, Resolved, ResolvedCommand, ResolvedFile, ResolvedHttp, ResolvedIf,
+        ResolvedSetVariable, ResolvedSwitch, ResolvedTransform, ResolvedWait,
     },
     retry::{Backoff, RetryPolicy},
     schema::{KindDescription, node_kinds},
+    steer::{
+        ForEachConfig, MergeConfig, MergeMode, OnItemError, ResolvedForEach, ResolvedMerge,
+        ResolvedWhile, WhileConfig,
+    },
 };
 
 pub(crate) use self::read::{is_id, read_node};
@@ -49,6 +54,7 @@ pub struct Node {
     idempotent: bool,
     position: Option<Position>,
     references: Vec<String>,
+    reads_last: bool,
 }
 
 /// What happens after the last try failed.
@@ -147,6 +153,12 @@ impl Node {
         &self.references
     }
 
+    /// Whether its configuration reads `last`: what the iteration before gave in the `logic.while` around it.
+    #[must_use]
+    pub fn reads_last(&self) -> bool {
+        self.reads_last
+    }
+
     /// The named ports it can be left by. Empty for a node that is only left by its one unnamed port.
     #[must_use]
     pub fn ports(&self) -> Vec<Cow<'_, str>> {
@@ -169,5 +181,14 @@ impl Node {
     /// The first field that can't be evaluated or has a value its kind can't take: a `validation` failure of the node.
     pub fn resolve(&self, scope: &Scope) -> Result<Resolved, ResolveError> {
         self.config.resolve(scope)
+    }
+
+    /// Whether a `logic.while` runs its body once more. No other kind does.
+    ///
+    /// # Errors
+    /// When the condition can't be evaluated: a `validation` failure of the node.
+    pub fn goes_on(&self, scope: &Scope) -> Result<bool, ResolveError> {
+        let NodeConfig::While(config) = &self.config else { return Ok(false) };
+        config.holds(scope)
     }
 }

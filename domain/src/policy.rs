@@ -128,6 +128,8 @@ impl PolicyState {
             | ExecutionEvent::NodeCompleted(_)
             | ExecutionEvent::NodeFailed(_)
             | ExecutionEvent::NodeSkipped(_)
+            | ExecutionEvent::LoopIterated(_)
+            | ExecutionEvent::LoopItemFailed(_)
             | ExecutionEvent::TimerSet(_)
             | ExecutionEvent::TimerFired(_)
             | ExecutionEvent::VariableSet(_)

@@ -205,6 +205,8 @@ fn execution_detail(event: &ExecutionEvent) -> Option<Value> {
         | ExecutionEvent::NodeCompleted(_)
         | ExecutionEvent::NodeFailed(_)
         | ExecutionEvent::NodeSkipped(_)
+        | ExecutionEvent::LoopIterated(_)
+        | ExecutionEvent::LoopItemFailed(_)
         | ExecutionEvent::TimerSet(_)
         | ExecutionEvent::TimerFired(_)
         | ExecutionEvent::VariableSet(_)

@@ -39,7 +39,7 @@ pub struct ExecutionNode {
     pub status: NodeStatus,
     /// The try it is at, from 1; 0 for a node that was skipped.
     pub attempt: i32,
-    /// How many items a loop runs its body for.
+    /// How many items a loop runs its body for; of a `logic.while` how many iterations it has begun.
     pub items: Option<i32>,
     /// True when its outcome was taken over from the execution's origin.
     pub carried: bool,
@@ -332,6 +332,9 @@ impl ExecutionNodes {
             ExecutionEvent::NodeSkipped(event) => {
                 self.node(at, &event.path.0, NodeStatus::Skipped).finished_at = Some(at.at);
             }
+            ExecutionEvent::LoopIterated(event) => self.change(at, &event.path.0, |row| {
+                row.items = i32::try_from(event.iteration + 1).ok();
+            }),
             ExecutionEvent::TimerSet(event) => match event.kind {
                 TimerKind::Wait => {
                     let row = self.node(at, &event.path.0, NodeStatus::Waiting);
@@ -356,6 +359,7 @@ impl ExecutionNodes {
             | ExecutionEvent::ExecutionStarted(_)
             | ExecutionEvent::ExecutionResumed(_)
             | ExecutionEvent::VariableSet(_)
+            | ExecutionEvent::LoopItemFailed(_)
             | ExecutionEvent::ExecutionWaiting(_)
             | ExecutionEvent::ExecutionPaused(_)
             | ExecutionEvent::ExecutionUnpaused(_)
@@ -392,6 +396,7 @@ fn path_of(event: &ExecutionEvent) -> Option<&NodePath> {
         ExecutionEvent::NodeCompleted(event) => Some(&event.path),
         ExecutionEvent::NodeFailed(event) => Some(&event.path),
         ExecutionEvent::NodeSkipped(event) => Some(&event.path),
+        ExecutionEvent::LoopIterated(event) => Some(&event.path),
         ExecutionEvent::TimerSet(event) if event.kind != TimerKind::ExecutionTimeout => {
             Some(&event.path)
         }
@@ -409,6 +414,7 @@ fn path_of(event: &ExecutionEvent) -> Option<&NodePath> {
         | ExecutionEvent::ExecutionStarted(_)
         | ExecutionEvent::ExecutionResumed(_)
         | ExecutionEvent::VariableSet(_)
+        | ExecutionEvent::LoopItemFailed(_)
         | ExecutionEvent::ExecutionWaiting(_)
         | ExecutionEvent::ExecutionPaused(_)
         | ExecutionEvent::ExecutionUnpaused(_)

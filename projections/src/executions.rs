@@ -125,6 +125,8 @@ impl Row {
             | ExecutionEvent::NodeCompleted(_)
             | ExecutionEvent::NodeFailed(_)
             | ExecutionEvent::NodeSkipped(_)
+            | ExecutionEvent::LoopIterated(_)
+            | ExecutionEvent::LoopItemFailed(_)
             | ExecutionEvent::TimerSet(_)
             | ExecutionEvent::TimerFired(_)
             | ExecutionEvent::VariableSet(_)

@@ -64,6 +64,8 @@ impl Lifecycle {
             | ExecutionEvent::ExecutionDispatched(_)
             | ExecutionEvent::NodeStarted(_)
             | ExecutionEvent::NodeFailed(_)
+            | ExecutionEvent::LoopIterated(_)
+            | ExecutionEvent::LoopItemFailed(_)
             | ExecutionEvent::TimerSet(_)
             | ExecutionEvent::TimerFired(_)
             | ExecutionEvent::VariableSet(_) => {}
@@ -89,6 +91,8 @@ impl Lifecycle {
             | ExecutionEvent::ExecutionDispatched(_)
             | ExecutionEvent::NodeStarted(_)
             | ExecutionEvent::NodeFailed(_)
+            | ExecutionEvent::LoopIterated(_)
+            | ExecutionEvent::LoopItemFailed(_)
             | ExecutionEvent::TimerSet(_)
             | ExecutionEvent::TimerFired(_)
             | ExecutionEvent::VariableSet(_) => false,

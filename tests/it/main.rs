@@ -29,6 +29,7 @@ mod projections;
 mod relay;
 mod sealed;
 mod statements;
+mod steering;
 mod store;
 mod support {
     pub(crate) mod app;

@@ -39,7 +39,7 @@ pub(crate) fn definition(dice: &Dice) -> Definition {
 
 fn node(dice: &Dice, index: u64) -> Value {
     let id = format!("n{index}");
-    match dice.below(9) {
+    match dice.below(12) {
         0..=2 => effect(dice, &id),
         3 => json!({"id": id, "type": "logic.transform", "config": {"expression": "1"}}),
         4 => {
@@ -48,15 +48,29 @@ fn node(dice: &Dice, index: u64) -> Value {
         5 | 6 => json!({"id": id, "type": "logic.wait", "config": {"duration_ms": 1}}),
         7 => json!({"id": id, "type": "logic.set_variable",
             "config": {"name": "v", "expression": "1"}}),
+        8 => {
+            let mode = if dice.once_in(3) { "all" } else { "any" };
+            json!({"id": id, "type": "logic.merge", "config": {"mode": mode}})
+        }
+        9 => {
+            let (one, two) = (effect(dice, &format!("{id}a")), effect(dice, &format!("{id}b")));
+            json!({"id": format!("while{index}"), "type": "logic.while", "on_error": caught(dice),
+                "config": {"condition": "true", "max_iterations": 3, "nodes": [one, two],
+                    "connections": []}})
+        }
         _ => {
             let (one, two) = (effect(dice, &format!("{id}a")), effect(dice, &format!("{id}b")));
             let connections = json!([{"from": one["id"], "to": two["id"]}]);
-            let on_error = if dice.once_in(2) { "fail" } else { "branch" };
-            json!({"id": id, "type": "logic.for_each", "on_error": on_error,
+            let on_item_error = dice.of(&["fail", "continue", "collect"]).expect("there are three");
+            json!({"id": id, "type": "logic.for_each", "on_error": caught(dice),
                 "config": {"items": "[1]", "concurrency": 2, "nodes": [one, two],
-                    "connections": connections}})
+                    "on_item_error": on_item_error, "connections": connections}})
         }
     }
+}
+
+fn caught(dice: &Dice) -> &'static str {
+    if dice.once_in(2) { "fail" } else { "branch" }
 }
 
 fn effect(dice: &Dice, id: &str) -> Value {

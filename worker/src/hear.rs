@@ -21,6 +21,8 @@ const OWN: &[&str] = &[
     "node_completed",
     "node_failed",
     "node_skipped",
+    "loop_iterated",
+    "loop_item_failed",
     "timer_set",
     "variable_set",
     "execution_waiting",

@@ -62,7 +62,9 @@ pub(crate) async fn perform(resolved: Resolved, of: &Try) -> Result<Value, NodeE
         | Resolved::Transform(_)
         | Resolved::SetVariable(_)
         | Resolved::Wait(_)
-        | Resolved::ForEach(_) => Err(failure(
+        | Resolved::Merge(_)
+        | Resolved::ForEach(_)
+        | Resolved::While(_) => Err(failure(
             ErrorKind::Permanent,
             format!("{} has no effect to perform", resolved.kind().as_str()),
         )),

@@ -20,14 +20,16 @@ use ledgerline_domain::{
     expression::Scope,
     json::Json,
     limits::MAX_INLINE_OUTPUT_BYTES,
-    node::{Node, Resolved, ResolvedWait},
+    node::{Node, ResolveError, Resolved, ResolvedWait},
 };
 use serde_json::{Value, json};
 
 use crate::{
     definitions::Definition,
-    values::{LargeValue, cleaned, failure, held},
+    values::{LargeValue, cleaned, detailed, failure, held},
 };
+
+mod steer;
 
 /// How many steps one append may hold; each is up to three events, and the log takes a thousand.
 const MAX_STEPS: usize = 250;
@@ -139,7 +141,7 @@ struct Round<'a> {
     over: bool,
 }
 
-impl Round<'_> {
+impl<'a> Round<'a> {
     /// Whether there is more to plan after this is appended.
     fn plan(&mut self) -> Result<bool, ExecutionRejection> {
         let tried: Vec<Tried> =
@@ -197,7 +199,7 @@ impl Round<'_> {
             .collect();
         let mut fresh = Vec::new();
         for (path, attempt) in unknown {
-            let timeout_ms = self.node(&path).and_then(Node::timeout_ms);
+            let timeout_ms = self.known(&path).ok().and_then(Node::timeout_ms);
             match self.resolved(&path) {
                 None => {}
                 Some(Ok(resolved)) => {
@@ -245,7 +247,14 @@ impl Round<'_> {
             Action::RunNode { path, attempt } => self.start(path, attempt),
             Action::EvaluateInline { path, attempt } => self.inline(path, attempt),
             Action::BeginWait { path, attempt } => self.wait(path, attempt),
+            Action::Merge { path, attempt, output } => self.merge(path, attempt, &output),
             Action::OpenLoop { path, attempt } => self.open_loop(path, attempt),
+            Action::CheckCondition { path, attempt, iteration, max_iterations, last } => {
+                self.check_condition(path, attempt, (iteration, max_iterations), &last)
+            }
+            Action::FailItem { path, item, node, error } => {
+                Some(Step::FailItem { path, item, node, error })
+            }
             Action::CloseLoop { path, attempt, output } => {
                 let result = self.gathered(&output)?;
                 Some(self.ended(path, attempt, Ok(result), None, None, 0))
@@ -271,7 +280,7 @@ impl Round<'_> {
     }
 
     fn start(&mut self, path: NodePath, attempt: Attempt) -> Option<Step> {
-        let timeout_ms = self.node(&path).and_then(Node::timeout_ms);
+        let timeout_ms = self.known(&path).ok().and_then(Node::timeout_ms);
         match self.resolved(&path)? {
             Err(error) => Some(self.ended(path, attempt, Err(error), None, None, 0)),
             Ok(resolved) => {
@@ -318,7 +327,9 @@ impl Round<'_> {
             | Resolved::Command(_)
             | Resolved::File(_)
             | Resolved::Wait(_)
-            | Resolved::ForEach(_) => {
+            | Resolved::Merge(_)
+            | Resolved::ForEach(_)
+            | Resolved::While(_) => {
                 let error =
                     failure(ErrorKind::Permanent, "this kind of node is not computed in place");
                 return Some(self.ended(path, attempt, Err(error), None, None, 0));
@@ -375,33 +386,6 @@ impl Round<'_> {
             }
         };
         Some(Step::Wait { path, attempt, input: resolved.input(), awaited, until })
-    }
-
-    fn open_loop(&mut self, path: NodePath, attempt: Attempt) -> Option<Step> {
-        let items = match self.resolved(&path)? {
-            Ok(Resolved::ForEach(resolved)) => resolved.items,
-            Ok(other) => {
-                let error = failure(
-                    ErrorKind::Permanent,
-                    format!("{} is not a loop", other.kind().as_str()),
-                );
-                return Some(self.ended(path, attempt, Err(error), None, None, 0));
-            }
-            Err(error) => return Some(self.ended(path, attempt, Err(error), None, None, 0)),
-        };
-        let items: Vec<Json> = items.iter().map(Json::from_value).collect();
-        let bytes: usize = items.iter().map(|item| item.as_str().len()).sum();
-        if bytes > MAX_INLINE_OUTPUT_BYTES {
-            let error = failure(
-                ErrorKind::Validation,
-                format!(
-                    "the items of the loop are larger than {MAX_INLINE_OUTPUT_BYTES} bytes together"
-                ),
-            );
-            return Some(self.ended(path, attempt, Err(error), None, None, 0));
-        }
-        self.bytes += bytes;
-        Some(Step::OpenLoop { path, attempt, items })
     }
 
     fn outcome(&mut self, ending: Ending) -> Option<Outcome> {
@@ -472,20 +456,23 @@ impl Round<'_> {
         self.spec.run()
     }
 
-    fn node(&self, path: &NodePath) -> Option<&Node> {
-        let graph = &self.beginning.definition.graph;
-        graph.find(path.node_id()).map(|(graph, index)| graph.node(index))
-    }
-
     /// A node's configuration, evaluated; `None` when a blob must be loaded first.
     fn resolved(&mut self, path: &NodePath) -> Option<Result<Resolved, NodeError>> {
-        let Some(node) = self.node(path) else {
-            return Some(Err(failure(ErrorKind::Permanent, "the definition has no such node")));
+        let scope = self.scope(path)?;
+        Some(scope.and_then(|scope| self.known(path)?.resolve(&scope).map_err(unresolved)))
+    }
+
+    /// What a node sees; `None` when a blob must be loaded first.
+    fn scope(&mut self, path: &NodePath) -> Option<Result<Scope, NodeError>> {
+        let node = match self.known(path) {
+            Ok(node) => node,
+            Err(error) => return Some(Err(error)),
         };
-        let view = self.run()?.scope(path);
-        let missing: Vec<String> = view
-            .blobs(node.references())
-            .into_iter()
+        let view = self.spec.run()?.scope(path);
+        let last = node.reads_last().then(|| view.last(&self.beginning.definition.plan)).flatten();
+        let needed = view.blobs(node.references()).into_iter();
+        let needed = needed.chain(last.iter().flat_map(Gather::blobs));
+        let missing: Vec<String> = needed
             .filter(|hash| !self.beginning.blobs.contains_key(*hash))
             .map(str::to_owned)
             .collect();
@@ -493,21 +480,20 @@ impl Round<'_> {
             self.missing.extend(missing);
             return None;
         }
-        let scope = Scope {
+        Some(Ok(Scope {
             execution: self.beginning.facts.clone(),
             workflow: self.beginning.definition.facts.clone(),
             env: (*self.beginning.env).clone(),
+            last: last.and_then(|last| last.to_json(&self.beginning.blobs)),
             ..view.to_scope(node.references(), &self.beginning.blobs)
-        };
-        Some(node.resolve(&scope).map_err(|error| {
-            let details =
-                json!({"errors": [{"pointer": error.field, "detail": error.error.to_string()}]});
-            NodeError {
-                kind: ErrorKind::Validation,
-                message: error.to_string(),
-                details: Some(Json::from_value(&details)),
-            }
         }))
+    }
+
+    fn known(&self, path: &NodePath) -> Result<&'a Node, NodeError> {
+        let beginning: &'a Beginning = self.beginning;
+        let found = beginning.definition.graph.find(path.node_id());
+        let missing = || failure(ErrorKind::Permanent, "the definition has no such node");
+        found.map(|(graph, index)| graph.node(index)).ok_or_else(missing)
     }
 
     /// Outputs put together; `None` when a blob must be loaded first.
@@ -520,6 +506,12 @@ impl Round<'_> {
         }
         value
     }
+}
+
+/// A configuration that can't be evaluated is a failure that names the field.
+fn unresolved(error: ResolveError) -> NodeError {
+    let details = json!({"errors": [{"pointer": error.field, "detail": error.error.to_string()}]});
+    detailed(ErrorKind::Validation, error.to_string(), &details)
 }
 
 fn millis(begun: Instant) -> u64 {

@@ -141,6 +141,8 @@ impl Entry {
             | ExecutionEvent::NodeCompleted(_)
             | ExecutionEvent::NodeFailed(_)
             | ExecutionEvent::NodeSkipped(_)
+            | ExecutionEvent::LoopIterated(_)
+            | ExecutionEvent::LoopItemFailed(_)
             | ExecutionEvent::TimerSet(_)
             | ExecutionEvent::TimerFired(_)
             | ExecutionEvent::VariableSet(_)
@@ -213,6 +215,8 @@ pub(super) fn moves(event: &ExecutionEvent) -> bool {
         | ExecutionEvent::NodeCompleted(_)
         | ExecutionEvent::NodeFailed(_)
         | ExecutionEvent::NodeSkipped(_)
+        | ExecutionEvent::LoopIterated(_)
+        | ExecutionEvent::LoopItemFailed(_)
         | ExecutionEvent::TimerSet(_)
         | ExecutionEvent::VariableSet(_)
         | ExecutionEvent::CancelRequested(_) => false,

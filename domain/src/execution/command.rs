@@ -137,6 +137,33 @@ pub enum Step {
         /// The items, in order: at most [`crate::limits::MAX_LOOP_ITEMS`].
         items: Vec<Json>,
     },
+    /// A loop opens whose condition is asked before each iteration.
+    OpenWhile {
+        /// The node.
+        path: NodePath,
+        /// Which try.
+        attempt: Attempt,
+        /// How many iterations there may be.
+        max_iterations: u32,
+    },
+    /// The condition of an open loop holds: its body runs once more.
+    Iterate {
+        /// The loop.
+        path: NodePath,
+        /// Which iteration begins, from 0.
+        iteration: u32,
+    },
+    /// An item of an open loop failed, and the loop goes on without it.
+    FailItem {
+        /// The loop.
+        path: NodePath,
+        /// Which item.
+        item: u32,
+        /// The node of the body that failed first.
+        node: NodePath,
+        /// Why.
+        error: NodeError,
+    },
     /// A node has its output. Of a node that was not started before: it was evaluated inline.
     Complete {
         /// The node.

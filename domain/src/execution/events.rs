@@ -24,6 +24,8 @@ events! {
         "node_completed" 1 => NodeCompleted,
         "node_failed" 1 => NodeFailed,
         "node_skipped" 1 => NodeSkipped,
+        "loop_iterated" 1 => LoopIterated,
+        "loop_item_failed" 1 => LoopItemFailed,
         "timer_set" 1 => TimerSet,
         "timer_fired" 1 => TimerFired,
         "variable_set" 1 => VariableSet,
@@ -265,9 +267,12 @@ pub struct NodeStarted {
     pub attempt: Attempt,
     /// Its configuration with all expressions and templates resolved, secrets masked. Of a loop: `{"items": […]}`.
     pub input: Json,
-    /// How many times a loop runs its body; none for every other kind.
+    /// How many items a `logic.for_each` runs its body for; none for every other kind.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub items: Option<u32>,
+    /// How many iterations a `logic.while` may have; none for every other kind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_iterations: Option<u32>,
 }
 
 /// A node has its output.
@@ -317,6 +322,28 @@ pub struct NodeSkipped {
 pub enum SkipReason {
     /// No branch that leads to it was taken.
     BranchNotTaken,
+}
+
+/// The condition of a `logic.while` holds, and its body runs once more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoopIterated {
+    /// The loop.
+    pub path: NodePath,
+    /// Which iteration begins, from 0.
+    pub iteration: u32,
+}
+
+/// An item of a loop failed, and the loop goes on without it. What was left to do for the item is not done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoopItemFailed {
+    /// The loop.
+    pub path: NodePath,
+    /// Which item, from 0.
+    pub item: u32,
+    /// The node of the body that failed first.
+    pub node: NodePath,
+    /// Why.
+    pub error: NodeError,
 }
 
 /// The run waits for a time, or a node's next try does.

@@ -9,8 +9,8 @@ use indexmap::{IndexMap, map::Entry};
 
 use super::{
     Attempt, Awaited, Claim, Completed, Execution, ExecutionEvent, ExecutionRequested, Intent,
-    Loop, NodeOutput, NodePath, NodeRun, NodeState, Open, Phase, Reached, Rest, Run, TimerKind,
-    Variable, Waiting, path::is_in_loop,
+    ItemFailure, Loop, LoopItemFailed, NodeOutput, NodePath, NodeRun, NodeState, Open, Phase,
+    Reached, Rest, Run, TimerKind, Variable, Waiting, path::body_of,
 };
 use crate::json::Json;
 
@@ -76,12 +76,16 @@ impl Open {
             ExecutionEvent::ExecutionUnpaused(_) => self.unpause(),
             ExecutionEvent::CancelRequested(event) => self.cancel(event.reason),
             ExecutionEvent::NodeStarted(event) => {
-                let state = match event.items {
-                    Some(_) => {
+                let state = match (event.items, event.max_iterations) {
+                    (Some(_), _) => {
                         self.run.bytes += event.input.as_str().len();
-                        NodeState::Looping(Box::new(Loop { items: items_of(&event.input) }))
+                        let items = items_of(&event.input);
+                        NodeState::Looping(Box::new(Loop::Each { items, failed: BTreeMap::new() }))
                     }
-                    None => NodeState::Running(self.claim),
+                    (None, Some(max_iterations)) => {
+                        NodeState::Looping(Box::new(Loop::While { max_iterations, iterations: 0 }))
+                    }
+                    (None, None) => NodeState::Running(self.claim),
                 };
                 self.run.set(&event.path, event.attempt, state);
             }
@@ -104,6 +108,11 @@ impl Open {
             ExecutionEvent::NodeSkipped(event) => {
                 self.run.set(&event.path, Attempt(1), NodeState::Skipped);
             }
+            ExecutionEvent::LoopIterated(event) => match self.run.open_loop(&event.path) {
+                Some(Loop::While { iterations, .. }) => *iterations = event.iteration + 1,
+                Some(Loop::Each { .. }) | None => corrupt!("loop_iterated", "in no such loop"),
+            },
+            ExecutionEvent::LoopItemFailed(event) => self.run.fail_item(event),
             ExecutionEvent::TimerSet(event) => match event.kind {
                 TimerKind::Wait => {
                     let waiting = Waiting {
@@ -304,7 +313,7 @@ impl Run {
             self.failures.retain(|failure| *failure != index);
         }
         if was_loop {
-            self.close_body(path);
+            self.close(&body_of(path));
         }
         if settles {
             self.settled.push(index);
@@ -313,13 +322,29 @@ impl Run {
         }
     }
 
-    /// What is left in the body of a loop that ended counts no more.
-    fn close_body(&mut self, owner: &NodePath) {
+    fn open_loop(&mut self, path: &NodePath) -> Option<&mut Loop> {
+        let node = self.nodes.get_mut(path)?;
+        if let NodeState::Looping(open) = &mut node.state { Some(open) } else { None }
+    }
+
+    fn fail_item(&mut self, event: &LoopItemFailed) {
+        let failure = ItemFailure { node: event.node.clone(), error: event.error.clone() };
+        self.bytes += event.error.message.len()
+            + event.error.details.as_ref().map_or(0, |details| details.as_str().len());
+        match self.open_loop(&event.path) {
+            Some(Loop::Each { failed, .. }) => failed.insert(event.item, failure),
+            Some(Loop::While { .. }) | None => corrupt!("loop_item_failed", "in no such loop"),
+        };
+        self.close(&event.path.item_scope(event.item));
+    }
+
+    /// What is left below a path, i.e. in a loop or an item of one that ended, counts no more.
+    fn close(&mut self, below: &str) {
         let nodes = &self.nodes;
         let outside = |index: &u32| {
             nodes
                 .get_index(*index as usize)
-                .is_some_and(|(path, _)| !is_in_loop(path.as_str(), owner.as_str()))
+                .is_some_and(|(path, _)| !path.as_str().starts_with(below))
         };
         self.active.retain(outside);
         self.failures.retain(outside);

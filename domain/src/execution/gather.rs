@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{NodeOutput, NodePath, NodeState, Plan, Run};
+use super::{ItemFailure, NodeOutput, NodePath, NodeState, Plan, Run};
 use crate::json::Json;
 
 /// The output of a run, a loop, or one item of it.
@@ -40,6 +40,23 @@ impl Gather {
             [only] => output(only).map_or(Self::Nothing, |(_, output)| Self::One(output)),
             leaves => Self::Object(leaves.iter().filter_map(output).collect()),
         }
+    }
+
+    /// What stands in a list for an item that failed: `{"error": {"node", "kind", "message", "details"}}`.
+    pub(super) fn of_failure(failure: &ItemFailure) -> Self {
+        let error = serde_json::json!({"error": {
+            "node": failure.node,
+            "kind": failure.error.kind,
+            "message": failure.error.message,
+            "details": failure.error.details,
+        }});
+        Self::One(NodeOutput::Inline(Json::from_value(&error)))
+    }
+
+    /// What a `logic.while` has after so many iterations: the output of the last of them.
+    pub(super) fn of_iteration(run: &Run, body: &Plan, owner: &NodePath, iterations: u32) -> Self {
+        let last = iterations.checked_sub(1);
+        last.map_or(Self::Nothing, |last| Self::of_scope(run, body, &owner.item_scope(last)))
     }
 
     /// The output itself when it is one that is there already, so that a blob is passed on unread.

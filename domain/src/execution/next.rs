@@ -14,10 +14,10 @@ use chrono::{DateTime, Utc};
 
 use self::frontier::{Frontier, LoopRun, Order};
 use super::{
-    Attempt, ErrorKind, Execution, Gather, Intent, NodeError, NodePath, NodeRun, NodeState, Open,
-    Phase, Plan, Run, SkipReason, Work, path::is_in_loop,
+    Attempt, ErrorKind, Execution, Gather, Intent, Loop, NodeError, NodePath, NodeRun, NodeState,
+    Open, Phase, Plan, Run, SkipReason, Work, path::body_of,
 };
-use crate::limits::MAX_PLANNED_ACTIONS;
+use crate::{limits::MAX_PLANNED_ACTIONS, node::OnItemError};
 
 /// Something that the worker of a run does now. All of one answer may go into one report, but for the effects, which begin after it.
 #[derive(Clone, Debug, PartialEq)]
@@ -43,12 +43,46 @@ pub enum Action {
         /// Which try.
         attempt: Attempt,
     },
-    /// Evaluate the items, and report [`super::Step::OpenLoop`].
+    /// Report what came by its connections as the outcome of a merge.
+    Merge {
+        /// The node.
+        path: NodePath,
+        /// Which try.
+        attempt: Attempt,
+        /// What came.
+        output: Gather,
+    },
+    /// Evaluate the items, and report [`super::Step::OpenLoop`]; of a `logic.while` report [`super::Step::OpenWhile`].
     OpenLoop {
         /// The node.
         path: NodePath,
         /// Which try.
         attempt: Attempt,
+    },
+    /// The iterations so far are done: evaluate the condition. Where it holds, report [`super::Step::Iterate`], or a failure when there may be
+    /// no more; else the outcome of the loop.
+    CheckCondition {
+        /// The loop.
+        path: NodePath,
+        /// Which try.
+        attempt: Attempt,
+        /// Which iteration would begin, from 0: how many there were.
+        iteration: u32,
+        /// How many there may be.
+        max_iterations: u32,
+        /// What the last one gave.
+        last: Gather,
+    },
+    /// An item of a loop failed that goes on without it: report [`super::Step::FailItem`].
+    FailItem {
+        /// The loop.
+        path: NodePath,
+        /// Which item.
+        item: u32,
+        /// The node of the body that failed first.
+        node: NodePath,
+        /// Why.
+        error: NodeError,
     },
     /// Every item is done: report the list as the outcome of the loop.
     CloseLoop {
@@ -136,7 +170,7 @@ struct Active<'a> {
     /// Begun under an older claim, whose worker is gone.
     orphans: Vec<(&'a NodePath, &'a NodeRun)>,
     ready: Vec<(&'a NodePath, &'a NodeRun)>,
-    loops: Vec<(&'a NodePath, Attempt, u32)>,
+    loops: Vec<(&'a NodePath, Attempt, &'a Loop)>,
     /// How many wait, for a time or for something from outside.
     waiting: usize,
     next_due_at: Option<DateTime<Utc>>,
@@ -211,39 +245,88 @@ impl Planner {
         }
     }
 
-    /// Moves the open loops on. Answers those whose body failed: nothing starts in them.
-    fn loop_actions<'a>(
+    /// Moves the open loops on. Answers what the paths begin with in which nothing may start, because something there failed.
+    fn loop_actions(
         &mut self,
-        run: &'a Run,
-        active: &Active<'a>,
+        run: &Run,
+        active: &Active<'_>,
         actions: &mut Vec<Action>,
-    ) -> Vec<&'a NodePath> {
-        let failures: HashMap<&str, &NodeError> = run
-            .failures()
-            .filter_map(|(path, error)| path.item().map(|(owner, _)| (owner, error)))
-            .collect();
+    ) -> Vec<String> {
+        let mut failures: HashMap<&str, Vec<Failure<'_>>> = HashMap::new();
+        for (node, error) in run.failures() {
+            if let Some((owner, item)) = node.item() {
+                failures.entry(owner).or_default().push(Failure { item, node, error });
+            }
+        }
         let mut halted = Vec::new();
-        for (path, attempt, items) in &active.loops {
-            if let Some(error) = failures.get(path.as_str()) {
-                halted.push(*path);
-                let in_body = |node: &&NodePath| is_in_loop(node.as_str(), path.as_str());
-                if !active.running.iter().any(in_body) {
-                    let (path, error) = ((*path).clone(), (*error).clone());
-                    actions.push(Action::FailNode {
-                        path,
-                        attempt: *attempt,
-                        error,
-                        duration_ms: 0,
-                    });
+        for (path, attempt, open) in &active.loops {
+            let failed = failures.get(path.as_str()).map_or(&[][..], Vec::as_slice);
+            let (path, attempt) = (*path, *attempt);
+            match (self.goes_on_without(path), failed) {
+                (false, [Failure { error, .. }, ..]) => {
+                    let body = body_of(path);
+                    if !active.runs_below(&body) {
+                        let (path, error) = (path.clone(), (*error).clone());
+                        let duration_ms = 0;
+                        actions.push(Action::FailNode { path, attempt, error, duration_ms });
+                    }
+                    halted.push(body);
                 }
-            } else if let Some(body) = self.move_loop(path, *items) {
-                let scopes = (0..*items).map(|item| path.item_scope(item));
-                let outputs = scopes.map(|scope| Gather::of_scope(run, &body, &scope)).collect();
-                let (path, output) = ((*path).clone(), Gather::List(outputs));
-                actions.push(Action::CloseLoop { path, attempt: *attempt, output });
+                (_, failed) => {
+                    fail_items(path, failed, active, actions, &mut halted);
+                    actions.extend(self.turn(run, path, attempt, open));
+                }
             }
         }
         halted
+    }
+
+    fn goes_on_without(&self, path: &NodePath) -> bool {
+        self.on_item_error(path) != OnItemError::Fail
+    }
+
+    fn on_item_error(&self, path: &NodePath) -> OnItemError {
+        match self.plan.node(path).map(|node| &node.work) {
+            Some(Work::Each { on_item_error, .. }) => *on_item_error,
+            Some(
+                Work::While { .. } | Work::Inline | Work::Effect | Work::Wait | Work::Merge(_),
+            )
+            | None => OnItemError::Fail,
+        }
+    }
+
+    /// Moves one loop on. Answers what is to be done when what was begun in it is done.
+    fn turn(
+        &mut self,
+        run: &Run,
+        path: &NodePath,
+        attempt: Attempt,
+        open: &Loop,
+    ) -> Option<Action> {
+        match open {
+            Loop::Each { items, failed } => {
+                let count = u32::try_from(items.len()).unwrap_or(u32::MAX);
+                let body = self.move_each(path, count, failed)?;
+                let collects = self.on_item_error(path) == OnItemError::Collect;
+                let output = |item| match failed.get(&item) {
+                    Some(failure) if collects => Gather::of_failure(failure),
+                    Some(_) => Gather::Nothing,
+                    None => Gather::of_scope(run, &body, &path.item_scope(item)),
+                };
+                let output = Gather::List((0..count).map(output).collect());
+                Some(Action::CloseLoop { path: path.clone(), attempt, output })
+            }
+            Loop::While { max_iterations, iterations } => {
+                let body = self.move_while(path, *iterations)?;
+                Some(Action::CheckCondition {
+                    path: path.clone(),
+                    attempt,
+                    iteration: *iterations,
+                    max_iterations: *max_iterations,
+                    last: Gather::of_iteration(run, &body, path, *iterations),
+                })
+            }
+        }
     }
 
     /// Whatever may begin: what was begun before comes first.
@@ -251,15 +334,15 @@ impl Planner {
         &self,
         open: &Open,
         active: &Active<'_>,
-        halted: &[&NodePath],
+        halted: &[String],
         actions: &mut Vec<Action>,
     ) {
         let is_free =
-            |path: &NodePath| !halted.iter().any(|owner| is_in_loop(path.as_str(), owner.as_str()));
+            |path: &NodePath| !halted.iter().any(|below| path.as_str().starts_with(below));
         let mut room = self.plan.parallelism().saturating_sub(active.running.len());
         let again = active.orphans.iter().chain(&active.ready);
         for (path, node) in again.filter(|(path, _)| is_free(path)) {
-            let action = self.begin_again(path, node);
+            let action = self.begin_again(&open.run, path, node);
             if matches!(action, Action::RunNode { .. }) {
                 if room == 0 {
                     continue;
@@ -272,26 +355,31 @@ impl Planner {
         let skips = self.skips.values().filter(|path| is_free(path));
         actions.extend(skips.map(|path| Action::SkipNode { path: path.clone(), reason }));
         let inline = self.inline.values().filter(|path| is_free(path));
-        actions.extend(inline.map(|path| self.begin(path, Attempt(1))));
+        actions.extend(inline.map(|path| self.begin(&open.run, path, Attempt(1))));
         let begun = |path: &NodePath| open.run.nodes.contains_key(path);
         let effects = self.effects.values().filter(|path| is_free(path) && !begun(path));
-        actions.extend(effects.take(room).map(|path| self.begin(path, Attempt(1))));
+        let effects = effects.take(room);
+        actions.extend(effects.map(|path| self.begin(&open.run, path, Attempt(1))));
         actions.truncate(MAX_PLANNED_ACTIONS);
     }
 
-    fn begin(&self, path: &NodePath, attempt: Attempt) -> Action {
+    fn begin(&self, run: &Run, path: &NodePath, attempt: Attempt) -> Action {
         let path = path.clone();
         match self.plan.node(&path).map(|node| &node.work) {
             Some(Work::Inline) => Action::EvaluateInline { path, attempt },
             Some(Work::Wait) => Action::BeginWait { path, attempt },
-            Some(Work::Loop { .. }) => Action::OpenLoop { path, attempt },
+            Some(Work::Each { .. } | Work::While { .. }) => Action::OpenLoop { path, attempt },
+            Some(Work::Merge(mode)) => {
+                let output = self.merged(run, &path, *mode);
+                Action::Merge { path, attempt, output }
+            }
             Some(Work::Effect) | None => Action::RunNode { path, attempt },
         }
     }
 
     /// A try whose time came, one whose wait came to nothing, or one whose worker is gone: that one begins again only where that does
     /// no harm.
-    fn begin_again(&self, path: &NodePath, node: &NodeRun) -> Action {
+    fn begin_again(&self, run: &Run, path: &NodePath, node: &NodeRun) -> Action {
         if let NodeState::Failing(failing) = &node.state {
             return Action::FailNode {
                 path: path.clone(),
@@ -311,7 +399,7 @@ impl Planner {
                 duration_ms: 0,
             };
         }
-        self.begin(path, node.attempt)
+        self.begin(run, path, node.attempt)
     }
 }
 
@@ -323,10 +411,7 @@ impl<'a> Active<'a> {
                 NodeState::Running(claim) if *claim == open.claim => active.running.push(path),
                 NodeState::Running(_) => active.orphans.push((path, node)),
                 NodeState::Ready | NodeState::Failing(_) => active.ready.push((path, node)),
-                NodeState::Looping(open) => {
-                    let items = u32::try_from(open.items.len()).unwrap_or(u32::MAX);
-                    active.loops.push((path, node.attempt, items));
-                }
+                NodeState::Looping(open) => active.loops.push((path, node.attempt, open)),
                 NodeState::Waiting(_) | NodeState::Retrying { .. } => {
                     active.waiting += 1;
                     let due_at = node.due_at().into_iter().chain(active.next_due_at).min();
@@ -336,6 +421,39 @@ impl<'a> Active<'a> {
             }
         }
         active
+    }
+
+    fn runs_below(&self, below: &str) -> bool {
+        self.running.iter().any(|path| path.as_str().starts_with(below))
+    }
+}
+
+/// A node of a loop's body that failed for good.
+#[derive(Clone, Copy)]
+struct Failure<'a> {
+    item: u32,
+    node: &'a NodePath,
+    error: &'a NodeError,
+}
+
+/// Gives up the items of a loop in which something failed, each once nothing runs in it any more.
+fn fail_items(
+    path: &NodePath,
+    failures: &[Failure<'_>],
+    active: &Active<'_>,
+    actions: &mut Vec<Action>,
+    halted: &mut Vec<String>,
+) {
+    for Failure { item, node, error } in failures.iter().copied() {
+        let below = path.item_scope(item);
+        if halted.contains(&below) {
+            continue;
+        }
+        if !active.runs_below(&below) {
+            let (path, node, error) = (path.clone(), node.clone(), error.clone());
+            actions.push(Action::FailItem { path, item, node, error });
+        }
+        halted.push(below);
     }
 }
 

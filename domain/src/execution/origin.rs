@@ -77,7 +77,8 @@ fn carried_nodes(run: &Run, plan: &Plan) -> Vec<CarriedNode> {
             !matches!(state(*index), Some(NodeState::Completed(_) | NodeState::Skipped))
         })
         .collect();
-    let runs_again = plan.downstream(&open);
+    let has_completed = |index: u32| matches!(state(index), Some(NodeState::Completed(_)));
+    let runs_again = plan.downstream(&open, has_completed);
     all.filter(|index| !runs_again[*index as usize])
         .filter_map(|index| {
             let (output, port) = match state(index)? {

@@ -58,9 +58,17 @@ pub(super) fn scope_item(scope: &str) -> Option<(&str, u32)> {
     Some((owner, item.parse().ok()?))
 }
 
-/// Whether a path lies in the body of a loop, at any depth.
-pub(super) fn is_in_loop(path: &str, owner: &str) -> bool {
-    path.strip_prefix(owner).is_some_and(|rest| rest.starts_with('['))
+/// What the path of everything in the body of a loop begins with, at any depth.
+pub(super) fn body_of(owner: &NodePath) -> String {
+    format!("{}[", owner.as_str())
+}
+
+/// The loop around a scope with its index, and then the one around that, up to the top.
+pub(super) fn loops_around(scope: &str) -> impl Iterator<Item = (&str, u32)> {
+    std::iter::successors(scope_item(scope), |(owner, _)| {
+        let outer = owner.rfind('/').map_or("", |slash| &owner[..=slash]);
+        scope_item(outer)
+    })
 }
 
 impl Borrow<str> for NodePath {

@@ -10,7 +10,7 @@ use super::{AfterFailure, Attempt, NodeError, NodeOutput, NodePath, path::scope_
 use crate::{
     graph::{Edge, Graph, NodeIndex},
     json::Json,
-    node::{ERROR_PORT, Node, NodeClass, NodeConfig, OnError, RetryPolicy},
+    node::{ERROR_PORT, MergeMode, Node, NodeClass, NodeConfig, OnError, OnItemError, RetryPolicy},
 };
 
 /// A graph, or the body of a loop, ready to be walked.
@@ -20,6 +20,7 @@ pub struct Plan {
     index: HashMap<String, u32>,
     outgoing: Vec<Vec<PlanConnection>>,
     incoming: Vec<u32>,
+    sources: Vec<Vec<PlanSource>>,
     leaves: Vec<u32>,
     parallelism: usize,
 }
@@ -48,13 +49,40 @@ pub enum Work {
     Effect,
     /// By waiting, for a time or for something from outside.
     Wait,
+    /// By passing on what came by its connections.
+    Merge(MergeMode),
     /// By running a body for each item.
-    Loop {
+    Each {
         /// The body.
         body: Arc<Plan>,
         /// How many items at once.
         concurrency: u32,
+        /// What follows when one fails.
+        on_item_error: OnItemError,
     },
+    /// By running a body as long as a condition holds.
+    While {
+        /// The body.
+        body: Arc<Plan>,
+    },
+}
+
+impl Work {
+    /// What a loop runs, and how many times at once.
+    pub(super) fn body(&self) -> Option<(&Arc<Plan>, u32)> {
+        match self {
+            Self::Each { body, concurrency, .. } => Some((body, (*concurrency).max(1))),
+            Self::While { body } => Some((body, 1)),
+            Self::Inline | Self::Effect | Self::Wait | Self::Merge(_) => None,
+        }
+    }
+}
+
+/// What leads to a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct PlanSource {
+    pub(super) from: u32,
+    pub(super) port: Option<String>,
 }
 
 /// Where a node leads.
@@ -87,12 +115,21 @@ impl Plan {
             .iter()
             .map(|(node, _)| u32::try_from(graph.incoming(*node).len()).unwrap_or(u32::MAX))
             .collect();
+        let source = |edge: &Edge| PlanSource {
+            from: index[graph.node(edge.node).id()],
+            port: edge.port.clone(),
+        };
+        let sources = indexed
+            .iter()
+            .map(|(node, _)| graph.incoming(*node).iter().map(source).collect())
+            .collect();
         let leaves = (0..).zip(&outgoing).filter(|(_, to)| to.is_empty()).map(|(i, _)| i).collect();
         Arc::new(Self {
             nodes: indexed.iter().map(|(_, node)| PlanNode::of(node)).collect(),
             index,
             outgoing,
             incoming,
+            sources,
             leaves,
             parallelism: graph.settings().parallelism.max(1) as usize,
         })
@@ -137,7 +174,7 @@ impl Plan {
     ) -> AfterFailure {
         let Some(node) = self.node(path) else { return AfterFailure::Stop };
         let tried = u32::try_from(attempt.0).unwrap_or(u32::MAX);
-        if !matches!(node.work, Work::Loop { .. }) && node.retry.retries(tried, error.kind) {
+        if node.work.body().is_none() && node.retry.retries(tried, error.kind) {
             let delay = i64::try_from(node.retry.delay_ms(tried, chance)).unwrap_or(i64::MAX);
             let delay = TimeDelta::try_milliseconds(delay).unwrap_or_default();
             return AfterFailure::Retry { at: now.checked_add_signed(delay).unwrap_or(now) };
@@ -164,10 +201,7 @@ impl Plan {
         };
         let (outer, id) = owner.rfind('/').map_or(("", owner), |slash| owner.split_at(slash + 1));
         let outer = self.in_scope(outer)?;
-        match &outer.at(outer.index_of(id)?).work {
-            Work::Loop { body, .. } => Some(body),
-            Work::Inline | Work::Effect | Work::Wait => None,
-        }
+        outer.at(outer.index_of(id)?).work.body().map(|(body, _)| &**body)
     }
 
     pub(super) fn index_of(&self, id: &str) -> Option<u32> {
@@ -186,17 +220,27 @@ impl Plan {
         &self.incoming
     }
 
+    pub(super) fn sources(&self, index: u32) -> &[PlanSource] {
+        &self.sources[index as usize]
+    }
+
     pub(super) fn leaves(&self) -> &[u32] {
         &self.leaves
     }
 
-    /// Indexes of every node that cannot be reached without passing one of these, these included.
-    pub(super) fn downstream(&self, from: &[u32]) -> Vec<bool> {
+    /// Whether a node goes on with the first connection that is taken.
+    pub(super) fn takes_first(&self, index: u32) -> bool {
+        matches!(self.at(index).work, Work::Merge(MergeMode::Any))
+    }
+
+    /// Which nodes lie behind these, these included. What has gone on already with another branch than theirs does not.
+    pub(super) fn downstream(&self, from: &[u32], went_on: impl Fn(u32) -> bool) -> Vec<bool> {
         let mut reached = vec![false; self.nodes.len()];
         let mut todo = from.to_vec();
         while let Some(index) = todo.pop() {
             if !std::mem::replace(&mut reached[index as usize], true) {
-                todo.extend(self.outgoing(index).iter().map(|connection| connection.to));
+                let next = self.outgoing(index).iter().map(|connection| connection.to);
+                todo.extend(next.filter(|to| !(self.takes_first(*to) && went_on(*to))));
             }
         }
         reached
@@ -208,9 +252,13 @@ impl PlanNode {
         Self {
             id: node.id().to_owned(),
             work: match (node.class(), node.config()) {
-                (_, NodeConfig::ForEach(config)) => {
-                    Work::Loop { body: Plan::of(&config.body), concurrency: config.concurrency }
-                }
+                (_, NodeConfig::ForEach(config)) => Work::Each {
+                    body: Plan::of(&config.body),
+                    concurrency: config.concurrency,
+                    on_item_error: config.on_item_error,
+                },
+                (_, NodeConfig::While(config)) => Work::While { body: Plan::of(&config.body) },
+                (_, NodeConfig::Merge(config)) => Work::Merge(config.mode),
                 (NodeClass::Wait, _) => Work::Wait,
                 (NodeClass::Inline, _) => Work::Inline,
                 (NodeClass::Effect | NodeClass::Loop, _) => Work::Effect,

@@ -6,13 +6,14 @@
 use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
+use serde_json::json;
 
 use super::{
     AfterFailure, Attempt, Awaited, Claim, ErrorKind, ExecutionCancelled, ExecutionCompleted,
     ExecutionEvent, ExecutionFailed, ExecutionRejection, ExecutionResumed, ExecutionStarted,
-    ExecutionWaiting, Intent, NodeCompleted, NodeFailed, NodePath, NodeSkipped, NodeStarted,
-    NodeState, Open, Outcome, Phase, Reached, Report, Step, TimerKind, TimerSet, VariableSet,
-    path::is_in_loop, waiting,
+    ExecutionWaiting, Intent, Loop, LoopItemFailed, LoopIterated, NodeCompleted, NodeError,
+    NodeFailed, NodePath, NodeSkipped, NodeStarted, NodeState, Open, Outcome, Phase, Reached,
+    Report, Step, TimerKind, TimerSet, VariableSet, path::body_of, waiting,
 };
 use crate::json::Json;
 
@@ -30,6 +31,7 @@ pub(super) fn decide(
         now,
         touched: HashMap::new(),
         closed: Vec::new(),
+        iterated: HashMap::new(),
         events,
     };
     for (index, step) in report.steps.iter().enumerate() {
@@ -100,8 +102,10 @@ struct Deciding<'a> {
     now: DateTime<Utc>,
     /// What the steps so far changed, so that the state need not be copied.
     touched: HashMap<&'a NodePath, Seen>,
-    /// Loops that the steps so far ended: what is left in their bodies counts no more.
-    closed: Vec<&'a NodePath>,
+    /// What the paths in loops and items begin with that the steps so far ended: what is left in them counts no more.
+    closed: Vec<String>,
+    /// How many iterations the loops have by the steps so far, and may have.
+    iterated: HashMap<&'a NodePath, (u32, u32)>,
     events: Vec<ExecutionEvent>,
 }
 
@@ -129,6 +133,19 @@ impl<'a> Deciding<'a> {
                     let count = u32::try_from(items.len()).unwrap_or(u32::MAX);
                     self.push(started(path, *attempt, items_object(items), Some(count)));
                 }
+            }
+            Step::OpenWhile { path, attempt, max_iterations } => {
+                if self.begins(path, *attempt, Seen::Looping(*attempt))? {
+                    self.iterated.insert(path, (0, *max_iterations));
+                    let input = json!({"max_iterations": max_iterations}).into();
+                    let max_iterations = Some(*max_iterations);
+                    let begun = started(path, *attempt, input, None);
+                    self.push(NodeStarted { max_iterations, ..begun });
+                }
+            }
+            Step::Iterate { path, iteration } => self.iterate(path, *iteration)?,
+            Step::FailItem { path, item, node, error } => {
+                self.fail_item(path, *item, node, error)?;
             }
             Step::Complete { path, attempt, output, port, variable, duration_ms } => {
                 if self.ends(path, *attempt, Seen::Completed(*attempt))? {
@@ -236,10 +253,7 @@ impl<'a> Deciding<'a> {
         }
         if matches!(before, Seen::Looping(_)) {
             let message = "its worker was lost, and its loop ended before it ran again";
-            self.abandon(ErrorKind::UnknownOutcome, message, |node| {
-                is_in_loop(node.as_str(), path.as_str())
-            });
-            self.closed.push(path);
+            self.close(body_of(path), message);
         }
         self.touched.insert(path, becomes);
         Ok(true)
@@ -249,7 +263,7 @@ impl<'a> Deciding<'a> {
         &mut self,
         path: &'a NodePath,
         attempt: Attempt,
-        error: &super::NodeError,
+        error: &NodeError,
         duration_ms: u64,
         then: &AfterFailure,
     ) -> Result<(), Contradiction> {
@@ -277,6 +291,63 @@ impl<'a> Deciding<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Without an event where that iteration was begun already.
+    fn iterate(&mut self, path: &'a NodePath, iteration: u32) -> Result<(), Contradiction> {
+        let recorded = match self.open_loop(path) {
+            Some(Loop::While { iterations, max_iterations }) => (*iterations, *max_iterations),
+            Some(Loop::Each { .. }) | None => (0, 0),
+        };
+        let (so_far, max) = self.iterated.get(path).copied().unwrap_or(recorded);
+        if iteration < so_far {
+            return Ok(());
+        }
+        let is_open = matches!(self.seen(path), Seen::Looping(_));
+        if !is_open || iteration > so_far || iteration >= max || self.intent != Intent::GoOn {
+            return Err(Contradiction(path.clone()));
+        }
+        self.iterated.insert(path, (iteration + 1, max));
+        self.push(LoopIterated { path: path.clone(), iteration });
+        Ok(())
+    }
+
+    /// Without an event where it is recorded already.
+    fn fail_item(
+        &mut self,
+        path: &NodePath,
+        item: u32,
+        node: &NodePath,
+        error: &NodeError,
+    ) -> Result<(), Contradiction> {
+        let below = path.item_scope(item);
+        let recorded = match self.open_loop(path) {
+            Some(Loop::Each { failed, .. }) => failed.contains_key(&item),
+            Some(Loop::While { .. }) => return Err(Contradiction(path.clone())),
+            None => false,
+        };
+        if recorded || self.closed.contains(&below) {
+            return Ok(());
+        }
+        if !matches!(self.seen(path), Seen::Looping(_)) || self.intent != Intent::GoOn {
+            return Err(Contradiction(path.clone()));
+        }
+        self.close(below, "its worker was lost, and its item failed before it ran again");
+        let (path, node, error) = (path.clone(), node.clone(), error.clone());
+        self.push(LoopItemFailed { path, item, node, error });
+        Ok(())
+    }
+
+    /// A loop as it is recorded.
+    fn open_loop(&self, path: &NodePath) -> Option<&'a Loop> {
+        let NodeState::Looping(open) = &self.open.run.nodes.get(path)?.state else { return None };
+        Some(open)
+    }
+
+    /// Ends what is left below a path.
+    fn close(&mut self, below: String, message: &str) {
+        self.abandon(ErrorKind::UnknownOutcome, message, |node| node.as_str().starts_with(&below));
+        self.closed.push(below);
     }
 
     fn timer(
@@ -358,9 +429,9 @@ impl<'a> Deciding<'a> {
         }
     }
 
-    /// Whether a node stands in a loop that the steps so far ended.
+    /// Whether a node stands in a loop, or in an item of one, that the steps so far ended.
     fn is_closed(&self, path: &NodePath) -> bool {
-        self.closed.iter().any(|owner| is_in_loop(path.as_str(), owner.as_str()))
+        self.closed.iter().any(|below| path.as_str().starts_with(below))
     }
 
     fn is_all_settled(&self) -> bool {
@@ -376,7 +447,7 @@ impl<'a> Deciding<'a> {
 }
 
 fn started(path: &NodePath, attempt: Attempt, input: Json, items: Option<u32>) -> NodeStarted {
-    NodeStarted { path: path.clone(), attempt, input, items }
+    NodeStarted { path: path.clone(), attempt, input, items, max_iterations: None }
 }
 
 /// `{"items": […]}`, put together from text that is known to parse.

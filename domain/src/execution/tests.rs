@@ -4,6 +4,7 @@ mod commands;
 mod histories;
 mod planning;
 mod reports;
+mod steering;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value, json};
@@ -163,7 +164,8 @@ fn failure(kind: ErrorKind) -> NodeError {
 
 fn node_started(path: &str) -> ExecutionEvent {
     let input = json!({}).into();
-    NodeStarted { path: path.into(), attempt: Attempt(1), input, items: None }.into()
+    let (attempt, items, max_iterations) = (Attempt(1), None, None);
+    NodeStarted { path: path.into(), attempt, input, items, max_iterations }.into()
 }
 
 fn node_completed(path: &str, output: Value) -> ExecutionEvent {

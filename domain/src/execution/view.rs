@@ -5,8 +5,9 @@ use std::{collections::HashMap, fmt};
 use chrono::{DateTime, Utc};
 
 use super::{
-    Claim, ConcurrencyLimit, Execution, Intent, NodeOutput, NodePath, NodeRun, NodeState, NodeWait,
-    Open, PauseReason, Phase, Reached, Rest, Run, path::scope_item,
+    Claim, ConcurrencyLimit, Execution, Gather, Intent, Loop, NodeOutput, NodePath, NodeRun,
+    NodeState, NodeWait, Open, PauseReason, Phase, Plan, Reached, Rest, Run, Work,
+    path::{loops_around, scope_item},
 };
 use crate::{expression::Scope, json::Json, limits::MAX_NAMED_WAITS};
 
@@ -359,21 +360,24 @@ impl<'a> ScopeView<'a> {
         scope_item(self.scope).map(|(_, index)| index)
     }
 
-    /// The item of the innermost loop.
+    /// The item of the innermost loop over items.
     #[must_use]
     pub fn item(&self) -> Option<&'a Json> {
-        let (owner, index) = scope_item(self.scope)?;
-        match &self.run.nodes.get(owner)?.state {
-            NodeState::Looping(open) => open.items.get(index as usize),
-            NodeState::Running(_)
-            | NodeState::Waiting { .. }
-            | NodeState::Retrying { .. }
-            | NodeState::Ready
-            | NodeState::Failing(_)
-            | NodeState::Completed(_)
-            | NodeState::Skipped
-            | NodeState::Failed(_) => None,
-        }
+        loops_around(self.scope).find_map(|(owner, index)| {
+            let NodeState::Looping(open) = &self.run.nodes.get(owner)?.state else { return None };
+            let Loop::Each { items, .. } = &**open else { return None };
+            items.get(index as usize)
+        })
+    }
+
+    /// What the iteration before gave in the innermost `logic.while`: nothing in its first one, and none outside of one.
+    #[must_use]
+    pub fn last(&self, plan: &Plan) -> Option<Gather> {
+        loops_around(self.scope).find_map(|(owner, index)| {
+            let owner = NodePath::from(owner);
+            let Work::While { body } = &plan.node(&owner)?.work else { return None };
+            Some(Gather::of_iteration(self.run, body, &owner, index))
+        })
     }
 }
 

@@ -21,7 +21,7 @@ use cel::{
 use serde_json::Value;
 
 use super::{
-    ExpressionError, Language, References, Scope, check_depth, functions, nests_too_deep,
+    Around, ExpressionError, Language, References, Scope, check_depth, functions, nests_too_deep,
     node_references, shortened,
 };
 use crate::limits;
@@ -115,9 +115,14 @@ impl Expression {
         self.0.references.variables.iter().all(|name| name == variable)
     }
 
-    /// Refuses a variable that nobody sets; `item` and `index` are set in a loop.
-    pub(crate) fn check_variables(&self, in_loop: bool) -> Result<(), ExpressionError> {
-        self.0.references.check(in_loop)
+    /// Whether it reads this variable.
+    pub(crate) fn reads(&self, variable: &str) -> bool {
+        self.0.references.reads(variable)
+    }
+
+    /// Refuses a variable that nobody sets; some are set by the loops around.
+    pub(crate) fn check_variables(&self, around: Around) -> Result<(), ExpressionError> {
+        self.0.references.check(around)
     }
 
     /// Its value.

@@ -25,10 +25,12 @@ pub struct Scope {
     pub workflow: Json,
     /// Values of the deployment that workflows may see.
     pub env: BTreeMap<String, String>,
-    /// The item of the innermost loop.
+    /// The item of the innermost `logic.for_each`.
     pub item: Option<Json>,
-    /// Its index, from 0.
+    /// The index of the innermost loop, from 0.
     pub index: Option<u64>,
+    /// What the iteration before gave in the innermost `logic.while`; null in its first one.
+    pub last: Option<Json>,
 }
 
 impl Scope {
@@ -64,6 +66,7 @@ impl Scope {
             "execution" => Some(parsed(&self.execution, left)?),
             "workflow" => Some(parsed(&self.workflow, left)?),
             "item" => self.item.as_ref().map(|item| parsed(item, left)).transpose()?,
+            "last" => self.last.as_ref().map(|last| parsed(last, left)).transpose()?,
             "index" => self.index.map(Value::from),
             "vars" => {
                 let mut vars = Map::new();

@@ -13,8 +13,8 @@ use minijinja::{
 use serde_json::{Map, Value};
 
 use super::{
-    ExpressionError, Language, References, Scope, check_depth, nests_too_deep, node_references,
-    shortened,
+    Around, ExpressionError, Language, References, Scope, check_depth, nests_too_deep,
+    node_references, shortened,
 };
 use crate::limits;
 
@@ -100,8 +100,13 @@ impl Template {
         self.0.references.nodes.iter().map(String::as_str)
     }
 
-    pub(crate) fn check_variables(&self, in_loop: bool) -> Result<(), ExpressionError> {
-        self.0.references.check(in_loop)
+    pub(crate) fn check_variables(&self, around: Around) -> Result<(), ExpressionError> {
+        self.0.references.check(around)
+    }
+
+    /// Whether it reads this variable.
+    pub(crate) fn reads(&self, variable: &str) -> bool {
+        self.0.references.reads(variable)
     }
 
     /// Its value: of any type where it is exactly one `{{ … }}`, else a string.
@@ -465,6 +470,16 @@ impl TemplateValue {
     /// As [`TemplateValue::evaluate`].
     pub fn render(&self, scope: &Scope) -> Result<String, ExpressionError> {
         self.evaluate(scope).map(into_text)
+    }
+
+    /// Whether it reads this variable.
+    pub(crate) fn reads(&self, variable: &str) -> bool {
+        match self {
+            Self::Constant(_) => false,
+            Self::Template(template) => template.reads(variable),
+            Self::List(items) => items.iter().any(|item| item.reads(variable)),
+            Self::Object(entries) => entries.iter().any(|(_, value)| value.reads(variable)),
+        }
     }
 
     /// Adds the ids of the nodes whose output it reads.

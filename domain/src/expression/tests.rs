@@ -31,6 +31,7 @@ fn scope() -> Scope {
         workflow: json!({ "name": "Nightly" }).into(),
         env: [("REGION".to_owned(), "eu".to_owned())].into(),
         item: Some(json!({ "id": 5 }).into()),
+        last: None,
         index: Some(3),
     }
 }
@@ -197,18 +198,33 @@ fn macros_nest_twice_and_no_deeper() {
 
 #[test]
 fn variables_that_nobody_sets_are_refused() {
-    let check = |source: &str, in_loop| Expression::parse(source).unwrap().check_variables(in_loop);
-    assert!(check("input.a + vars.b", false).is_ok());
-    assert!(check("input.list.map(x, x + 1)", false).is_ok());
-    assert!(check("type(1) == int", false).is_ok());
-    assert!(check("item.id", true).is_ok());
-    for source in ["item.id", "index", "foo", "x.map(y, y)", "[1].map(x, x) == x", "secrets.token"]
-    {
-        let refused = check(source, false);
+    let none = Around::default();
+    let each = Around { each: true, repeat: false };
+    let repeat = Around { each: false, repeat: true };
+    let check = |source: &str, around| Expression::parse(source).unwrap().check_variables(around);
+    assert!(check("input.a + vars.b", none).is_ok());
+    assert!(check("input.list.map(x, x + 1)", none).is_ok());
+    assert!(check("type(1) == int", none).is_ok());
+    assert!(check("item.id + index", each).is_ok());
+    assert!(check("index < 3 && last.done", repeat).is_ok());
+    assert!(check("last.id == item.id", Around { each: true, repeat: true }).is_ok());
+    let refused = [
+        ("item.id", none),
+        ("index", none),
+        ("last", none),
+        ("last", each),
+        ("item", repeat),
+        ("foo", none),
+        ("x.map(y, y)", none),
+        ("[1].map(x, x) == x", none),
+        ("secrets.token", none),
+    ];
+    for (source, around) in refused {
+        let refused = check(source, around);
         assert!(matches!(refused, Err(ExpressionError::UnknownVariable { .. })), "{source}");
     }
     let template = Template::parse("{{ foo }}").unwrap();
-    assert!(template.check_variables(false).is_err());
+    assert!(template.check_variables(none).is_err());
 }
 
 #[test]

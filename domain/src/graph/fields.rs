@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::problem::{Problem, ProblemCode};
 use crate::{
-    expression::{Compiler, Expression, ExpressionError, Template, TemplateValue},
+    expression::{Around, Compiler, Expression, ExpressionError, Template, TemplateValue},
     limits,
 };
 
@@ -40,6 +40,10 @@ pub(crate) struct Reader {
     pub(crate) ids: HashSet<String>,
     /// Loops around what is being read.
     pub(crate) loop_depth: usize,
+    /// Those of them that set `item`.
+    pub(crate) each_depth: usize,
+    /// Those of them that set `last`.
+    pub(crate) while_depth: usize,
 }
 
 impl Reader {
@@ -51,6 +55,8 @@ impl Reader {
             connections: 0,
             ids: HashSet::new(),
             loop_depth: 0,
+            each_depth: 0,
+            while_depth: 0,
         }
     }
 
@@ -66,6 +72,11 @@ impl Reader {
         }
     }
 
+    /// Which loops' variables a program here may read.
+    fn around(&self) -> Around {
+        Around { each: self.each_depth > 0, repeat: self.while_depth > 0 }
+    }
+
     /// Compiles a CEL expression; none after a problem.
     pub(crate) fn expression(&mut self, value: &Value, place: &Place) -> Option<Expression> {
         let Some(source) = value.as_str() else {
@@ -73,8 +84,8 @@ impl Reader {
             return None;
         };
         let compiled = self.compiler.expression(source);
-        let in_loop = self.loop_depth > 0;
-        match compiled.and_then(|compiled| compiled.check_variables(in_loop).map(|()| compiled)) {
+        let around = self.around();
+        match compiled.and_then(|compiled| compiled.check_variables(around).map(|()| compiled)) {
             Ok(expression) => Some(expression),
             Err(error) => {
                 self.unsound(place, &error);
@@ -90,8 +101,8 @@ impl Reader {
             return None;
         };
         let compiled = self.compiler.template(source);
-        let in_loop = self.loop_depth > 0;
-        match compiled.and_then(|compiled| compiled.check_variables(in_loop).map(|()| compiled)) {
+        let around = self.around();
+        match compiled.and_then(|compiled| compiled.check_variables(around).map(|()| compiled)) {
             Ok(template) => Some(template),
             Err(error) => {
                 self.unsound(place, &error);

@@ -306,6 +306,8 @@ fn any_json() -> impl Strategy<Value = Value> {
         "b",
         "logic.if",
         "logic.for_each",
+        "logic.merge",
+        "logic.while",
         "action.http",
         "trigger.manual",
         "items",

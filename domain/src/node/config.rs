@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 
-use super::{DEFAULT_PORT, NodeKind};
+use super::{DEFAULT_PORT, ForEachConfig, MergeConfig, NodeKind, WhileConfig};
 use crate::{
     expression::{Expression, TemplateValue},
     graph::Graph,
@@ -31,8 +31,12 @@ pub enum NodeConfig {
     SetVariable(SetVariableConfig),
     /// `logic.wait`
     Wait(WaitConfig),
+    /// `logic.merge`
+    Merge(MergeConfig),
     /// `logic.for_each`
     ForEach(Box<ForEachConfig>),
+    /// `logic.while`
+    While(Box<WhileConfig>),
 }
 
 /// A request over HTTP.
@@ -210,17 +214,6 @@ pub enum WaitConfig {
     Until(TemplateValue),
 }
 
-/// A body for each item of a list; its output is the list of the body's outputs.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ForEachConfig {
-    /// The list.
-    pub items: Expression,
-    /// How many items run at once.
-    pub concurrency: u32,
-    /// What runs, with `item` and `index` in scope.
-    pub body: Graph,
-}
-
 impl NodeConfig {
     /// Its kind.
     #[must_use]
@@ -235,7 +228,9 @@ impl NodeConfig {
             Self::Transform(_) => NodeKind::Transform,
             Self::SetVariable(_) => NodeKind::SetVariable,
             Self::Wait(_) => NodeKind::Wait,
+            Self::Merge(_) => NodeKind::Merge,
             Self::ForEach(_) => NodeKind::ForEach,
+            Self::While(_) => NodeKind::While,
         }
     }
 
@@ -256,7 +251,9 @@ impl NodeConfig {
             | Self::Transform(_)
             | Self::SetVariable(_)
             | Self::Wait(_)
-            | Self::ForEach(_) => Vec::new(),
+            | Self::Merge(_)
+            | Self::ForEach(_)
+            | Self::While(_) => Vec::new(),
         }
     }
 
@@ -278,7 +275,9 @@ impl NodeConfig {
             | Self::Transform(_)
             | Self::SetVariable(_)
             | Self::Wait(_)
-            | Self::ForEach(_) => true,
+            | Self::Merge(_)
+            | Self::ForEach(_)
+            | Self::While(_) => true,
         }
     }
 
@@ -287,6 +286,7 @@ impl NodeConfig {
     pub fn body(&self) -> Option<&Graph> {
         match self {
             Self::ForEach(for_each) => Some(&for_each.body),
+            Self::While(repeat) => Some(&repeat.body),
             Self::TriggerManual
             | Self::Http(_)
             | Self::Command(_)
@@ -295,17 +295,37 @@ impl NodeConfig {
             | Self::Switch(_)
             | Self::Transform(_)
             | Self::SetVariable(_)
-            | Self::Wait(_) => None,
+            | Self::Wait(_)
+            | Self::Merge(_) => None,
         }
     }
 
     /// Ids of the nodes whose output it reads.
     pub(super) fn references(&self) -> Vec<String> {
         let mut ids = Vec::new();
+        let (values, expressions) = self.programs();
+        values.into_iter().for_each(|value| value.collect_references(&mut ids));
+        for expression in expressions {
+            ids.extend(expression.node_references().map(str::to_owned));
+        }
+        ids.sort_unstable();
+        ids.dedup();
+        ids
+    }
+
+    /// Whether it reads a variable.
+    pub(super) fn reads(&self, variable: &str) -> bool {
+        let (values, expressions) = self.programs();
+        values.into_iter().any(|value| value.reads(variable))
+            || expressions.into_iter().any(|expression| expression.reads(variable))
+    }
+
+    /// Every template and expression of its own, those of a body left out.
+    fn programs(&self) -> (Vec<&TemplateValue>, Vec<&Expression>) {
         let mut values: Vec<&TemplateValue> = Vec::new();
         let mut expressions: Vec<&Expression> = Vec::new();
         match self {
-            Self::TriggerManual => {}
+            Self::TriggerManual | Self::Merge(_) => {}
             Self::Http(http) => {
                 values.push(&http.url);
                 values.extend(http.headers.iter().chain(&http.query).map(|(_, value)| value));
@@ -329,13 +349,8 @@ impl NodeConfig {
                 values.push(value);
             }
             Self::ForEach(for_each) => expressions.push(&for_each.items),
+            Self::While(repeat) => expressions.push(&repeat.condition),
         }
-        values.into_iter().for_each(|value| value.collect_references(&mut ids));
-        for expression in expressions {
-            ids.extend(expression.node_references().map(str::to_owned));
-        }
-        ids.sort_unstable();
-        ids.dedup();
-        ids
+        (values, expressions)
     }
 }

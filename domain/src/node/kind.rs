@@ -23,8 +23,12 @@ pub enum NodeKind {
     SetVariable,
     /// `logic.wait`: until a time.
     Wait,
+    /// `logic.merge`: where branches come together.
+    Merge,
     /// `logic.for_each`: a body for each item of a list.
     ForEach,
+    /// `logic.while`: a body as long as a condition holds.
+    While,
 }
 
 /// Who does a node.
@@ -42,7 +46,7 @@ pub enum NodeClass {
 
 impl NodeKind {
     /// Every kind, in the order in which they are listed.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::TriggerManual,
         Self::Http,
         Self::Command,
@@ -52,7 +56,9 @@ impl NodeKind {
         Self::Transform,
         Self::SetVariable,
         Self::Wait,
+        Self::Merge,
         Self::ForEach,
+        Self::While,
     ];
 
     /// The stored name.
@@ -68,7 +74,9 @@ impl NodeKind {
             Self::Transform => "logic.transform",
             Self::SetVariable => "logic.set_variable",
             Self::Wait => "logic.wait",
+            Self::Merge => "logic.merge",
             Self::ForEach => "logic.for_each",
+            Self::While => "logic.while",
         }
     }
 
@@ -82,12 +90,15 @@ impl NodeKind {
     #[must_use]
     pub const fn class(self) -> NodeClass {
         match self {
-            Self::TriggerManual | Self::If | Self::Switch | Self::Transform | Self::SetVariable => {
-                NodeClass::Inline
-            }
+            Self::TriggerManual
+            | Self::If
+            | Self::Switch
+            | Self::Transform
+            | Self::SetVariable
+            | Self::Merge => NodeClass::Inline,
             Self::Http | Self::Command | Self::File => NodeClass::Effect,
             Self::Wait => NodeClass::Wait,
-            Self::ForEach => NodeClass::Loop,
+            Self::ForEach | Self::While => NodeClass::Loop,
         }
     }
 
@@ -110,7 +121,9 @@ impl NodeKind {
             | Self::Transform
             | Self::SetVariable
             | Self::Wait
-            | Self::ForEach => None,
+            | Self::Merge
+            | Self::ForEach
+            | Self::While => None,
         }
     }
 }

@@ -3,13 +3,14 @@
 use serde_json::Value;
 
 use super::{
-    CommandConfig, DEFAULT_PORT, ERROR_PORT, FileConfig, FileOperation, ForEachConfig, HttpConfig,
-    HttpMethod, IfConfig, Node, NodeConfig, NodeKind, OnError, Position, RetryPolicy,
-    SetVariableConfig, SwitchCase, SwitchConfig, TransformConfig, WaitConfig,
+    CommandConfig, DEFAULT_PORT, ERROR_PORT, FileConfig, FileOperation, HttpConfig, HttpMethod,
+    IfConfig, Node, NodeConfig, NodeKind, OnError, Position, RetryPolicy, SetVariableConfig,
+    SwitchCase, SwitchConfig, TransformConfig, WaitConfig,
+    steer::{read_for_each, read_merge, read_while},
 };
 use crate::{
     expression::TemplateValue,
-    graph::{Fields, Graph, Place, ProblemCode, Reader, Settings, read_integer},
+    graph::{Fields, Place, ProblemCode, Reader, Settings, read_integer},
     limits,
 };
 
@@ -56,6 +57,7 @@ pub(crate) fn read_node(
         idempotent: idempotent.unwrap_or_else(|| config.is_idempotent()),
         position,
         references: config.references(),
+        reads_last: config.reads("last"),
         config,
     })
 }
@@ -160,7 +162,9 @@ fn read_config(
             .map(|expression| NodeConfig::Transform(TransformConfig { expression })),
         NodeKind::SetVariable => read_set_variable(fields_ref, reader),
         NodeKind::Wait => read_wait(fields_ref, reader),
+        NodeKind::Merge => Some(read_merge(fields_ref, reader)),
         NodeKind::ForEach => read_for_each(fields_ref, settings, reader),
+        NodeKind::While => read_while(fields_ref, settings, reader),
     };
     fields.finish(reader);
     config
@@ -397,32 +401,4 @@ fn read_wait(fields: &mut Fields<'_>, reader: &mut Reader) -> Option<NodeConfig>
             Some(NodeConfig::Wait(WaitConfig::Until(TemplateValue::from_template(template))))
         }
     }
-}
-
-fn read_for_each(
-    fields: &mut Fields<'_>,
-    settings: &Settings,
-    reader: &mut Reader,
-) -> Option<NodeConfig> {
-    let items = fields.expression("items", reader);
-    let concurrency = fields
-        .integer("concurrency", 1..=u64::from(limits::MAX_PARALLELISM), reader)
-        .and_then(|concurrency| u32::try_from(concurrency).ok())
-        .unwrap_or(1);
-    if reader.loop_depth >= limits::MAX_LOOP_DEPTH {
-        let reason = format!("loops nest at most {} deep", limits::MAX_LOOP_DEPTH);
-        reader.report(&fields.place, ProblemCode::LoopTooDeep, reason);
-        fields.get("nodes");
-        fields.get("connections");
-        return None;
-    }
-    reader.loop_depth += 1;
-    let body = Graph::read_body(fields, settings, reader);
-    reader.loop_depth -= 1;
-    if fields.get("nodes").is_none_or(|nodes| nodes.as_array().is_some_and(Vec::is_empty)) {
-        let reason = "a loop has at least one node";
-        reader.report(&fields.place_of("nodes"), ProblemCode::Required, reason);
-    }
-    let body = body?;
-    Some(NodeConfig::ForEach(Box::new(ForEachConfig { items: items?, concurrency, body })))
 }

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{
-    CommandConfig, DEFAULT_PORT, FileConfig, FileOperation, ForEachConfig, HttpConfig, HttpMethod,
-    NodeConfig, NodeKind, SwitchConfig, WaitConfig,
+    CommandConfig, DEFAULT_PORT, FileConfig, FileOperation, HttpConfig, HttpMethod, NodeConfig,
+    NodeKind, ResolvedForEach, ResolvedMerge, ResolvedWhile, SwitchConfig, WaitConfig,
 };
 use crate::{
     expression::{ExpressionError, Scope, TemplateValue},
@@ -45,8 +45,12 @@ pub enum Resolved {
     SetVariable(ResolvedSetVariable),
     /// `logic.wait`
     Wait(ResolvedWait),
+    /// `logic.merge`; its output is put together from what came.
+    Merge(ResolvedMerge),
     /// `logic.for_each`
     ForEach(ResolvedForEach),
+    /// `logic.while`
+    While(ResolvedWhile),
 }
 
 /// A request.
@@ -139,15 +143,6 @@ pub enum ResolvedWait {
     Until(DateTime<Utc>),
 }
 
-/// What to loop over.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct ResolvedForEach {
-    /// The items.
-    pub items: Vec<Value>,
-    /// How many run at once.
-    pub concurrency: u32,
-}
-
 impl Resolved {
     /// Its kind.
     #[must_use]
@@ -162,7 +157,9 @@ impl Resolved {
             Self::Transform(_) => NodeKind::Transform,
             Self::SetVariable(_) => NodeKind::SetVariable,
             Self::Wait(_) => NodeKind::Wait,
+            Self::Merge(_) => NodeKind::Merge,
             Self::ForEach(_) => NodeKind::ForEach,
+            Self::While(_) => NodeKind::While,
         }
     }
 
@@ -179,7 +176,9 @@ impl Resolved {
             Self::Transform(resolved) => serde_json::to_value(resolved),
             Self::SetVariable(resolved) => serde_json::to_value(resolved),
             Self::Wait(resolved) => serde_json::to_value(resolved),
+            Self::Merge(resolved) => serde_json::to_value(resolved),
             Self::ForEach(resolved) => serde_json::to_value(resolved),
+            Self::While(resolved) => serde_json::to_value(resolved),
         };
         Json::from_value(&value.expect("these structs have only string keys"))
     }
@@ -199,7 +198,9 @@ impl Resolved {
             NodeKind::Transform => Self::Transform(input.to()?),
             NodeKind::SetVariable => Self::SetVariable(input.to()?),
             NodeKind::Wait => Self::Wait(input.to()?),
+            NodeKind::Merge => Self::Merge(input.to()?),
             NodeKind::ForEach => Self::ForEach(input.to()?),
+            NodeKind::While => Self::While(input.to()?),
         })
     }
 }
@@ -224,7 +225,11 @@ impl NodeConfig {
                 value: at("/expression", variable.expression.evaluate(scope))?,
             }),
             Self::Wait(wait) => Resolved::Wait(resolve_wait(wait, scope)?),
-            Self::ForEach(for_each) => Resolved::ForEach(resolve_for_each(for_each, scope)?),
+            Self::Merge(merge) => Resolved::Merge(ResolvedMerge { mode: merge.mode }),
+            Self::ForEach(for_each) => Resolved::ForEach(for_each.resolve(scope)?),
+            Self::While(repeat) => {
+                Resolved::While(ResolvedWhile { max_iterations: repeat.max_iterations })
+            }
         })
     }
 }
@@ -340,18 +345,4 @@ fn resolve_wait(wait: &WaitConfig, scope: &Scope) -> Result<ResolvedWait, Resolv
             }
         }
     }
-}
-
-fn resolve_for_each(
-    for_each: &ForEachConfig,
-    scope: &Scope,
-) -> Result<ResolvedForEach, ResolveError> {
-    let Value::Array(items) = at("/items", for_each.items.evaluate(scope))? else {
-        return wrong("/items", "expected a list");
-    };
-    if items.len() > limits::MAX_LOOP_ITEMS {
-        let found = items.len();
-        return wrong("/items", format!("at most {} items, found {found}", limits::MAX_LOOP_ITEMS));
-    }
-    Ok(ResolvedForEach { items, concurrency: for_each.concurrency })
 }

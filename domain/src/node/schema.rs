@@ -5,7 +5,7 @@
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{FileOperation, HttpMethod, NodeClass, NodeKind};
+use super::{FileOperation, HttpMethod, MergeMode, NodeClass, NodeKind, OnItemError};
 use crate::limits;
 
 /// A kind as it is served.
@@ -54,7 +54,9 @@ fn describe(kind: NodeKind) -> KindDescription {
             | NodeKind::Transform
             | NodeKind::SetVariable
             | NodeKind::Wait
-            | NodeKind::ForEach => vec![],
+            | NodeKind::Merge
+            | NodeKind::ForEach
+            | NodeKind::While => vec![],
         },
         is_effect: kind.class() == NodeClass::Effect,
         default_timeout_ms: kind.default_timeout_ms(),
@@ -82,9 +84,16 @@ fn words(kind: NodeKind) -> (&'static str, &'static str) {
         NodeKind::Transform => ("Transform", "Computes a value from others."),
         NodeKind::SetVariable => ("Set variable", "Gives a variable of the run a value."),
         NodeKind::Wait => ("Wait", "Waits for a time without holding a worker."),
+        NodeKind::Merge => {
+            ("Merge", "Goes on when all branches have come, or with the first one that comes.")
+        }
         NodeKind::ForEach => {
             ("For each", "Runs its body for each item of a list and gives the list of outputs.")
         }
+        NodeKind::While => (
+            "While",
+            "Runs its body again as long as a condition holds, and gives the last output and how often.",
+        ),
     }
 }
 
@@ -177,17 +186,45 @@ fn schema(kind: NodeKind) -> Value {
             &["name", "expression"],
         ),
         NodeKind::Wait => wait(),
-        NodeKind::ForEach => object(
+        NodeKind::Merge => object(
             json!({
-                "items": cel("List"),
-                "concurrency":
-                    whole("At once", 1, u64::from(limits::MAX_PARALLELISM), Some(1)),
+                "mode": {
+                    "title": "Goes on when",
+                    "enum": MergeMode::ALL.map(|(word, _)| word),
+                    "default": "all",
+                },
+            }),
+            &[],
+        ),
+        NodeKind::ForEach => for_each(),
+        NodeKind::While => object(
+            json!({
+                "condition": cel("As long as"),
+                "max_iterations":
+                    whole("At most", 1, u64::from(limits::MAX_LOOP_ITERATIONS), None),
                 "nodes": { "type": "array", "title": "Body", "minItems": 1 },
                 "connections": { "type": "array", "title": "Connections of the body" },
             }),
-            &["items", "nodes"],
+            &["condition", "max_iterations", "nodes"],
         ),
     }
+}
+
+fn for_each() -> Value {
+    object(
+        json!({
+            "items": cel("List"),
+            "concurrency": whole("At once", 1, u64::from(limits::MAX_PARALLELISM), Some(1)),
+            "on_item_error": {
+                "title": "When an item fails",
+                "enum": OnItemError::ALL.map(|(word, _)| word),
+                "default": "fail",
+            },
+            "nodes": { "type": "array", "title": "Body", "minItems": 1 },
+            "connections": { "type": "array", "title": "Connections of the body" },
+        }),
+        &["items", "nodes"],
+    )
 }
 
 fn identifier(title: &str) -> Value {

@@ -238,6 +238,7 @@ pub(crate) fn node_started(path: &str, attempt: i32) -> ExecutionEvent {
         attempt: Attempt(attempt),
         input: json!({ "url": "https://example.test/" }).into(),
         items: None,
+        max_iterations: None,
     }
     .into()
 }

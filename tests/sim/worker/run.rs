@@ -24,6 +24,9 @@ use super::Worker;
 /// How often in a row the state may turn out to be another before the item is handed back.
 const MAX_REPLANS: u32 = 20;
 
+/// How often the body of a `logic.while` runs at most.
+const MAX_ITERATIONS: u32 = 3;
+
 /// What becomes of the delivery.
 pub(super) enum After {
     /// It was taken, or is of no use any more.
@@ -238,6 +241,22 @@ impl<'a> Running<'a> {
                 );
                 let until = Some(self.worker.commands.clock().now() + wait);
                 Step::Wait { path, attempt, input, awaited: Awaited::Time, until }
+            }
+            Action::Merge { path, attempt, output } => {
+                complete(path, attempt, NodeOutput::Inline(gathered(&output)), None)
+            }
+            Action::OpenLoop { path, attempt } if path.node_id().starts_with("while") => {
+                Step::OpenWhile { path, attempt, max_iterations: MAX_ITERATIONS }
+            }
+            Action::CheckCondition { path, attempt, iteration, max_iterations, last } => {
+                match (dice.once_in(3), iteration < max_iterations) {
+                    (false, true) => Step::Iterate { path, iteration },
+                    (false, false) => self.ended((path, attempt, Err(ErrorKind::Permanent))),
+                    (true, _) => complete(path, attempt, NodeOutput::Inline(gathered(&last)), None),
+                }
+            }
+            Action::FailItem { path, item, node, error } => {
+                Step::FailItem { path, item, node, error }
             }
             Action::OpenLoop { path, attempt } => {
                 let items = (0..dice.below(4)).map(|item| Json::from_value(&json!(item)));

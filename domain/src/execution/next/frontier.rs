@@ -1,11 +1,17 @@
 //! How far a run is on its graph: what arrived where, and what may begin by that.
 
-use std::sync::Arc;
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use super::Planner;
-use crate::execution::{
-    NodePath, NodeState, Plan, Run, Work,
-    path::{is_in_loop, scope_item},
+use crate::{
+    execution::{
+        Gather, ItemFailure, NodePath, NodeState, Plan, Run, Work,
+        path::{body_of, scope_item},
+    },
+    node::MergeMode,
 };
 
 /// The order in which nodes begin: that of the definition, and of the items in a loop. It follows from the path alone, so that what was
@@ -22,6 +28,8 @@ pub(super) struct Frontier {
     missing: Vec<u32>,
     /// Per node, whether one of the arrived connections was taken.
     taken: Vec<bool>,
+    /// Of merges that go on with the first one that comes: which one that was.
+    first: HashMap<u32, u32>,
     pub(super) settled: usize,
 }
 
@@ -32,7 +40,10 @@ pub(super) struct LoopRun {
     order: Order,
     concurrency: u32,
     opened: u32,
+    /// Items that are done, those that failed not counted.
     done: u32,
+    /// Items that failed and of which nothing is noted any more.
+    given_up: BTreeSet<u32>,
 }
 
 impl Planner {
@@ -76,9 +87,17 @@ impl Planner {
                 | NodeState::Failed(_) => false,
             };
             frontier.missing[to] -= 1;
+            let comes_first = taken && !frontier.taken[to];
             frontier.taken[to] |= taken;
-            if frontier.missing[to] == 0 {
-                arrived.push((connection.to, frontier.taken[to]));
+            if !plan.takes_first(connection.to) {
+                if frontier.missing[to] == 0 {
+                    arrived.push((connection.to, frontier.taken[to]));
+                }
+            } else if comes_first {
+                frontier.first.insert(connection.to, node);
+                arrived.push((connection.to, true));
+            } else if frontier.missing[to] == 0 && !frontier.taken[to] {
+                arrived.push((connection.to, false));
             }
         }
         let order = frontier.order.clone();
@@ -101,7 +120,9 @@ impl Planner {
         let noted = match node.work {
             _ if !taken => &mut self.skips,
             Work::Effect => &mut self.effects,
-            Work::Inline | Work::Wait | Work::Loop { .. } => &mut self.inline,
+            Work::Inline | Work::Wait | Work::Merge(_) | Work::Each { .. } | Work::While { .. } => {
+                &mut self.inline
+            }
         };
         noted.insert(order, path);
     }
@@ -113,6 +134,7 @@ impl Planner {
         let frontier = Frontier {
             missing: plan.incoming().to_vec(),
             taken: vec![false; plan.len()],
+            first: HashMap::new(),
             settled: 0,
             order,
             plan,
@@ -133,13 +155,14 @@ impl Planner {
     fn open_items(&mut self, owner: &NodePath, upto: u32) {
         if !self.loops.contains_key(owner) {
             let Some(node) = self.plan.node(owner) else { return };
-            let Work::Loop { body, concurrency } = &node.work else { return };
-            let (body, concurrency) = (Arc::clone(body), (*concurrency).max(1));
+            let Some((body, concurrency)) = node.work.body() else { return };
+            let body = Arc::clone(body);
             self.ensure_scope(owner.scope());
             let Some(around) = self.scopes.get(owner.scope()) else { return };
             let Some(index) = around.plan.index_of(owner.node_id()) else { return };
             let order = [around.order.as_slice(), &[index]].concat();
-            let fresh = LoopRun { body, order, concurrency, opened: 0, done: 0 };
+            let given_up = BTreeSet::new();
+            let fresh = LoopRun { body, order, concurrency, opened: 0, done: 0, given_up };
             self.loops.insert(owner.clone(), fresh);
         }
         let Some(open) = self.loops.get_mut(owner) else { return };
@@ -156,27 +179,105 @@ impl Planner {
 
     /// What might have begun in the body of a loop that ended does not.
     fn forget_body(&mut self, owner: &NodePath) {
-        let outside = |path: &NodePath| !is_in_loop(path.as_str(), owner.as_str());
+        let below = body_of(owner);
+        self.forget_noted(&below);
+        self.scopes.retain(|scope, _| !scope.starts_with(&below));
+    }
+
+    /// What might have begun for an item that failed does not.
+    fn forget_item(&mut self, scope: &str) {
+        self.scopes.remove(scope);
+        for (owner, ended) in self.forget_noted(scope) {
+            for item in 0..ended.opened {
+                self.scopes.remove(&owner.item_scope(item));
+            }
+        }
+    }
+
+    /// Forgets what was noted below a path. Answers the loops that were open there.
+    fn forget_noted(&mut self, below: &str) -> Vec<(NodePath, LoopRun)> {
+        let outside = |path: &NodePath| !path.as_str().starts_with(below);
         self.inline.retain(|_, path| outside(path));
         self.effects.retain(|_, path| outside(path));
         self.skips.retain(|_, path| outside(path));
-        self.loops.retain(|path, _| outside(path));
-        self.scopes.retain(|scope, _| !is_in_loop(scope, owner.as_str()));
+        let inside: Vec<NodePath> =
+            self.loops.keys().filter(|path| !outside(path)).cloned().collect();
+        inside.into_iter().filter_map(|path| self.loops.remove_entry(&path)).collect()
     }
 
-    /// Opens as many items as may be open. Answers the body when all are done.
-    pub(super) fn move_loop(&mut self, path: &NodePath, items: u32) -> Option<Arc<Plan>> {
+    /// Opens as many items as may be open. Answers the body when all are done or failed.
+    pub(super) fn move_each(
+        &mut self,
+        path: &NodePath,
+        items: u32,
+        failed: &BTreeMap<u32, ItemFailure>,
+    ) -> Option<Arc<Plan>> {
         loop {
             self.open_items(path, 0);
+            self.give_up(path, failed);
             let open = self.loops.get(path)?;
-            if open.done >= items {
+            let given_up = u32::try_from(open.given_up.len()).unwrap_or(u32::MAX);
+            let over = open.done.saturating_add(given_up);
+            if over >= items {
                 return Some(Arc::clone(&open.body));
             }
-            let upto = open.done.saturating_add(open.concurrency).min(items);
+            let upto = over.saturating_add(open.concurrency).min(items);
             if open.opened >= upto {
                 return None;
             }
             self.open_items(path, upto);
+        }
+    }
+
+    /// Forgets the items that failed since the last time.
+    fn give_up(&mut self, path: &NodePath, failed: &BTreeMap<u32, ItemFailure>) {
+        let Some(open) = self.loops.get_mut(path) else { return };
+        if open.given_up.len() == failed.len() {
+            return;
+        }
+        let opened = open.opened;
+        let fresh: Vec<u32> = failed
+            .keys()
+            .copied()
+            .filter(|item| *item < opened && !open.given_up.contains(item))
+            .collect();
+        open.given_up.extend(&fresh);
+        for item in fresh {
+            self.forget_item(&path.item_scope(item));
+        }
+    }
+
+    /// Opens the iterations that were begun. Answers the body when all of them are done.
+    pub(super) fn move_while(&mut self, path: &NodePath, iterations: u32) -> Option<Arc<Plan>> {
+        self.open_items(path, iterations);
+        let open = self.loops.get(path)?;
+        (open.done >= iterations).then(|| Arc::clone(&open.body))
+    }
+
+    /// What came to a merge by the connections that were taken.
+    pub(super) fn merged(&self, run: &Run, path: &NodePath, mode: MergeMode) -> Gather {
+        let Some(frontier) = self.scopes.get(path.scope()) else { return Gather::Nothing };
+        let plan = &frontier.plan;
+        let Some(node) = plan.index_of(path.node_id()) else { return Gather::Nothing };
+        let completed = |source: u32| {
+            let path = NodePath::within(path.scope(), &plan.at(source).id);
+            let NodeState::Completed(completed) = &run.nodes.get(&path)?.state else { return None };
+            Some(completed)
+        };
+        match mode {
+            MergeMode::Any => frontier
+                .first
+                .get(&node)
+                .and_then(|source| completed(*source))
+                .map_or(Gather::Nothing, |completed| Gather::One(completed.output.clone())),
+            MergeMode::All => {
+                let came = plan.sources(node).iter().filter_map(|source| {
+                    let completed = completed(source.from)?;
+                    let id = plan.at(source.from).id.clone();
+                    (completed.port == source.port).then(|| (id, completed.output.clone()))
+                });
+                Gather::Object(came.collect())
+            }
         }
     }
 

@@ -190,18 +190,36 @@ impl World {
                 let until = Some(at(1_000 + i64::from(number_of(&path) % 100)));
                 Step::Wait { path, attempt, input, awaited: Awaited::Time, until }
             }
+            Action::Merge { path, attempt, output } => {
+                // Which branch comes first is a matter of time, and nothing may depend on it here.
+                let output = match output {
+                    Gather::One(_) => NodeOutput::Inline(json!("one").into()),
+                    all => NodeOutput::Inline(gathered(&all)),
+                };
+                completed(path, attempt, output)
+            }
+            Action::OpenLoop { path, attempt } if path.node_id().starts_with("while") => {
+                Step::OpenWhile { path, attempt, max_iterations: 2 }
+            }
+            Action::CheckCondition { path, attempt, iteration, max_iterations, last } => {
+                if iteration == u32::from(number_of(&path) % 4) {
+                    completed(path, attempt, NodeOutput::Inline(gathered(&last)))
+                } else if iteration < max_iterations {
+                    Step::Iterate { path, iteration }
+                } else {
+                    self.failed(path, attempt, failure(ErrorKind::Permanent))
+                }
+            }
+            Action::FailItem { path, item, node, error } => {
+                Step::FailItem { path, item, node, error }
+            }
             Action::OpenLoop { path, attempt } => {
                 let items = vec![json!(1).into(); usize::from(number_of(&path) % 4)];
                 Step::OpenLoop { path, attempt, items }
             }
-            Action::CloseLoop { path, attempt, output } => Step::Complete {
-                path,
-                attempt,
-                output: NodeOutput::Inline(gathered(&output)),
-                port: None,
-                variable: None,
-                duration_ms: 0,
-            },
+            Action::CloseLoop { path, attempt, output } => {
+                completed(path, attempt, NodeOutput::Inline(gathered(&output)))
+            }
             Action::SkipNode { path, reason } => Step::Skip { path, reason },
             Action::FailNode { path, attempt, error, .. } => self.failed(path, attempt, error),
             Action::Abort => return None,
@@ -221,7 +239,8 @@ impl World {
     /// What a node comes to follows from its path and try alone.
     fn outcome(&self, path: &NodePath, attempt: Attempt) -> Step {
         let id = path.node_id();
-        if id.starts_with("bad") {
+        let fails = id.starts_with("half") && number_of(path).is_multiple_of(3);
+        if id.starts_with("bad") || fails {
             return self.failed(path.clone(), attempt, failure(ErrorKind::Permanent));
         }
         if id.starts_with("flaky") && attempt == Attempt(1) {
@@ -262,6 +281,10 @@ impl World {
         };
         (self.execution.status(), output)
     }
+}
+
+fn completed(path: NodePath, attempt: Attempt, output: NodeOutput) -> Step {
+    Step::Complete { path, attempt, output, port: None, variable: None, duration_ms: 0 }
 }
 
 fn gathered(output: &Gather) -> Json {
@@ -315,7 +338,7 @@ fn sketched(index: usize, kind: u8, effects_repeat: bool) -> Value {
     let wait = |id: String| json!({"id": id, "type": "logic.wait", "config": {"duration_ms": 1}});
     let choice =
         |id: String| json!({"id": id, "type": "logic.if", "config": {"condition": "true"}});
-    match kind % 11 {
+    match kind % 15 {
         0 => effect(format!("ok{index}"), fail()),
         1 => json!({"id": format!("map{index}"), "type": "logic.transform",
             "config": {"expression": "1"}}),
@@ -350,6 +373,37 @@ fn sketched(index: usize, kind: u8, effects_repeat: bool) -> Value {
             each(format!("each{index}"), json!([nested]), json!([]), on_error)
         }
         9 => effect(format!("bad{index}"), fail()),
+        10 | 11 => {
+            let mode = if kind.is_multiple_of(2) { "any" } else { "all" };
+            json!({"id": format!("merge{index}"), "type": "logic.merge", "config": {"mode": mode}})
+        }
+        12 => {
+            let inner = json!([
+                effect(format!("half_in{index}"), fail()),
+                wait(format!("wait_in{index}")),
+                effect(format!("after_in{index}"), fail()),
+            ]);
+            let connections =
+                json!([{"from": format!("half_in{index}"), "to": format!("after_in{index}")}]);
+            let mut tolerant = each(format!("each{index}"), inner, connections, "fail");
+            let word = if kind.is_multiple_of(2) { "continue" } else { "collect" };
+            tolerant["config"]["on_item_error"] = json!(word);
+            tolerant
+        }
+        13 => {
+            let inner = json!([
+                effect(format!("flaky_in{index}"), fail()),
+                wait(format!("wait_in{index}")),
+                each(
+                    format!("inner{index}"),
+                    json!([choice(format!("if_in{index}"))]),
+                    json!([]),
+                    "fail"
+                ),
+            ]);
+            json!({"id": format!("while{index}"), "type": "logic.while", "on_error": "continue",
+                "config": {"condition": "last == null", "max_iterations": 2, "nodes": inner}})
+        }
         _ => effect(format!("ok{index}"), json!("branch")),
     }
 }

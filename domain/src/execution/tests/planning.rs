@@ -2,7 +2,7 @@
 
 use super::*;
 
-fn http(id: &str) -> Value {
+pub(super) fn http(id: &str) -> Value {
     json!({"id": id, "type": "action.http", "config": {"method": "GET", "url": "https://a.test"}})
 }
 
@@ -10,7 +10,7 @@ fn post(id: &str) -> Value {
     json!({"id": id, "type": "action.http", "config": {"method": "POST", "url": "https://a.test"}})
 }
 
-fn transform(id: &str) -> Value {
+pub(super) fn transform(id: &str) -> Value {
     json!({"id": id, "type": "logic.transform", "config": {"expression": "1"}})
 }
 
@@ -20,32 +20,32 @@ fn each(id: &str, concurrency: u32, nodes: Value) -> Value {
     json!({"id": id, "type": "logic.for_each", "config": config})
 }
 
-fn with(mut node: Value, field: &str, value: Value) -> Value {
+pub(super) fn with(mut node: Value, field: &str, value: Value) -> Value {
     node[field] = value;
     node
 }
 
-fn edge(from: &str, to: &str) -> Value {
+pub(super) fn edge(from: &str, to: &str) -> Value {
     json!({"from": from, "to": to})
 }
 
-fn edge_by(from: &str, port: &str, to: &str) -> Value {
+pub(super) fn edge_by(from: &str, port: &str, to: &str) -> Value {
     json!({"from": from, "port": port, "to": to})
 }
 
-fn run(path: &str) -> Action {
+pub(super) fn run(path: &str) -> Action {
     Action::RunNode { path: path.into(), attempt: Attempt(1) }
 }
 
-fn evaluate(path: &str) -> Action {
+pub(super) fn evaluate(path: &str) -> Action {
     Action::EvaluateInline { path: path.into(), attempt: Attempt(1) }
 }
 
-fn skip(path: &str) -> Action {
+pub(super) fn skip(path: &str) -> Action {
     Action::SkipNode { path: path.into(), reason: SkipReason::BranchNotTaken }
 }
 
-fn by_port(path: &str, port: &str) -> Step {
+pub(super) fn by_port(path: &str, port: &str) -> Step {
     Step::Complete {
         path: path.into(),
         attempt: Attempt(1),
@@ -56,19 +56,19 @@ fn by_port(path: &str, port: &str) -> Step {
     }
 }
 
-fn skipped(path: &str) -> Step {
+pub(super) fn skipped(path: &str) -> Step {
     Step::Skip { path: path.into(), reason: SkipReason::BranchNotTaken }
 }
 
-fn open_loop(path: &str, items: usize) -> Step {
+pub(super) fn open_loop(path: &str, items: usize) -> Step {
     Step::OpenLoop { path: path.into(), attempt: Attempt(1), items: vec![json!(0).into(); items] }
 }
 
-fn planned(given: &Given, plan: &Arc<Plan>) -> Vec<Action> {
+pub(super) fn planned(given: &Given, plan: &Arc<Plan>) -> Vec<Action> {
     next(&given.state(), plan)
 }
 
-fn finished(output: Value) -> Vec<Action> {
+pub(super) fn finished(output: Value) -> Vec<Action> {
     vec![Action::Finish(Ending::Completed(Gather::One(NodeOutput::Inline(output.into()))))]
 }
 

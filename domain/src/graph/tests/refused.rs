@@ -242,7 +242,7 @@ fn configurations_are_checked_field_by_field() {
     use ProblemCode as P;
     let long = format!("'{}'", "x".repeat(limits::MAX_EXPRESSION_BYTES));
     let nested = "[1].map(x, [1].map(y, [1].map(z, x)))";
-    let table: [(&str, Value, Below<'_>); 38] = [
+    let table: [(&str, Value, Below<'_>); 44] = [
         ("trigger.manual", json!({ "x": 1 }), &[("/x", P::UnknownField)]),
         ("logic.transform", json!({}), &[("/expression", P::Required)]),
         ("logic.transform", json!({ "expression": 1 }), &[("/expression", P::WrongType)]),
@@ -372,6 +372,40 @@ fn configurations_are_checked_field_by_field() {
             "logic.for_each",
             json!({ "items": "input", "concurrency": 0 }),
             &[("/concurrency", P::OutOfRange), ("/nodes", P::Required)],
+        ),
+        (
+            "logic.for_each",
+            json!({ "items": "input", "on_item_error": "ignore", "nodes": [transform("b")] }),
+            &[("/on_item_error", P::UnknownValue)],
+        ),
+        ("logic.merge", json!({ "mode": "first" }), &[("/mode", P::UnknownValue)]),
+        (
+            "logic.merge",
+            json!({ "mode": 1, "of": [] }),
+            &[("/mode", P::UnknownValue), ("/of", P::UnknownField)],
+        ),
+        (
+            "logic.while",
+            json!({}),
+            &[
+                ("/condition", P::Required),
+                ("/nodes", P::Required),
+                ("/max_iterations", P::Required),
+            ],
+        ),
+        (
+            "logic.while",
+            json!({ "condition": "item > 1", "max_iterations": 0, "nodes": [] }),
+            &[
+                ("/condition", P::UnknownVariable),
+                ("/nodes", P::Required),
+                ("/max_iterations", P::OutOfRange),
+            ],
+        ),
+        (
+            "logic.while",
+            json!({ "condition": "last <", "max_iterations": 10_001, "nodes": [transform("b")] }),
+            &[("/condition", P::ExpressionInvalid), ("/max_iterations", P::OutOfRange)],
         ),
     ];
     for (kind, config, expected) in table {
