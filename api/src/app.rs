@@ -85,8 +85,8 @@ pub struct AppState {
     pub(crate) live: LiveState,
     /// Looks at memberships that requests share.
     pub looks: Looks,
-    /// Answers what executions wait for, where this process runs dispatch.
-    pub lines: Option<Lines>,
+    /// Answers what executions wait for.
+    pub lines: Lines,
     /// The rebuilds of read models that this process began.
     pub rebuilds: Rebuilds,
     /// The rendered pages.
@@ -110,6 +110,7 @@ pub struct AppParts {
     pub positions: Positions,
     pub gateway: Gateway,
     pub live_logs: LiveLogs,
+    pub lines: Lines,
     pub stop: CancellationToken,
     pub tasks: TaskTracker,
 }
@@ -138,17 +139,11 @@ impl AppState {
             ledger,
             live: LiveState::default(),
             looks: Looks::default(),
-            lines: None,
+            lines: parts.lines,
             rebuilds: Rebuilds::default(),
             documents,
             in_flight,
         }
-    }
-
-    /// The same in a process that runs dispatch.
-    #[must_use]
-    pub fn with_lines(self, lines: Option<Lines>) -> Self {
-        Self { lines, ..self }
     }
 }
 

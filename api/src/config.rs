@@ -7,6 +7,8 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
+use ledgerline_commands::WorkspaceLimits;
+use ledgerline_domain::limits::MAX_CONCURRENCY;
 use ledgerline_store::seal::MasterKey;
 use ledgerline_worker::allowed::AllowList;
 use secrecy::{ExposeSecret, SecretString};
@@ -33,6 +35,8 @@ pub struct Config {
     pub nats: NatsConfig,
     /// Accounts, tokens and keys.
     pub auth: AuthConfig,
+    /// How much each workspace may do at once.
+    pub limits: LimitsConfig,
     /// The part that runs executions.
     pub worker: WorkerConfig,
     /// Logs and metrics.
@@ -215,6 +219,25 @@ impl Default for WorkerConfig {
             reach_own_address: false,
             allowed_commands: None,
         }
+    }
+}
+
+/// How much each workspace may do at once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LimitsConfig {
+    /// How many executions of a workspace run at once where its own setting does not say. Default: no limit but those of its workflows.
+    /// With one, every execution waits for its turn in line, so that a flood of one workspace never holds up another.
+    pub workspace_concurrency: Option<u32>,
+    /// How many executions of any workspace run at once at most, whatever its own setting says. Default: no maximum.
+    pub max_workspace_concurrency: Option<u32>,
+}
+
+impl LimitsConfig {
+    /// The same for commands.
+    #[must_use]
+    pub fn workspaces(self) -> WorkspaceLimits {
+        WorkspaceLimits { default: self.workspace_concurrency, max: self.max_workspace_concurrency }
     }
 }
 
@@ -436,6 +459,13 @@ impl Config {
         );
         demand(self.http.body_limit_bytes >= 1_024, "http.body_limit_bytes must be at least 1024");
         demand(self.http.max_in_flight >= 1, "http.max_in_flight must be at least 1");
+        let LimitsConfig { workspace_concurrency, max_workspace_concurrency } = self.limits;
+        for limit in [workspace_concurrency, max_workspace_concurrency].into_iter().flatten() {
+            demand(
+                (1..=MAX_CONCURRENCY).contains(&limit),
+                "limits.workspace_concurrency and limits.max_workspace_concurrency must be 1 to 10000",
+            );
+        }
         demand(
             self.database.url.is_some() || self.embedded.enabled,
             "a database is needed: set DATABASE_URL, or start with --embedded and its --data-dir",

@@ -104,6 +104,8 @@ problem_kinds! {
     PositionUnknown = "position-unknown", UNPROCESSABLE_ENTITY, "The log has no such position";
     /// Too many tries; `Retry-After` says when the next one is allowed.
     TooManyRequests = "too-many-requests", TOO_MANY_REQUESTS, "Too many requests";
+    /// A limit has no slot free and does not queue, or too many runs wait already.
+    QueueFull = "queue-full", TOO_MANY_REQUESTS, "The queue is full";
     /// A fault of ours.
     Internal = "internal", INTERNAL_SERVER_ERROR, "Something broke";
     /// More work than can be taken in.
@@ -262,6 +264,12 @@ impl Problem {
     /// 429: too many tries; the next one is allowed after so many seconds.
     pub fn too_many_requests(detail: impl Into<Cow<'static, str>>, retry_after_s: u64) -> Self {
         Self::new(ProblemKind::TooManyRequests, detail).with_retry_after(retry_after_s)
+    }
+
+    /// 429: a limit has no slot free and does not queue, or too many runs wait already. Nobody knows when that changes; a few seconds
+    /// keep a caller who repeats from being a load.
+    pub fn queue_full(detail: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(ProblemKind::QueueFull, detail).with_retry_after(5)
     }
 
     /// 500: a fault of ours. The cause is logged here and does not go out.

@@ -2,6 +2,7 @@
 
 use ledgerline_commands::{CommandError, start::StartRejection};
 use ledgerline_domain::{
+    deployment::DeploymentRejection,
     execution::ExecutionRejection,
     permission::{Permission, Role},
     vault::VaultRejection,
@@ -43,6 +44,12 @@ pub enum Refusal {
     /// A vault refuses.
     #[error(transparent)]
     Vault(#[from] VaultRejection),
+    /// The deployment refuses.
+    #[error(transparent)]
+    Deployment(#[from] DeploymentRejection),
+    /// A limit or a line is full.
+    #[error("{0}")]
+    Full(String),
     /// A start is refused for what it was given.
     #[error("{0}")]
     Input(String),
@@ -63,6 +70,9 @@ impl From<StartRejection> for Refusal {
             StartRejection::Execution(rejection) => Self::Execution(rejection),
             StartRejection::Key(error) => {
                 Self::Input(format!("does not fit the concurrency key: {error}"))
+            }
+            full @ (StartRejection::LimitReached(_) | StartRejection::QueueFull { .. }) => {
+                Self::Full(full.to_string())
             }
         }
     }
@@ -100,12 +110,16 @@ impl From<Refusal> for Problem {
             Refusal::NotAllowed { .. } | Refusal::KeyScope(_) => Self::forbidden(detail),
             Refusal::Workspace(rejection) => of_workspace(rejection, detail),
             Refusal::Workflow(rejection) => of_workflow(rejection, detail),
+            Refusal::Deployment(DeploymentRejection::ReasonTooLong) => {
+                Self::invalid("/reason", "out_of_range", detail)
+            }
             Refusal::Execution(ExecutionRejection::NotRequested) => Self::not_found("execution"),
             Refusal::Execution(ExecutionRejection::InputTooLarge { .. }) => {
                 Self::invalid("/input", "too_large", detail)
             }
             Refusal::Execution(rejection) => Self::rule_refused(execution_rule(&rejection), detail),
             Refusal::Vault(rejection) => of_vault(&rejection, detail),
+            Refusal::Full(detail) => Self::queue_full(detail),
             Refusal::Input(detail) => Self::invalid("/input", "invalid_value", detail),
             Refusal::Rule { rule, .. } => Self::rule_refused(rule, detail),
         }
@@ -126,6 +140,10 @@ fn of_workspace(rejection: WorkspaceRejection, detail: String) -> Problem {
         WorkspaceRejection::DescriptionTooLong => {
             Problem::invalid("/description", "out_of_range", detail)
         }
+        WorkspaceRejection::ConcurrencyOutOfRange => {
+            Problem::invalid("/max_concurrency", "out_of_range", detail)
+        }
+        WorkspaceRejection::ReasonTooLong => Problem::invalid("/reason", "out_of_range", detail),
         // The role matrix refuses these, as it does at the door: known, but not allowed.
         WorkspaceRejection::MayNotManageMembers | WorkspaceRejection::OwnerIsAboveAdministrator => {
             Problem::forbidden(detail)

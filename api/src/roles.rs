@@ -32,7 +32,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
-pub(crate) use self::check::unknown_types;
+pub(crate) use self::{background::LOOK_EVERY, check::unknown_types};
 pub use self::{backing::Backing, check::UnknownEvents, error::StartError};
 use crate::{
     app::{AppParts, AppState},
@@ -250,7 +250,8 @@ async fn assemble(
         false => None,
     };
     let address = http::address_of(&listener)?;
-    let lines = background::start(&config, environment, &foundation, stages, backing, address)?;
+    let lines = background::watch_lines(&foundation, stages);
+    background::start(&config, environment, &foundation, stages, backing, address)?;
     watch::start(&foundation, backing, &config, carry);
     if config.roles.contains(&Role::Api) {
         let state = AppState::new(AppParts {
@@ -265,10 +266,10 @@ async fn assemble(
             positions: foundation.positions.clone(),
             gateway,
             live_logs: foundation.live_logs.clone(),
+            lines,
             stop: stages.front.stop.clone(),
             tasks: stages.front.tasks.clone(),
-        })
-        .with_lines(lines);
+        });
         http::serve(listener, &state, &stages.front);
     } else {
         http::serve_health(listener, &foundation.health, &stages.front);
@@ -304,7 +305,8 @@ async fn lay_foundation(
         .with::<Workflow>()
         .with::<Workspace>()
         .with::<Vault>();
-    let settings = Settings { snapshots, ..Settings::default() };
+    let workspaces = config.limits.workspaces();
+    let settings = Settings { snapshots, workspaces, ..Settings::default() };
     let commands = Commands::new(Arc::clone(&log), CommandClock::system(), settings);
     Ok(Foundation {
         tail: Tail::start(Arc::clone(&log), tasks, stop.clone()),

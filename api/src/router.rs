@@ -20,9 +20,9 @@ use crate::{
     problem::{PROBLEM_MEDIA_TYPE, Problem, ProblemBody, ProblemKind},
     routes::{
         auth, docs,
-        executions::{self, control, history, logs, nodes, output, why},
+        executions::{self, control, history, logs, nodes, output, stuck, why},
         health, log, secrets,
-        system::{self, projections},
+        system::{self, dispatch, projections},
         workflows, workspaces,
     },
 };
@@ -48,6 +48,8 @@ fn api() -> OpenApiRouter<AppState> {
         .routes(routes!(workspaces::get, workspaces::update))
         .routes(routes!(workspaces::members))
         .routes(routes!(workspaces::change_role, workspaces::remove_member))
+        .routes(routes!(workspaces::pause))
+        .routes(routes!(workspaces::resume))
         .routes(routes!(workspaces::activity))
         .routes(routes!(workflows::list, workflows::create))
         .routes(routes!(workflows::validate))
@@ -64,7 +66,7 @@ fn api() -> OpenApiRouter<AppState> {
         .routes(routes!(workflows::pause))
         .routes(routes!(workflows::resume))
         .routes(routes!(executions::start, executions::list))
-        .routes(routes!(why::stuck))
+        .routes(routes!(stuck::stuck))
         .routes(routes!(executions::get))
         .routes(routes!(control::cancel))
         .routes(routes!(control::pause))
@@ -82,6 +84,8 @@ fn api() -> OpenApiRouter<AppState> {
         .routes(routes!(secrets::get, secrets::set, secrets::delete))
         .routes(routes!(secrets::rotate_key))
         .routes(routes!(system::system))
+        .routes(routes!(dispatch::pause))
+        .routes(routes!(dispatch::resume))
         .routes(routes!(projections::get))
         .routes(routes!(projections::start_rebuild))
         .merge(live::routes())

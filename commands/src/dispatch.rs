@@ -11,30 +11,20 @@
 //! **Who was lost.** A worker without a live lease has lost its claims, and each is handed out again under the next one. A claim that
 //! nobody took for [`DispatchSettings::untaken_grace`] though a slot is free was lost on the way, and is handed out again too.
 
-use std::{
-    collections::HashSet,
-    convert::Infallible,
-    future::pending,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{collections::HashSet, convert::Infallible, future::pending, sync::Arc, time::Duration};
 
 use chrono::TimeDelta;
 use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use ledgerline_domain::{
-    dispatch::{Dispatch, DispatchDecision, Why},
+    deployment::DeploymentEvent,
+    dispatch::{Dispatch, DispatchDecision},
     event::{AnyEvent, DomainEvent as _, Recorded},
     execution::{Claim, ExecutionCommand, ExecutionEvent},
     id::ExecutionId,
+    workspace::WorkspaceEvent,
 };
 use ledgerline_store::{Fence, Position, Tail};
-use tokio::{
-    sync::{Mutex, mpsc, oneshot},
-    time::{Instant, sleep_until, timeout},
-};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -52,12 +42,6 @@ pub const CLAIMS_PER_FREE_SLOT: usize = 2;
 
 /// How many commands are under way at once: enough that each flush of the log is full.
 const IN_FLIGHT: usize = 512;
-
-/// How many questions about the lines may wait.
-const QUESTIONS: usize = 64;
-
-/// How long somebody who asks about the lines is kept waiting.
-const LONGEST_ANSWER: Duration = Duration::from_millis(500);
 
 /// The checkpoint moves at most this often.
 const SETTLE_EVERY: Duration = Duration::from_millis(500);
@@ -78,30 +62,6 @@ pub struct Dispatcher {
     commands: Commands,
     tail: Arc<Tail>,
     settings: DispatchSettings,
-    lines: Lines,
-    questions: Mutex<mpsc::Receiver<Question>>,
-}
-
-type Question = (ExecutionId, oneshot::Sender<Option<Why>>);
-
-/// Answers what an execution waits for, as dispatch sees it: which limit, who holds its slots, its place in line.
-#[derive(Clone)]
-pub struct Lines {
-    questions: mpsc::Sender<Question>,
-    leads: Arc<AtomicBool>,
-}
-
-impl Lines {
-    /// What an execution waits for. `None` when it isn't open, or when another process leads: the execution's own state
-    /// ([`ledgerline_domain::execution::Execution::waits_for`]) then says as much as can be said here.
-    pub async fn why(&self, execution_id: ExecutionId) -> Option<Why> {
-        if !self.leads.load(Ordering::Acquire) {
-            return None;
-        }
-        let (answer, answered) = oneshot::channel();
-        self.questions.try_send((execution_id, answer)).ok()?;
-        timeout(LONGEST_ANSWER, answered).await.ok()?.ok()?
-    }
 }
 
 impl Fold for Dispatch {
@@ -117,7 +77,11 @@ impl Fold for Dispatch {
             "timer_set",
             "variable_set",
         ];
-        category == ExecutionEvent::CATEGORY && !UNREAD.contains(&r#type)
+        match category {
+            ExecutionEvent::CATEGORY => !UNREAD.contains(&r#type),
+            WorkspaceEvent::CATEGORY => ["dispatch_paused", "dispatch_resumed"].contains(&r#type),
+            _ => category == DeploymentEvent::CATEGORY,
+        }
     }
 
     fn apply(&mut self, event: &Recorded<AnyEvent>) {
@@ -129,15 +93,7 @@ impl Dispatcher {
     /// Dispatch over these commands and the process's tail.
     #[must_use]
     pub fn new(commands: Commands, tail: Arc<Tail>, settings: DispatchSettings) -> Self {
-        let (asking, asked) = mpsc::channel(QUESTIONS);
-        let lines = Lines { questions: asking, leads: Arc::default() };
-        Self { commands, tail, settings, lines, questions: Mutex::new(asked) }
-    }
-
-    /// A way to ask about the lines while this process leads.
-    #[must_use]
-    pub fn lines(&self) -> Lines {
-        self.lines.clone()
+        Self { commands, tail, settings }
     }
 
     /// Leads whenever it can, until it is stopped.
@@ -156,12 +112,9 @@ impl Dispatcher {
     ) -> Result<Infallible, TermEnd> {
         let restore = self.restore(term.position());
         let follower = term.during(stop, restore).await??;
-        let mut questions = self.questions.lock().await;
-        self.lines.leads.store(true, Ordering::Release);
         let mut desk = Desk {
             dispatcher: self,
             follower,
-            questions: &mut questions,
             in_flight: FuturesUnordered::new(),
             busy: HashSet::new(),
             unseen: HashSet::new(),
@@ -179,10 +132,6 @@ impl Dispatcher {
                     desk.reconsider();
                 }
                 Woken::Answered(execution_id, answer) => desk.answered(execution_id, answer?),
-                Woken::Asked(execution_id, asks) => {
-                    // Whoever asked may have gone away.
-                    let _gone = asks.send(desk.follower.fold.why(execution_id));
-                }
                 Woken::Look => {
                     term.during(stop, desk.look(term.fence())).await?;
                     desk.reconsider();
@@ -212,9 +161,7 @@ impl Lead for Dispatcher {
     const READER: &'static str = READER;
 
     async fn lead(&self, term: &mut Term, stop: &CancellationToken) -> TermEnd {
-        let ended = self.serve(term, stop).await;
-        self.lines.leads.store(false, Ordering::Release);
-        match ended {
+        match self.serve(term, stop).await {
             Ok(never) => match never {},
             Err(ended) => ended,
         }
@@ -225,7 +172,6 @@ impl Lead for Dispatcher {
 struct Desk<'a> {
     dispatcher: &'a Dispatcher,
     follower: Follower<Dispatch>,
-    questions: &'a mut mpsc::Receiver<Question>,
     in_flight: FuturesUnordered<BoxFuture<'static, (ExecutionId, Result<Answer, TermEnd>)>>,
     /// The executions that a command is under way to.
     busy: HashSet<ExecutionId>,
@@ -243,7 +189,6 @@ struct Desk<'a> {
 enum Woken {
     Events(Result<Vec<Recorded<AnyEvent>>, TermEnd>),
     Answered(ExecutionId, Result<Answer, TermEnd>),
-    Asked(ExecutionId, oneshot::Sender<Option<Why>>),
     Look,
     Settle,
 }
@@ -262,7 +207,6 @@ impl Desk<'_> {
             biased;
             () = sleep_until(self.look_at) => Woken::Look,
             () = sleep_until(self.settle_at) => Woken::Settle,
-            Some((execution_id, asks)) = self.questions.recv() => Woken::Asked(execution_id, asks),
             events = self.follower.next() => Woken::Events(events),
             (execution_id, answer) = answered => Woken::Answered(execution_id, answer),
         }
@@ -317,6 +261,9 @@ impl Desk<'_> {
                 DispatchDecision::Dispatch { execution, claim } => {
                     self.unseen.insert(execution);
                     (execution, ExecutionCommand::Dispatch { claim })
+                }
+                DispatchDecision::Cancel { execution, reason } => {
+                    (execution, ExecutionCommand::Cancel { reason })
                 }
             };
             self.send(term.fence(), execution_id, command);

@@ -9,7 +9,11 @@
 //! - **A repeat is answered like the first one.** Before such an answer the idempotency key is looked up, because what was applied
 //!   the first time may be refused now.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use ledgerline_domain::{Aggregate, event::Metadata, id::CorrelationId};
 use ledgerline_store::{
@@ -22,8 +26,9 @@ use tokio::{
 };
 
 use crate::{
-    AsOf, Clock, CommandError, Context, Decided, Scope, Snapshots, Target,
+    AsOf, Clock, CommandError, Context, Decided, Lines, Scope, Snapshots, Target,
     cache::Cache,
+    lines::Admission,
     load::Loader,
     preview,
     scope::{Draft, Mode, Notes},
@@ -44,11 +49,34 @@ pub struct Settings {
     pub cache_bytes: u64,
     /// Whose long streams are snapshotted.
     pub snapshots: Snapshots,
+    /// How many executions of a workspace may run at once.
+    pub workspaces: WorkspaceLimits,
+}
+
+/// How many executions of a workspace may run at once, as the deployment has it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WorkspaceLimits {
+    /// Of a workspace that does not say; none for no limit.
+    pub default: Option<u32>,
+    /// Of any workspace, whatever it says; none for no maximum.
+    pub max: Option<u32>,
+}
+
+impl WorkspaceLimits {
+    /// What holds for a workspace with this setting; none for no limit.
+    #[must_use]
+    pub fn of(self, own: Option<u32>) -> Option<u32> {
+        [own.or(self.default), self.max].into_iter().flatten().min()
+    }
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { cache_bytes: 256 * 1024 * 1024, snapshots: Snapshots::default() }
+        Self {
+            cache_bytes: 256 * 1024 * 1024,
+            snapshots: Snapshots::default(),
+            workspaces: WorkspaceLimits::default(),
+        }
     }
 }
 
@@ -61,6 +89,8 @@ struct Shared {
     turns: Turns,
     clock: Clock,
     due_set: Notify,
+    workspaces: WorkspaceLimits,
+    lines: OnceLock<Lines>,
 }
 
 /// A command that was applied, had nothing to do, or repeats one that was applied.
@@ -108,9 +138,29 @@ impl Commands {
     /// Commands over a log.
     #[must_use]
     pub fn new(log: Arc<dyn EventLog>, clock: Clock, settings: Settings) -> Self {
-        let Settings { cache_bytes, snapshots } = settings;
+        let Settings { cache_bytes, snapshots, workspaces } = settings;
         let loader = Loader { log, cache: Cache::new(cache_bytes), snapshots };
-        Self(Arc::new(Shared { loader, turns: Turns::new(), clock, due_set: Notify::new() }))
+        let (turns, due_set, lines) = (Turns::new(), Notify::new(), OnceLock::new());
+        Self(Arc::new(Shared { loader, turns, clock, due_set, workspaces, lines }))
+    }
+
+    /// Lets requests of runs in by what these lines show from now on. The first ones that are given stay.
+    pub fn watch_lines(&self, lines: Lines) {
+        if self.0.lines.set(lines).is_err() {
+            tracing::warn!("the lines are watched already");
+        }
+    }
+
+    /// The lines that are watched, where they are.
+    #[must_use]
+    pub fn lines(&self) -> Option<&Lines> {
+        self.0.lines.get()
+    }
+
+    /// How many executions of a workspace may run at once, as the deployment has it.
+    #[must_use]
+    pub fn workspace_limits(&self) -> WorkspaceLimits {
+        self.0.workspaces
     }
 
     /// The log behind the commands.
@@ -235,6 +285,7 @@ impl Commands {
                             return (Ok(Transacted::Repeated { receipt }), category);
                         }
                         Ok(receipt) => {
+                            notes.admissions.into_iter().for_each(Admission::keep);
                             return (Ok(Transacted::Applied { value, receipt }), category);
                         }
                         Err(AppendError::Conflict { stream, .. }) => {

@@ -10,15 +10,22 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
-use ledgerline_domain::{Aggregate, event::DomainEvent, id::CorrelationId};
+use ledgerline_domain::{
+    Aggregate,
+    deployment::Deployment,
+    dispatch::Full,
+    event::DomainEvent,
+    execution::ConcurrencyLimit,
+    id::{CorrelationId, ExecutionId, WorkflowId},
+};
 use ledgerline_store::{
     DueKey, DueTime, EventLog, Position, StreamId, StreamRead, StreamVersion, Workspace,
 };
 use uuid::Uuid;
 
 use crate::{
-    CommandError, Commands, LoadError, Loaded, StreamOrigin, Target, cache::Entry, context::Seen,
-    due::due_changes, turns::HeldTurn,
+    CommandError, Commands, LoadError, Loaded, StreamOrigin, Target, WorkspaceLimits, cache::Entry,
+    context::Seen, due::due_changes, lines::Admission, turns::HeldTurn,
 };
 
 /// What a decision came to: the events and the state after them.
@@ -85,6 +92,8 @@ pub(crate) struct Notes {
     pub(crate) cached: bool,
     /// The noun of the first stream that was decided on.
     pub(crate) category: Option<&'static str>,
+    /// The runs whose requests this try was let in with.
+    pub(crate) admissions: Vec<Admission>,
 }
 
 /// How a try reads.
@@ -124,6 +133,43 @@ impl Scope {
     #[must_use]
     pub fn new_id(&self) -> Uuid {
         self.commands.clock().new_id()
+    }
+
+    /// How many executions of a workspace may run at once, as the deployment has it.
+    pub(crate) fn workspace_limits(&self) -> WorkspaceLimits {
+        self.commands.workspace_limits()
+    }
+
+    /// Whether dispatch is paused for the deployment. Not rested on: a pause that comes this moment holds what is dispatched after it.
+    pub(crate) async fn is_deployment_held(&self) -> Result<bool, LoadError> {
+        let lines = self.commands.lines();
+        match lines.and_then(|lines| lines.look(|fold| fold.deployment_hold().is_some())) {
+            Some(held) => Ok(held),
+            None => Ok(self.peek::<Deployment>(Deployment::id()).await?.state.dispatch_paused),
+        }
+    }
+
+    /// Lets the request of a run in, or says why not. A dry run reserves nothing, and where nobody watches the lines everything is let in:
+    /// whoever leads dispatch then ends what is too many.
+    pub(crate) async fn admit(
+        &self,
+        execution: ExecutionId,
+        workflow: WorkflowId,
+        limits: &[ConcurrencyLimit],
+        max_queued: usize,
+    ) -> Result<(), Full> {
+        let Some(lines) = self.commands.lines() else { return Ok(()) };
+        let head = *self.log().watch_head().borrow();
+        match lines.admit(execution, workflow, limits, max_queued, head).await {
+            Some(Ok(admission)) => {
+                if !self.mode.preview {
+                    self.notes().admissions.push(admission);
+                }
+                Ok(())
+            }
+            Some(Err(full)) => Err(full),
+            None => Ok(()),
+        }
     }
 
     /// The log, for values that must be stored before the events that name them.

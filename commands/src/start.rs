@@ -5,14 +5,16 @@
 //! [`crate::Commands::transact`], after the caller's permission was looked at in the same plan.
 
 use ledgerline_domain::{
+    dispatch::Full,
     execution::{
-        ConcurrencyLimit, Execution, ExecutionCommand, ExecutionRejection, NodeOutput, Plan, Queue,
-        RequestExecution, TriggerType, rerun_of, retry_of,
+        ConcurrencyLimit, Execution, ExecutionCommand, ExecutionRejection, LimitScope, NodeOutput,
+        Plan, Queue, RequestExecution, TriggerType, rerun_of, retry_of,
     },
     expression::ExpressionError,
     id::{ExecutionId, WorkflowId},
     json::Json,
     workflow::{StartPlan, Workflow, WorkflowCommand, WorkflowRejection, WorkflowVersion},
+    workspace::Workspace,
 };
 use sha2::{Digest, Sha256};
 use tokio::task::spawn_blocking;
@@ -75,6 +77,34 @@ pub enum StartRejection {
     /// The key that runs are counted by can't be evaluated over this input.
     #[error("the concurrency key cannot be evaluated over the input")]
     Key(#[source] ExpressionError),
+    /// A limit that refuses has no slot free.
+    #[error("all {} slots of {} are taken, and it does not queue", .0.limit, noun_of(.0.scope))]
+    LimitReached(ConcurrencyLimit),
+    /// Too many runs of the workflow wait already.
+    #[error("the queue of the workflow is full: {waiting} runs wait, and {max} may")]
+    QueueFull {
+        /// How many wait.
+        waiting: usize,
+        /// How many may.
+        max: usize,
+    },
+}
+
+const fn noun_of(scope: LimitScope) -> &'static str {
+    match scope {
+        LimitScope::Workspace => "the workspace",
+        LimitScope::Workflow => "the workflow",
+        LimitScope::Key => "the workflow for this key",
+    }
+}
+
+impl From<Full> for StartRejection {
+    fn from(full: Full) -> Self {
+        match full {
+            Full::Limit(limit) => Self::LimitReached(limit),
+            Full::Queue { waiting, max } => Self::QueueFull { waiting, max },
+        }
+    }
 }
 
 /// What a plan of a start comes to.
@@ -88,19 +118,21 @@ pub async fn start(scope: &Scope, start: &Start) -> Request {
     let plan =
         plan_of(scope, start.workflow_id, |workflow| workflow.start_plan(start.trigger_type));
     let plan = plan.await?;
-    let request = RequestExecution {
+    let mut request = RequestExecution {
         workspace_id: plan.workspace_id,
         workflow_id: start.workflow_id,
         workflow_version: plan.version,
         trigger_type: start.trigger_type,
         input: start.input.clone(),
         queue: plan.queue,
-        limit: limit(start.workflow_id, &plan, &start.input).await?,
+        limits: Vec::new(),
+        held: false,
         timeout_ms: plan.timeout_ms,
         origin: None,
         planned_nodes: plan.planned_nodes,
         depth: start.depth,
     };
+    let_in(scope, start.execution_id, &mut request, &plan).await?;
     Ok(command(start.execution_id, request))
 }
 
@@ -138,7 +170,7 @@ pub async fn rerun(scope: &Scope, rerun: &Rerun) -> Request {
     }
     let version = rerun.version.unwrap_or(request.workflow_version);
     let plan = plan_of(scope, request.workflow_id, |workflow| workflow.version_plan(version));
-    settle(&mut request, &plan.await?).await?;
+    settle(scope, rerun.execution_id, &mut request, &plan.await?).await?;
     Ok(command(rerun.execution_id, request))
 }
 
@@ -154,7 +186,7 @@ pub async fn retry(scope: &Scope, retry: &Retry) -> Request {
     let plan = plan_of(scope, asked.workflow_id, |workflow| workflow.version_plan(version)).await?;
     let nodes = Plan::of(&plan.graph);
     let mut request = retry_of(retry.of, &origin, &nodes, plan.timeout_ms).map_err(rejected)?;
-    settle(&mut request, &plan).await?;
+    settle(scope, retry.execution_id, &mut request, &plan).await?;
     let mut blobs: Vec<Json> = Vec::new();
     request.shrink_carried(MAX_CARRIED_BYTES, |value| {
         blobs.push(value.clone());
@@ -183,6 +215,8 @@ async fn plan_of(
 
 /// What a run that is made from another one takes from the version that it runs.
 async fn settle(
+    scope: &Scope,
+    execution_id: ExecutionId,
     request: &mut RequestExecution,
     plan: &StartPlan,
 ) -> Result<(), CommandError<StartRejection>> {
@@ -190,11 +224,39 @@ async fn settle(
     request.queue = plan.queue;
     request.timeout_ms = plan.timeout_ms;
     request.planned_nodes = plan.planned_nodes;
-    request.limit = limit(request.workflow_id, plan, &request.input).await?;
-    Ok(())
+    let_in(scope, execution_id, request, plan).await
 }
 
-/// The limit that concerns a run with this input.
+/// Names the limits that concern a run, and refuses it where one of them, or the workflow's line, is full. A run that was requested
+/// before is let in: the request is repeated, and nothing comes of it.
+async fn let_in(
+    scope: &Scope,
+    execution_id: ExecutionId,
+    request: &mut RequestExecution,
+    plan: &StartPlan,
+) -> Result<(), CommandError<StartRejection>> {
+    let workspace_id = request.workspace_id;
+    let workspace = scope.peek::<Workspace>(workspace_id).await?.state;
+    let (own, is_paused) = match workspace.active() {
+        Ok(workspace) => (workspace.max_concurrency, workspace.dispatch_paused),
+        Err(_) => (None, false),
+    };
+    let of_workspace = scope.workspace_limits().of(own);
+    let of_workspace = of_workspace.map(|most| ConcurrencyLimit::of_workspace(workspace_id, most));
+    let of_workflow = limit(request.workflow_id, plan, &request.input).await?;
+    request.limits = of_workflow.into_iter().chain(of_workspace).collect();
+    request.held = is_paused || scope.is_deployment_held().await?;
+    let max_queued = plan.concurrency.max_queued as usize;
+    let admitted =
+        scope.admit(execution_id, request.workflow_id, &request.limits, max_queued).await;
+    match admitted {
+        Ok(()) => Ok(()),
+        Err(_) if scope.peek::<Execution>(execution_id).await?.state.run().is_some() => Ok(()),
+        Err(full) => Err(CommandError::Rejected(full.into())),
+    }
+}
+
+/// The limit of the workflow that concerns a run with this input.
 async fn limit(
     workflow_id: WorkflowId,
     plan: &StartPlan,
@@ -202,7 +264,8 @@ async fn limit(
 ) -> Result<Option<ConcurrencyLimit>, CommandError<StartRejection>> {
     let Some(limit) = plan.concurrency.limit else { return Ok(None) };
     if plan.concurrency.key.is_none() {
-        return Ok(Some(ConcurrencyLimit { key: workflow_id.to_string(), limit }));
+        let of_workflow = ConcurrencyLimit::new(workflow_id.to_string(), limit);
+        return Ok(Some(ConcurrencyLimit { strategy: plan.concurrency.strategy, ..of_workflow }));
     }
     // An expression that runs long can't be stopped, so it must not hold up anybody else's command.
     let (concurrency, input) = (plan.concurrency.clone(), input.clone());
@@ -212,7 +275,9 @@ async fn limit(
     let key = key.map_err(|error| CommandError::Rejected(StartRejection::Key(error)))?;
     let key = key.unwrap_or_default();
     let key = if key.len() > MAX_KEY_BYTES { hex(&Sha256::digest(key.as_bytes())) } else { key };
-    Ok(Some(ConcurrencyLimit { key: format!("{workflow_id}:{key}"), limit }))
+    let of_workflow = ConcurrencyLimit::new(format!("{workflow_id}:{key}"), limit);
+    let (scope, strategy) = (LimitScope::Key, plan.concurrency.strategy);
+    Ok(Some(ConcurrencyLimit { scope, strategy, ..of_workflow }))
 }
 
 fn command(execution_id: ExecutionId, request: RequestExecution) -> (Target, ExecutionCommand) {

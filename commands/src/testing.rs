@@ -8,10 +8,11 @@ use std::{
 
 use chrono::{DateTime, TimeDelta, Utc};
 use ledgerline_domain::{
+    deployment::{Deployment, DeploymentCommand},
     event::{Actor, AnyEvent, Recorded},
     execution::{
-        Attempt, Awaited, Execution, ExecutionCommand, ExecutionEvent, NodeOutput, NodePath,
-        Outcome, Report, Step, TriggerType,
+        Attempt, Awaited, Execution, ExecutionCommand, ExecutionEvent, LimitScope, NodeOutput,
+        NodePath, Outcome, Report, Step, TriggerType,
     },
     graph::Definition,
     id::{ExecutionId, WorkflowId, WorkspaceId},
@@ -26,7 +27,7 @@ use uuid::Uuid;
 
 use crate::{
     Clock, CommandError, Commands, Context, DispatchSettings, Dispatcher, Executed, Leading, Lines,
-    Policies, Scope, Settings, Target, Timers,
+    Policies, Scope, Settings, Target, Timers, WorkspaceLimits,
     record::recorded,
     start,
     start::{Start, StartRejection},
@@ -38,7 +39,7 @@ pub(crate) const LEASE: Duration = Duration::from_millis(500);
 pub(crate) struct World {
     pub(crate) log: Arc<SimulatedLog>,
     pub(crate) clock: Clock,
-    workspace: WorkspaceId,
+    pub(crate) workspace: WorkspaceId,
 }
 
 /// One process on the log; dropped, it has crashed.
@@ -60,11 +61,26 @@ impl World {
         Self { log, clock: Clock::new(now, Uuid::now_v7), workspace: WorkspaceId(Uuid::now_v7()) }
     }
 
+    /// The same log, clock and workspace.
+    pub(crate) fn share(&self) -> Self {
+        let Self { log, clock, workspace } = self;
+        Self { log: Arc::clone(log), clock: clock.clone(), workspace: *workspace }
+    }
+
     pub(crate) fn process(&self, name: &str) -> Process {
+        self.process_of(name, WorkspaceLimits::default())
+    }
+
+    pub(crate) fn process_with(&self, workspaces: WorkspaceLimits) -> Process {
+        self.process_of("one", workspaces)
+    }
+
+    fn process_of(&self, name: &str, workspaces: WorkspaceLimits) -> Process {
         let log: Arc<dyn EventLog> = Arc::<SimulatedLog>::clone(&self.log);
         let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
         let tail = Tail::start(Arc::clone(&log), &tracker, stop.clone());
-        let commands = Commands::new(log, self.clock.clone(), Settings::default());
+        let settings = Settings { workspaces, ..Settings::default() };
+        let commands = Commands::new(log, self.clock.clone(), settings);
         Process { commands, tail, stop, tracker, name: name.to_owned(), aborts: Vec::new() }
     }
 
@@ -77,7 +93,10 @@ impl World {
     pub(crate) fn executions(&self) -> Vec<(ExecutionId, ExecutionEvent)> {
         let of_execution = |recorded: Recorded<AnyEvent>| match recorded.event {
             AnyEvent::Execution(event) => Some((ExecutionId(recorded.stream), event)),
-            AnyEvent::Workflow(_) | AnyEvent::Workspace(_) | AnyEvent::Vault(_) => None,
+            AnyEvent::Workflow(_)
+            | AnyEvent::Workspace(_)
+            | AnyEvent::Vault(_)
+            | AnyEvent::Deployment(_) => None,
         };
         self.history().into_iter().filter_map(of_execution).collect()
     }
@@ -165,8 +184,17 @@ impl Process {
         };
         let (commands, tail) = (self.commands.clone(), Arc::clone(&self.tail));
         let (dispatcher, stop) = (Dispatcher::new(commands, tail, settings), self.stop.clone());
-        let lines = dispatcher.lines();
+        let lines = self.lines();
         self.spawn(async move { dispatcher.run(stop).await.unwrap() });
+        lines
+    }
+
+    /// Watches the lines, and lets requests in by them.
+    pub(crate) fn lines(&mut self) -> Lines {
+        let (lines, stop) = (Lines::default(), self.stop.clone());
+        let following = lines.clone().follow(self.commands.clone(), Arc::clone(&self.tail), stop);
+        self.spawn(async move { following.await.unwrap() });
+        self.commands.watch_lines(lines.clone());
         lines
     }
 
@@ -245,6 +273,11 @@ impl Process {
             .unwrap();
     }
 
+    pub(crate) async fn tell_deployment(&self, command: DeploymentCommand) {
+        let target = Target::new(Deployment::id(), Uuid::nil());
+        self.commands.execute::<Deployment>(target, &command, &context()).await.unwrap();
+    }
+
     /// Takes the newest claim of an execution and reports steps.
     pub(crate) async fn report(&self, id: ExecutionId, steps: Vec<Step>) {
         let state = self.commands.load::<Execution>(id).await.unwrap().state;
@@ -310,14 +343,20 @@ impl Worker {
     }
 }
 
-/// Walks through the history and asserts that no limit ever held more executions than it has slots. Answers the most it held.
+/// Walks through the history and asserts that no limit ever held more executions than it has slots. Answers the most that one held.
 pub(crate) fn most_at_once(world: &World) -> usize {
+    let scopes = [LimitScope::Workflow, LimitScope::Key, LimitScope::Workspace];
+    scopes.into_iter().map(|scope| most_under(world, scope)).max().unwrap_or(0)
+}
+
+/// The same of the limits of one scope.
+pub(crate) fn most_under(world: &World, scope: LimitScope) -> usize {
     let mut limits: BTreeMap<ExecutionId, (String, u32)> = BTreeMap::new();
     let mut held: BTreeMap<String, BTreeSet<ExecutionId>> = BTreeMap::new();
     let mut most = 0;
     for (id, event) in world.executions() {
         if let ExecutionEvent::ExecutionRequested(event) = &event {
-            if let Some(limit) = &event.limit {
+            if let Some(limit) = event.limits.iter().find(|limit| limit.scope == scope) {
                 limits.insert(id, (limit.key.clone(), limit.limit));
             }
             continue;

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::{
+    deployment::DeploymentEvent,
     execution::ExecutionEvent,
     id::{CorrelationId, EventId, UserId},
     vault::VaultEvent,
@@ -143,6 +144,8 @@ pub enum AnyEvent {
     Execution(ExecutionEvent),
     /// Of a vault.
     Vault(VaultEvent),
+    /// Of the deployment.
+    Deployment(DeploymentEvent),
 }
 
 impl AnyEvent {
@@ -152,6 +155,7 @@ impl AnyEvent {
         (WorkflowEvent::CATEGORY, WorkflowEvent::TYPES),
         (ExecutionEvent::CATEGORY, ExecutionEvent::TYPES),
         (VaultEvent::CATEGORY, VaultEvent::TYPES),
+        (DeploymentEvent::CATEGORY, DeploymentEvent::TYPES),
     ];
 
     /// Reads a recorded event, through the upcasters when its version is an old one.
@@ -178,6 +182,9 @@ impl AnyEvent {
             }
             VaultEvent::CATEGORY => {
                 VaultEvent::decode(r#type, schema_version, payload).map(Self::Vault)
+            }
+            DeploymentEvent::CATEGORY => {
+                DeploymentEvent::decode(r#type, schema_version, payload).map(Self::Deployment)
             }
             _ => Err(DecodeError::Unknown {
                 category: category.to_owned(),

@@ -6,6 +6,7 @@
 // A new variant is a compile error wherever it matters.
 #![cfg_attr(not(test), deny(clippy::wildcard_enum_match_arm))]
 
+pub mod deployment;
 pub mod dispatch;
 pub mod event;
 pub mod execution;

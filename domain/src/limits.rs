@@ -92,8 +92,12 @@ pub const MAX_EXECUTION_TIMEOUT_MS: u64 = 365 * 24 * 60 * 60 * 1000;
 pub const MAX_WAIT_MS: u64 = 365 * 24 * 60 * 60 * 1000;
 /// Nodes of one run that run at once.
 pub const MAX_PARALLELISM: u32 = 100;
-/// Runs of one workflow at once.
+/// Runs of one workflow, or of one workspace, at once.
 pub const MAX_CONCURRENCY: u32 = 10_000;
+/// Runs of one workflow that no worker ever took: each is kept in memory by whoever leads dispatch until it runs.
+pub const MAX_QUEUED: u32 = 100_000;
+/// Why somebody did something, in their own words: a paragraph that is shown beside it.
+pub const MAX_REASON_CHARS: usize = 1_000;
 /// Items of a `logic.for_each`: each is at least one event.
 pub const MAX_LOOP_ITEMS: usize = 10_000;
 /// Iterations of a `logic.while`: each is at least one event.

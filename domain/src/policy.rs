@@ -82,7 +82,7 @@ impl PolicyState {
             AnyEvent::Execution(event) => {
                 self.apply_execution(ExecutionId(recorded.stream), event);
             }
-            AnyEvent::Workspace(_) | AnyEvent::Vault(_) => {}
+            AnyEvent::Workspace(_) | AnyEvent::Vault(_) | AnyEvent::Deployment(_) => {}
         }
     }
 

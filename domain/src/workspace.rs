@@ -22,6 +22,9 @@ events! {
     WorkspaceEvent in "workspace" {
         "workspace_created" 1 => WorkspaceCreated,
         "workspace_renamed" 1 => WorkspaceRenamed,
+        "concurrency_changed" 1 => ConcurrencyChanged,
+        "dispatch_paused" 1 => DispatchPaused,
+        "dispatch_resumed" 1 => DispatchResumed,
         "member_added" 1 => MemberAdded,
         "member_role_changed" 1 => MemberRoleChanged,
         "member_removed" 1 => MemberRemoved,
@@ -49,6 +52,26 @@ pub struct WorkspaceRenamed {
     /// The description from now on.
     pub description: String,
 }
+
+/// Another number of its executions may run at once. It holds for those that are requested from now on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConcurrencyChanged {
+    /// How many; none for what the deployment gives every workspace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
+}
+
+/// None of its executions is handed to a worker from now on. Those that workers have go on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DispatchPaused {
+    /// Why, in the words of whoever paused it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// Its executions are handed to workers again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DispatchResumed {}
 
 /// A person became a member.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -97,6 +120,10 @@ pub struct ActiveWorkspace {
     pub personal: bool,
     /// Everybody who belongs to it.
     pub members: BTreeMap<UserId, Role>,
+    /// How many of its executions may run at once; none for what the deployment gives every workspace.
+    pub max_concurrency: Option<u32>,
+    /// Whether dispatch is paused in it.
+    pub dispatch_paused: bool,
 }
 
 /// What a workspace is told to do.
@@ -106,6 +133,20 @@ pub enum WorkspaceCommand {
     Create(CreateWorkspace),
     /// Name or describe it otherwise.
     Rename(RenameWorkspace),
+    /// Name or describe it otherwise, and let another number of its executions run at once.
+    Configure {
+        /// Its name and description.
+        name: RenameWorkspace,
+        /// How many; none for what the deployment gives every workspace.
+        max_concurrency: Option<u32>,
+    },
+    /// Hand none of its executions to a worker.
+    PauseDispatch {
+        /// Why, for others to read.
+        reason: Option<String>,
+    },
+    /// Hand its executions to workers again.
+    ResumeDispatch,
     /// Let a person in.
     AddMember(AddMember),
     /// Give a member another role.
@@ -185,6 +226,12 @@ pub enum WorkspaceRejection {
         limits::MAX_DESCRIPTION_CHARS
     )]
     DescriptionTooLong,
+    /// A limit of concurrency is out of range.
+    #[error("a workspace may run 1 to {} executions at once", limits::MAX_CONCURRENCY)]
+    ConcurrencyOutOfRange,
+    /// A reason is too long.
+    #[error("a reason has at most {} characters", limits::MAX_REASON_CHARS)]
+    ReasonTooLong,
     /// Somebody who is not a member was named.
     #[error("this person is not a member of the workspace")]
     NotAMember,
@@ -217,6 +264,8 @@ impl WorkspaceRejection {
             Self::AlreadyExists => "workspace_already_exists",
             Self::NameInvalid => "name_invalid",
             Self::DescriptionTooLong => "description_too_long",
+            Self::ConcurrencyOutOfRange => "concurrency_out_of_range",
+            Self::ReasonTooLong => "reason_too_long",
             Self::NotAMember => "not_a_member",
             Self::AlreadyAMember => "already_a_member",
             Self::MayNotManageMembers => "may_not_manage_members",
@@ -286,6 +335,42 @@ impl ActiveWorkspace {
             }
             .into(),
         ])
+    }
+
+    /// The limit that it has leads to nothing.
+    fn limit_concurrency(
+        &self,
+        limit: Option<u32>,
+    ) -> Result<Vec<WorkspaceEvent>, WorkspaceRejection> {
+        if limit.is_some_and(|limit| !(1..=limits::MAX_CONCURRENCY).contains(&limit)) {
+            return Err(WorkspaceRejection::ConcurrencyOutOfRange);
+        }
+        if self.max_concurrency == limit {
+            return Ok(vec![]);
+        }
+        Ok(vec![ConcurrencyChanged { limit }.into()])
+    }
+
+    /// Pausing what is paused leads to nothing.
+    fn pause_dispatch(
+        &self,
+        reason: Option<&str>,
+    ) -> Result<Vec<WorkspaceEvent>, WorkspaceRejection> {
+        if reason.is_some_and(|reason| reason.chars().count() > limits::MAX_REASON_CHARS) {
+            return Err(WorkspaceRejection::ReasonTooLong);
+        }
+        match self.dispatch_paused {
+            true => Ok(vec![]),
+            false => Ok(vec![DispatchPaused { reason: reason.map(str::to_owned) }.into()]),
+        }
+    }
+
+    /// Resuming what is not paused leads to nothing.
+    fn resume_dispatch(&self) -> Vec<WorkspaceEvent> {
+        match self.dispatch_paused {
+            true => vec![DispatchResumed {}.into()],
+            false => vec![],
+        }
     }
 
     /// A member with that very role leads to nothing.
@@ -387,6 +472,16 @@ impl Aggregate for Workspace {
         match command {
             WorkspaceCommand::Create(command) => self.create(command),
             WorkspaceCommand::Rename(command) => self.active()?.rename(command),
+            WorkspaceCommand::Configure { name, max_concurrency } => {
+                let workspace = self.active()?;
+                let mut events = workspace.rename(name)?;
+                events.extend(workspace.limit_concurrency(*max_concurrency)?);
+                Ok(events)
+            }
+            WorkspaceCommand::PauseDispatch { reason } => {
+                self.active()?.pause_dispatch(reason.as_deref())
+            }
+            WorkspaceCommand::ResumeDispatch => Ok(self.active()?.resume_dispatch()),
             WorkspaceCommand::AddMember(command) => self.active()?.add_member(command),
             WorkspaceCommand::ChangeMemberRole(command) => self.active()?.change_role(command),
             WorkspaceCommand::RemoveMember(command) => self.active()?.remove_member(command),
@@ -401,6 +496,8 @@ impl Aggregate for Workspace {
                     description: event.description.clone(),
                     personal: event.personal,
                     members: BTreeMap::from([(event.owner, Role::Owner)]),
+                    max_concurrency: None,
+                    dispatch_paused: false,
                 })
             }
             (Self::Active(mut workspace), event) => {
@@ -409,6 +506,11 @@ impl Aggregate for Workspace {
                         workspace.name.clone_from(&event.name);
                         workspace.description.clone_from(&event.description);
                     }
+                    WorkspaceEvent::ConcurrencyChanged(event) => {
+                        workspace.max_concurrency = event.limit;
+                    }
+                    WorkspaceEvent::DispatchPaused(_) => workspace.dispatch_paused = true,
+                    WorkspaceEvent::DispatchResumed(_) => workspace.dispatch_paused = false,
                     WorkspaceEvent::MemberAdded(event) => {
                         workspace.members.insert(event.user_id, event.role);
                     }
@@ -426,7 +528,7 @@ impl Aggregate for Workspace {
         }
     }
 
-    const SNAPSHOT: &'static str = "workspace/1";
+    const SNAPSHOT: &'static str = "workspace/2";
 
     fn weight(&self) -> usize {
         match self {

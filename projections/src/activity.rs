@@ -134,6 +134,9 @@ fn workspace_detail(event: &WorkspaceEvent) -> Value {
     match event {
         WorkspaceEvent::WorkspaceCreated(event) => json!({ "name": event.name }),
         WorkspaceEvent::WorkspaceRenamed(event) => json!({ "name": event.name }),
+        WorkspaceEvent::ConcurrencyChanged(event) => json!({ "limit": event.limit }),
+        WorkspaceEvent::DispatchPaused(event) => json!({ "reason": event.reason }),
+        WorkspaceEvent::DispatchResumed(_) => json!({}),
         WorkspaceEvent::MemberAdded(event) => {
             json!({ "user_id": event.user_id, "role": MemberRole::from(event.role) })
         }
@@ -229,6 +232,8 @@ fn entry(event: &AnyEvent) -> Option<(&'static str, &'static str, Value)> {
         AnyEvent::Execution(event) => {
             Some((ExecutionEvent::CATEGORY, event.type_name(), execution_detail(event)?))
         }
+        // The feed is of one workspace each, and this belongs to none.
+        AnyEvent::Deployment(_) => None,
     }
 }
 

@@ -129,6 +129,27 @@ pub async fn get(
         .await?)
 }
 
+/// When nodes of an execution began, by path.
+///
+/// # Errors
+/// When the database is away.
+pub async fn started_at(
+    pool: &PgPool,
+    execution_id: Uuid,
+    paths: &[String],
+) -> Result<HashMap<String, DateTime<Utc>>, QueryError> {
+    if paths.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let rows = sqlx::query!(
+        "SELECT path, started_at FROM execution_nodes WHERE execution_id = $1 AND path = ANY($2)",
+        execution_id,
+        paths
+    );
+    let rows = rows.fetch_all(pool).await?;
+    Ok(rows.into_iter().filter_map(|row| Some((row.path, row.started_at?))).collect())
+}
+
 /// A node's row while it is folded.
 #[derive(Debug)]
 struct Row {
@@ -460,7 +481,10 @@ impl Projection for ExecutionNodes {
     fn want(&mut self, event: &LogEvent) {
         match &event.event {
             AnyEvent::Execution(execution) => self.want_execution(event, execution),
-            AnyEvent::Workflow(_) | AnyEvent::Workspace(_) | AnyEvent::Vault(_) => {}
+            AnyEvent::Workflow(_)
+            | AnyEvent::Workspace(_)
+            | AnyEvent::Vault(_)
+            | AnyEvent::Deployment(_) => {}
         }
     }
 
@@ -493,7 +517,10 @@ impl Projection for ExecutionNodes {
     fn apply(&mut self, event: &LogEvent) -> Result<(), Poison> {
         match &event.event {
             AnyEvent::Execution(execution) => self.apply_execution(event, execution),
-            AnyEvent::Workflow(_) | AnyEvent::Workspace(_) | AnyEvent::Vault(_) => {}
+            AnyEvent::Workflow(_)
+            | AnyEvent::Workspace(_)
+            | AnyEvent::Vault(_)
+            | AnyEvent::Deployment(_) => {}
         }
         Ok(())
     }

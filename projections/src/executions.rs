@@ -80,7 +80,7 @@ impl Row {
             queue: queue_word(event.queue).to_owned(),
             cancel_reason: None,
             worker: None,
-            limit_key: event.limit.as_ref().map(|limit| limit.key.clone()),
+            limit_key: event.limits.first().map(|limit| limit.key.clone()),
             failed_node: None,
             error: None,
             input: Some(event.input.as_str().to_owned()),
@@ -204,7 +204,8 @@ impl Projection for Executions {
             AnyEvent::Execution(_)
             | AnyEvent::Workflow(_)
             | AnyEvent::Workspace(_)
-            | AnyEvent::Vault(_) => {}
+            | AnyEvent::Vault(_)
+            | AnyEvent::Deployment(_) => {}
         }
     }
 
@@ -276,7 +277,10 @@ impl Projection for Executions {
                 self.executions.put(at.stream, Row::requested(at, requested)?);
                 Ok(())
             }
-            AnyEvent::Execution(_) | AnyEvent::Workspace(_) | AnyEvent::Vault(_) => Ok(()),
+            AnyEvent::Execution(_)
+            | AnyEvent::Workspace(_)
+            | AnyEvent::Vault(_)
+            | AnyEvent::Deployment(_) => Ok(()),
         }
     }
 

@@ -119,7 +119,10 @@ fn concerned(event: &WorkspaceEvent) -> Option<UserId> {
         WorkspaceEvent::MemberAdded(event) => Some(event.user_id),
         WorkspaceEvent::MemberRoleChanged(event) => Some(event.user_id),
         WorkspaceEvent::MemberRemoved(event) => Some(event.user_id),
-        WorkspaceEvent::WorkspaceRenamed(_) => None,
+        WorkspaceEvent::WorkspaceRenamed(_)
+        | WorkspaceEvent::ConcurrencyChanged(_)
+        | WorkspaceEvent::DispatchPaused(_)
+        | WorkspaceEvent::DispatchResumed(_) => None,
     }
 }
 
@@ -189,7 +192,10 @@ impl Projection for Members {
                 self.members.remove(&(at.stream, event.user_id.0));
                 Ok(())
             }
-            WorkspaceEvent::WorkspaceRenamed(_) => Ok(()),
+            WorkspaceEvent::WorkspaceRenamed(_)
+            | WorkspaceEvent::ConcurrencyChanged(_)
+            | WorkspaceEvent::DispatchPaused(_)
+            | WorkspaceEvent::DispatchResumed(_) => Ok(()),
         }
     }
 

@@ -247,7 +247,7 @@ impl Projection for Workflows {
                     }
                 }
             }
-            AnyEvent::Workspace(_) | AnyEvent::Vault(_) => {}
+            AnyEvent::Workspace(_) | AnyEvent::Vault(_) | AnyEvent::Deployment(_) => {}
         }
     }
 
@@ -288,7 +288,7 @@ impl Projection for Workflows {
         match &event.event {
             AnyEvent::Workflow(workflow) => self.apply_workflow(event, workflow),
             AnyEvent::Execution(execution) => self.apply_execution(event, execution),
-            AnyEvent::Workspace(_) | AnyEvent::Vault(_) => Ok(()),
+            AnyEvent::Workspace(_) | AnyEvent::Vault(_) | AnyEvent::Deployment(_) => Ok(()),
         }
     }
 

@@ -167,7 +167,10 @@ impl Projection for Workspaces {
         match &event.event {
             AnyEvent::Workspace(_) if event.version == 1 => self.workspaces.want_new(event.stream),
             AnyEvent::Workspace(_) => self.workspaces.want(event.stream),
-            AnyEvent::Workflow(_) | AnyEvent::Execution(_) | AnyEvent::Vault(_) => {}
+            AnyEvent::Workflow(_)
+            | AnyEvent::Execution(_)
+            | AnyEvent::Vault(_)
+            | AnyEvent::Deployment(_) => {}
         }
     }
 
@@ -231,7 +234,10 @@ impl Projection for Workspaces {
             }
             WorkspaceEvent::MemberAdded(_) => row.member_count += 1,
             WorkspaceEvent::MemberRemoved(_) => row.member_count -= 1,
-            WorkspaceEvent::MemberRoleChanged(_) => {}
+            WorkspaceEvent::MemberRoleChanged(_)
+            | WorkspaceEvent::ConcurrencyChanged(_)
+            | WorkspaceEvent::DispatchPaused(_)
+            | WorkspaceEvent::DispatchResumed(_) => {}
         }
         Ok(())
     }

@@ -658,8 +658,11 @@ async fn invariant_7_an_open_run_says_what_it_waits_for() {
     let in_line = engine.start(workflow, &json!({})).await;
     let run = engine.until(in_line, "to stand in line", |run| run.status() == Some(Status::Queued));
     match run.await.waits_for() {
-        Some(WaitsFor::Slot { limit, resumed: false }) => {
-            assert_eq!((limit.key, limit.limit), (workflow.to_string(), 1));
+        Some(WaitsFor::Slot { limits, resumed: false }) => {
+            assert_eq!(
+                (limits[0].key.as_str(), limits[0].limit),
+                (workflow.to_string().as_str(), 1)
+            );
         }
         other => panic!("in line, and waits for {other:?}"),
     }

@@ -108,18 +108,20 @@ impl Checker {
     }
 
     fn count(&mut self, id: ExecutionId, after: &Execution) {
-        let Some(limit) = after.run().and_then(|run| run.request.limit.clone()) else { return };
+        let Some(run) = after.run() else { return };
         let holds = after.open().is_some_and(|open| match open.phase {
             Phase::Dispatched | Phase::Running { .. } => true,
             Phase::Idle(_) | Phase::Paused { .. } => false,
         });
-        let held = self.held.entry(limit.key.clone()).or_default();
-        if holds {
-            held.insert(id);
-        } else {
-            held.remove(&id);
+        for limit in &run.request.limits {
+            let held = self.held.entry(limit.key.clone()).or_default();
+            if holds {
+                held.insert(id);
+            } else {
+                held.remove(&id);
+            }
+            assert!(held.len() <= limit.limit as usize, "{limit:?} is over-filled by {held:?}");
         }
-        assert!(held.len() <= limit.limit as usize, "{limit:?} is over-filled by {held:?}");
     }
 
     /// Whoever has neither ended nor waits for a person.

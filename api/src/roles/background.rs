@@ -22,7 +22,7 @@ use crate::{
 const LEASE_TTL: Duration = Duration::from_secs(10);
 
 /// How often dispatch looks whether workers are alive.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+pub(crate) const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// How long a claim may go untaken while slots are free before it is handed out again.
 const UNTAKEN_GRACE: Duration = Duration::from_secs(10);
@@ -39,20 +39,32 @@ pub(super) fn start(
     stages: &Stages,
     backing: &Backing,
     address: SocketAddr,
-) -> Result<Option<Lines>, StartError> {
-    let mut lines = None;
+) -> Result<(), StartError> {
     for role in &config.roles {
         match role {
             Role::Api => {}
             Role::Projector => start_projectors(foundation, stages),
             Role::Relay => start_relay(foundation, stages),
-            Role::Policies => lines = Some(start_policies(foundation, stages)),
+            Role::Policies => start_policies(foundation, stages),
             Role::Worker => {
                 worker::start(config, environment, foundation, stages, backing, address)?;
             }
         }
     }
-    Ok(lines)
+    Ok(())
+}
+
+/// Watches the slots and lines: requests of runs are let in by them, and questions are answered from them.
+pub(super) fn watch_lines(foundation: &Foundation, stages: &Stages) -> Lines {
+    let lines = Lines::default();
+    let (commands, tail) = (foundation.commands.clone(), Arc::clone(&foundation.tail));
+    commands.watch_lines(lines.clone());
+    let stage = &stages.carry;
+    let following = lines.clone().follow(commands, tail, stage.stop.clone());
+    let health = foundation.health.clone();
+    health.set("lines", Condition::Ok, None);
+    stage.tasks.spawn(async move { stand_by("lines", Box::pin(following), &health).await });
+    lines
 }
 
 fn start_projectors(foundation: &Foundation, stages: &Stages) {
@@ -91,8 +103,7 @@ fn start_relay(foundation: &Foundation, stages: &Stages) {
     }
 }
 
-/// Gives the way to ask dispatch about its lines.
-fn start_policies(foundation: &Foundation, stages: &Stages) -> Lines {
+fn start_policies(foundation: &Foundation, stages: &Stages) {
     let leading = Leading { owner: foundation.owner.clone(), lease_ttl: LEASE_TTL };
     let (commands, tail) = (foundation.commands.clone(), Arc::clone(&foundation.tail));
     let settings = DispatchSettings {
@@ -103,7 +114,6 @@ fn start_policies(foundation: &Foundation, stages: &Stages) -> Lines {
     let stop = || stages.work.stop.clone();
     let policies = Policies::new(commands.clone(), Arc::clone(&tail), leading.clone());
     let dispatch = Dispatcher::new(commands.clone(), tail, settings);
-    let lines = dispatch.lines();
     let (forgetful, over) = (commands.clone(), stop());
     let forgetting = async move { over.run_until_cancelled(forget_keys(&forgetful)).await };
     stages.work.tasks.spawn(forgetting);
@@ -118,7 +128,6 @@ fn start_policies(foundation: &Foundation, stages: &Stages) -> Lines {
         health.set(part, Condition::Ok, None);
         stages.work.tasks.spawn(async move { stand_by(part, running, &health).await });
     }
-    lines
 }
 
 /// Forgets idempotency keys that nobody repeats any more. Several processes may do so: a repeat changes nothing.

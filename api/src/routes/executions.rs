@@ -1,13 +1,14 @@
 //! Executions: started, looked at, stopped, held, and run again.
 //!
 //! Rules are the domain's; a handler names the command and who may give it. Reading order: here (start, list, one), [`control`] (the
-//! commands on one), [`view`] (how one is shown), [`output`], [`nodes`], [`logs`], [`history`], [`why`].
+//! commands on one), [`view`] (how one is shown), [`output`], [`nodes`], [`logs`], [`history`], [`why`], [`stuck`].
 
 pub mod control;
 pub mod history;
 pub mod logs;
 pub mod nodes;
 pub mod output;
+pub mod stuck;
 pub mod view;
 pub mod waits;
 pub mod why;

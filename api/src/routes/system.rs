@@ -1,12 +1,13 @@
 //! The deployment as its operators see it: which log, who leads what, how far everything is, and what is held up.
 
+pub mod dispatch;
 pub mod projections;
 
 use std::collections::BTreeMap;
 
 use axum::extract::State;
 use chrono::{DateTime, Utc};
-use ledgerline_commands::{dispatch, policies};
+use ledgerline_commands::{dispatch::READER as DISPATCH, policies};
 use ledgerline_nats::{relay, work};
 use ledgerline_projections::{
     Model, ProjectorStatus,
@@ -36,7 +37,7 @@ const READERS: [(&str, &str); 4] = [
     (relay::READER, "relay"),
     (work::READER, "work_relay"),
     (policies::READER, "policies"),
-    (dispatch::READER, "dispatch"),
+    (DISPATCH, "dispatch"),
 ];
 
 /// A deployment.
@@ -59,6 +60,8 @@ pub struct SystemView {
     pub projections: Vec<ProjectorStatus>,
     /// How far the other readers of the log are, over all processes.
     pub readers: Vec<ReaderView>,
+    /// Where dispatch is paused.
+    pub dispatch: dispatch::DispatchView,
     /// The worker processes that were heard of lately.
     pub workers: Vec<WorkerView>,
     /// Streams that wait behind an event that a read model can't apply, or that were left out by somebody.
@@ -139,6 +142,7 @@ pub async fn system(
         },
         projections: status::status(&state.pool, log, &state.positions, state.clock.now()).await?,
         readers: readers(&state, head, &parts).await?,
+        dispatch: dispatch::view(&state, head.position).await,
         workers: workers(log.as_ref()).await?,
         quarantine: held_up(&state).await?,
         parts,

@@ -39,6 +39,7 @@ use crate::{
     problem::Problem,
     reading::{self, Reading, search},
     refusal::Refusal,
+    routes::executions::control::NoFields,
     writing::{Reply, Writing},
 };
 
@@ -59,6 +60,12 @@ pub struct WorkspaceView {
     pub role: MemberRole,
     /// How many members it has.
     pub member_count: usize,
+    /// How many of its executions may run at once by its own setting; none for what the deployment gives every workspace.
+    pub max_concurrency: Option<u32>,
+    /// How many may run at once after what the deployment gives and allows; none for no limit.
+    pub effective_concurrency: Option<u32>,
+    /// Whether dispatch is paused in it: nothing of it is handed to a worker.
+    pub dispatch_paused: bool,
     /// Who made it.
     #[schema(value_type = Option<Uuid>)]
     pub created_by: Option<UserId>,
@@ -93,6 +100,26 @@ pub struct UpdateWorkspaceRequest {
     #[serde(default)]
     #[schema(max_length = 10_000)]
     pub description: Option<String>,
+    /// How many of its executions may run at once from now on; `null` for what the deployment gives every workspace. It holds for
+    /// executions that are requested after it.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<u32>, minimum = 1, maximum = 10_000)]
+    pub max_concurrency: Option<Option<u32>>,
+}
+
+/// A field that says something by being `null`.
+fn given<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Option<Option<u32>>, D::Error> {
+    Option::deserialize(value).map(Some)
+}
+
+/// Why dispatch is paused.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PauseDispatchRequest {
+    /// For others to read.
+    #[serde(default)]
+    #[schema(max_length = 1_000)]
+    pub reason: Option<String>,
 }
 
 /// Which workspaces.
@@ -218,16 +245,64 @@ pub async fn update(
             .state
             .active()
             .map_err(|absent: WorkspaceRejection| CommandError::Rejected(Refusal::from(absent)))?;
-        let rename = RenameWorkspace {
+        let max_concurrency = request.max_concurrency.unwrap_or(is.max_concurrency);
+        let name = RenameWorkspace {
             name: request.name.clone().unwrap_or_else(|| is.name.clone()),
             description: request.description.clone().unwrap_or_else(|| is.description.clone()),
         };
-        Ok((Target::existing(id), WorkspaceCommand::Rename(rename)))
+        Ok((Target::existing(id), WorkspaceCommand::Configure { name, max_concurrency }))
     };
-    let renamed = writing.execute::<Workspace, _, _>(&context, plan).await?;
-    let view = view(&state, &writing.caller, id, &renamed.state, renamed.version).await?;
-    let answer = writing.answer(StatusCode::OK, view, renamed.position);
-    Ok(answer.versioned(renamed.version).into_response())
+    let changed = writing.execute::<Workspace, _, _>(&context, plan).await?;
+    let view = view(&state, &writing.caller, id, &changed.state, changed.version).await?;
+    let answer = writing.answer(StatusCode::OK, view, changed.position);
+    Ok(answer.versioned(changed.version).into_response())
+}
+
+/// Pause all dispatch in a workspace: nothing of it is handed to a worker until it is resumed. What workers have goes on.
+#[utoipa::path(post, path = "/workspaces/{id}/pause", tag = "workspaces", params(("id" = Uuid, Path)),
+    request_body = Option<PauseDispatchRequest>, responses((status = 200, body = WorkspaceView)))]
+pub async fn pause(
+    State(state): State<AppState>,
+    writing: Writing,
+    Path(id): Path<WorkspaceId>,
+    body: Option<JsonBody<PauseDispatchRequest>>,
+) -> Reply {
+    let hash = body.as_ref().map_or([0; 32], |body| body.hash);
+    let reason = body.and_then(|body| body.value.reason);
+    tell(&state, &writing, id, WorkspaceCommand::PauseDispatch { reason }, hash).await
+}
+
+/// Resume dispatch in a workspace.
+#[utoipa::path(post, path = "/workspaces/{id}/resume", tag = "workspaces", params(("id" = Uuid, Path)),
+    request_body = Option<NoFields>, responses((status = 200, body = WorkspaceView)))]
+pub async fn resume(
+    State(state): State<AppState>,
+    writing: Writing,
+    Path(id): Path<WorkspaceId>,
+    body: Option<JsonBody<NoFields>>,
+) -> Reply {
+    let hash = body.map_or([0; 32], |body| body.hash);
+    tell(&state, &writing, id, WorkspaceCommand::ResumeDispatch, hash).await
+}
+
+/// Tells a workspace something that takes the right to its settings, and shows it as it is then.
+async fn tell(
+    state: &AppState,
+    writing: &Writing,
+    id: WorkspaceId,
+    command: WorkspaceCommand,
+    hash: [u8; 32],
+) -> Reply {
+    let context = writing.context(id, hash);
+    let command = &command;
+    let plan = |scope: Scope| async move {
+        writing.authorise(&scope, id, Permission::EditWorkspace, "workspace").await?;
+        Ok((Target::existing(id), command.clone()))
+    };
+    let told = writing.execute::<Workspace, _, _>(&context, plan).await?;
+    let view = view(state, &writing.caller, id, &told.state, told.version).await?;
+    let answer = writing.answer(StatusCode::OK, view, told.position);
+    Ok(answer.versioned(told.version).into_response())
 }
 
 /// What was done in a workspace, the newest first.
@@ -280,6 +355,9 @@ async fn view(
         personal: is.personal,
         role: role.into(),
         member_count: is.members.len(),
+        max_concurrency: is.max_concurrency,
+        effective_concurrency: state.commands.workspace_limits().of(is.max_concurrency),
+        dispatch_paused: is.dispatch_paused,
         created_by: created.by,
         created_at: created.at,
         updated_at: updated.at,

@@ -3,14 +3,23 @@
 use std::time::Duration;
 
 use ledgerline_domain::{
-    dispatch::Why,
-    execution::{Claim, ExecutionCommand, ExecutionEvent},
+    deployment::DeploymentCommand,
+    dispatch::{Standing, Why},
+    execution::{CancelReason, Claim, ExecutionCommand, ExecutionEvent, LimitScope, Outcome, Step},
+    id::{ExecutionId, WorkspaceId},
+    json::Json,
 };
 use ledgerline_store::EventLog as _;
+use serde_json::json;
 use tokio::time::sleep;
+use uuid::Uuid;
 
 use super::{CLAIMS_PER_FREE_SLOT, READER};
-use crate::testing::{World, most_at_once};
+use crate::{
+    CommandError, WorkspaceLimits,
+    start::StartRejection,
+    testing::{World, most_at_once, most_under},
+};
 
 fn ended(world: &World) -> usize {
     world.count(|event| matches!(event, ExecutionEvent::ExecutionCompleted(_)))
@@ -166,13 +175,20 @@ async fn a_run_in_line_says_what_it_waits_for() {
     let ids = [process.start(workflow).await, process.start(workflow).await];
     let started = |event: &ExecutionEvent| matches!(event, ExecutionEvent::ExecutionStarted(_));
     world.until(|world| world.count(started) == 1).await;
-    let Some(Why::InLine { limit, place, holders, .. }) = lines.why(ids[1]).await else {
-        panic!("it isn't in line")
-    };
-    assert_eq!((limit.limit, place, holders), (1, 1, vec![ids[0]]));
-    assert!(matches!(lines.why(ids[0]).await, Some(Why::Running { .. })));
     let mut rival = world.process("rival");
-    assert_eq!(rival.dispatch().why(ids[1]).await, None, "another process leads");
+    let other = rival.lines();
+    for lines in [lines, other] {
+        assert!(lines.reach(world.log.head().await.unwrap().position).await);
+        let Some(Why::InLine { lines: waits, resumed: false }) = lines.why(ids[1]) else {
+            panic!("it isn't in line")
+        };
+        let [Standing { limit, place, full, held, holders }] = waits.as_slice() else {
+            panic!("one limit concerns it: {waits:?}")
+        };
+        assert_eq!((limit.limit, *place, *full, *held), (1, 1, true, 1));
+        assert_eq!(*holders, [ids[0]]);
+        assert!(matches!(lines.why(ids[0]), Some(Why::Running { .. })), "in any process");
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -190,4 +206,175 @@ async fn a_new_leader_gives_nothing_away_before_it_has_seen_the_head() {
     process.dispatch();
     sleep(Duration::from_secs(3)).await;
     assert_eq!((most_at_once(&world), dispatched(&world)), (1, 1));
+}
+
+fn cancelled(world: &World, wanted: CancelReason) -> usize {
+    world.count(|event| match event {
+        ExecutionEvent::ExecutionCancelled(event) => event.reason == wanted,
+        _ => false,
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn strategies_decide_what_becomes_of_whoever_finds_no_slot() {
+    let world = World::new();
+    let mut process = world.process("one");
+    process.dispatch();
+    process.worker(8, None);
+    let running =
+        |world: &World| world.count(|event| matches!(event, ExecutionEvent::ExecutionStarted(_)));
+    let limit = |strategy| json!({"concurrency": {"limit": 1, "strategy": strategy}});
+
+    let newest = world.workflow_with(limit("cancel_newest")).await;
+    process.start(newest).await;
+    world.until(|world| running(world) == 1).await;
+    for _ in 0..3 {
+        process.start(newest).await;
+    }
+    world.until(|world| cancelled(world, CancelReason::LimitReached) == 3).await;
+
+    let replacing = world.workflow_with(limit("cancel_running")).await;
+    let first = process.start(replacing).await;
+    world.until(|world| running(world) == 2).await;
+    let second = process.start(replacing).await;
+    let told = |world: &World| {
+        world.executions().iter().any(|(id, event)| {
+            *id == first
+                && matches!(event, ExecutionEvent::CancelRequested(event)
+                if event.reason == CancelReason::Superseded)
+        })
+    };
+    world.until(told).await;
+    process.report(first, vec![Step::Finish(Outcome::Cancelled)]).await;
+    world.until(|world| running(world) == 3).await;
+    assert_eq!(cancelled(&world, CancelReason::Superseded), 1);
+    let is_second = |(id, event): &(ExecutionId, ExecutionEvent)| {
+        *id == second && matches!(event, ExecutionEvent::ExecutionStarted(_))
+    };
+    assert!(world.executions().iter().any(is_second), "the new one goes");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_limit_that_refuses_lets_no_more_in_than_it_has_slots_and_appends_nothing() {
+    let world = World::new();
+    let settings = json!({"concurrency": {"limit": 2, "strategy": "reject"}});
+    let workflow = world.workflow_with(settings).await;
+    let mut process = world.process("one");
+    process.dispatch();
+    process.worker(8, Some(Duration::from_secs(1)));
+    sleep(Duration::from_millis(50)).await;
+    let starts = (0..20).map(|_| async {
+        let wanted = crate::testing::wanted(workflow, Json::null());
+        process.try_start(&wanted).await
+    });
+    let started = futures_util::future::join_all(starts).await;
+    let requested = |event: &ExecutionEvent| matches!(event, ExecutionEvent::ExecutionRequested(_));
+    assert_eq!(started.iter().filter(|start| start.is_ok()).count(), 2);
+    for refused in started.into_iter().filter_map(Result::err) {
+        let is_full = matches!(
+            refused,
+            CommandError::Rejected(StartRejection::LimitReached(limit)) if limit.limit == 2
+        );
+        assert!(is_full);
+    }
+    assert_eq!(world.count(requested), 2);
+    world.until(|world| ended(world) == 2).await;
+    process.start(workflow).await;
+    world.until(|world| ended(world) == 3).await;
+
+    // Another process that does not see the first one's yet: what is too many then ends, and is seen to.
+    let rival = world.process("rival");
+    for _ in 0..3 {
+        process.start(workflow).await;
+        rival.start(workflow).await;
+        rival.start(workflow).await;
+        sleep(Duration::from_secs(2)).await;
+    }
+    assert_eq!(most_at_once(&world), 2);
+    assert_eq!(cancelled(&world, CancelReason::LimitReached), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_line_has_an_end() {
+    let world = World::new();
+    let settings = json!({"concurrency": {"limit": 1, "max_queued": 2}});
+    let workflow = world.workflow_with(settings).await;
+    let mut process = world.process("one");
+    process.dispatch();
+    sleep(Duration::from_millis(50)).await;
+    process.start(workflow).await;
+    process.start(workflow).await;
+    let wanted = crate::testing::wanted(workflow, Json::null());
+    let refused = process.try_start(&wanted).await.unwrap_err();
+    let full = StartRejection::QueueFull { waiting: 2, max: 2 };
+    assert!(matches!(refused, CommandError::Rejected(rejection) if rejection == full));
+    process.worker(1, Some(Duration::from_millis(10)));
+    world.until(|world| ended(world) == 2).await;
+    process.try_start(&wanted).await.unwrap();
+    world.until(|world| ended(world) == 3).await;
+    // Asked for again, though the line may be full by now, it is the same run.
+    process.try_start(&wanted).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_workspace_has_a_limit_over_all_its_workflows() {
+    let world = World::new();
+    let mut process = world.process_with(WorkspaceLimits { default: Some(2), max: Some(3) });
+    let workflows = [world.workflow(Some(5)).await, world.workflow(None).await];
+    process.dispatch();
+    process.worker(8, Some(Duration::from_millis(30)));
+    for number in 0..20 {
+        process.start(workflows[number % 2]).await;
+    }
+    world.until(|world| ended(world) == 20).await;
+    assert_eq!(most_under(&world, LimitScope::Workspace), 2);
+    let own = WorkspaceLimits { default: Some(2), max: Some(3) };
+    assert_eq!([own.of(None), own.of(Some(1)), own.of(Some(9))], [Some(2), Some(1), Some(3)]);
+    let open = WorkspaceLimits::default();
+    assert_eq!([open.of(None), open.of(Some(9))], [None, Some(9)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flood_of_one_workspace_does_not_keep_another_waiting() {
+    let world = World::new();
+    let flooded = world.workflow(Some(100)).await;
+    let other = World { workspace: WorkspaceId(Uuid::now_v7()), ..world.share() };
+    let modest = other.workflow(Some(100)).await;
+    let mut process = world.process("one");
+    process.dispatch();
+    for _ in 0..300 {
+        process.start(flooded).await;
+    }
+    let late = [process.start(modest).await, process.start(modest).await];
+    process.worker(2, Some(Duration::from_millis(50)));
+    let late_ended = |world: &World| {
+        let ended = |(id, event): &(ExecutionId, ExecutionEvent)| {
+            late.contains(id) && matches!(event, ExecutionEvent::ExecutionCompleted(_))
+        };
+        world.executions().iter().filter(|event| ended(event)).count() == 2
+    };
+    world.until(late_ended).await;
+    assert!(ended(&world) < 20, "{} of the flood went before", ended(&world));
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_handed_out_while_dispatch_is_paused() {
+    let world = World::new();
+    let workflows = [world.workflow(Some(5)).await, world.workflow(None).await];
+    let mut process = world.process("one");
+    let lines = process.dispatch();
+    process.worker(8, Some(Duration::from_millis(20)));
+    let pause = DeploymentCommand::PauseDispatch { reason: Some("maintenance".to_owned()) };
+    process.tell_deployment(pause).await;
+    assert!(lines.reach(world.log.head().await.unwrap().position).await);
+    for workflow in workflows {
+        process.start(workflow).await;
+    }
+    sleep(Duration::from_secs(5)).await;
+    assert_eq!(dispatched(&world), 0);
+    let hold = lines.hold_of(world.workspace).unwrap();
+    assert_eq!(hold.reason.as_deref(), Some("maintenance"));
+    process.tell_deployment(DeploymentCommand::ResumeDispatch).await;
+    world.until(|world| ended(world) == 2).await;
+    assert_eq!(lines.hold_of(world.workspace), None);
 }

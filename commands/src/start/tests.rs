@@ -28,7 +28,7 @@ async fn runs_are_counted_by_workflow_or_by_the_key_of_their_input() {
     let limit_of = async |settings, input| {
         let workflow = world.workflow_with(settings).await;
         let started = process.try_start(&wanted(workflow, Json::from_value(&input))).await.unwrap();
-        let limit = started.state.run().unwrap().request.limit.clone();
+        let limit = started.state.run().unwrap().request.limits.first().cloned();
         limit.map(|limit| (limit.key.replace(&workflow.to_string(), "workflow"), limit.limit))
     };
     let unlimited = json!({"concurrency": {"limit": null}});

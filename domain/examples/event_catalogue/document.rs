@@ -6,8 +6,8 @@
 use std::{fmt::Write as _, fs, path::Path};
 
 use ledgerline_domain::{
-    event::DomainEvent, execution::ExecutionEvent, vault::VaultEvent, workflow::WorkflowEvent,
-    workspace::WorkspaceEvent,
+    deployment::DeploymentEvent, event::DomainEvent, execution::ExecutionEvent, vault::VaultEvent,
+    workflow::WorkflowEvent, workspace::WorkspaceEvent,
 };
 
 /// The text of `docs/events.md`.
@@ -23,6 +23,7 @@ pub(crate) fn document(root: &Path) -> String {
     aggregate::<WorkflowEvent>(root, &["workflow.rs", "workflow/events.rs"], &mut text);
     aggregate::<ExecutionEvent>(root, &["execution.rs", "execution/events.rs"], &mut text);
     aggregate::<VaultEvent>(root, &["vault.rs"], &mut text);
+    aggregate::<DeploymentEvent>(root, &["deployment.rs"], &mut text);
     text
 }
 

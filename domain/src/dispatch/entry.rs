@@ -1,30 +1,39 @@
 //! An open execution as the slots and lines see it.
 
+use std::sync::Arc;
+
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::line::{Rank, Ticket};
 use crate::{
-    event::{AnyEvent, Recorded},
+    event::{Actor, AnyEvent, Recorded},
     execution::{
         Claim, ConcurrencyLimit, ExecutionEvent, ExecutionRequested, PauseReason, Queue, TimerKind,
     },
-    id::{ExecutionId, WorkspaceId},
+    id::{ExecutionId, WorkflowId, WorkspaceId},
 };
 
 /// An open execution.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Entry {
     pub(super) workspace: WorkspaceId,
-    pub(super) limit: Option<ConcurrencyLimit>,
+    pub(super) workflow: WorkflowId,
+    pub(super) limits: Arc<[ConcurrencyLimit]>,
     pub(super) queue: Queue,
     /// The newest claim.
     pub(super) claim: Claim,
     pub(super) place: Place,
+    /// Since when it is there.
+    pub(super) since: DateTime<Utc>,
+    /// Who paused it, while it is or is about to be.
+    pub(super) paused_by: Option<Actor>,
     /// Position of its request: its age.
     pub(super) requested: i64,
     /// Whether `ExecutionQueued` is in the log.
     pub(super) told: bool,
+    /// Whether its worker was told to end it.
+    pub(super) cancelling: bool,
     /// What was decided and not seen yet. Not part of a snapshot: a decision that is made twice is a repeat.
     #[serde(skip)]
     pub(super) pending: Pending,
@@ -36,6 +45,8 @@ pub(super) enum Pending {
     #[default]
     Nothing,
     Queue,
+    /// It is on its way out: it gets no slot, and keeps the one it has until it has ended.
+    Cancel,
     /// Its slot is held until the answer, whatever is seen meanwhile: the command may still succeed.
     Dispatch,
 }
@@ -67,22 +78,25 @@ pub(super) enum Rest {
 }
 
 impl Entry {
-    pub(super) fn new(event: &ExecutionRequested, position: i64) -> Self {
+    pub(super) fn new(event: &ExecutionRequested, recorded: &Recorded<AnyEvent>) -> Self {
         Self {
             workspace: event.workspace_id,
-            limit: event.limit.clone(),
+            workflow: event.workflow_id,
+            limits: event.limits.clone().into(),
             queue: event.queue,
             claim: Claim(0),
             place: Place::Line { resumed: None },
-            requested: position,
+            since: recorded.recorded_at,
+            paused_by: None,
+            requested: recorded.position,
             told: false,
+            cancelling: false,
             pending: Pending::Nothing,
         }
     }
 
-    /// Its card in the line of its limit; none where no limit concerns it.
-    pub(super) fn ticket(&self, id: ExecutionId) -> Option<Ticket> {
-        let limit = self.limit.as_ref()?;
+    /// Its card in the line of its limits.
+    pub(super) fn ticket(&self, id: ExecutionId) -> Ticket {
         let rank = match &self.place {
             Place::Line { resumed: Some(position) } => Rank::Resumed(*position),
             Place::Line { resumed: None }
@@ -91,17 +105,54 @@ impl Entry {
             | Place::Waiting
             | Place::Paused { .. } => Rank::New(self.queue, self.requested),
         };
-        Some(Ticket {
+        Ticket {
             execution: id,
             workspace: self.workspace,
-            key: limit.key.clone(),
-            limit: limit.limit,
+            limits: Arc::clone(&self.limits),
+            requested: self.requested,
             rank,
-        })
+        }
+    }
+
+    /// Whether it has its slots: from the decision to dispatch it until it lets go or ends.
+    pub(super) fn holds(&self) -> bool {
+        self.pending == Pending::Dispatch
+            || matches!(self.place, Place::Dispatched { .. } | Place::Running { .. })
+    }
+
+    /// Whether it stands in its line and may be chosen.
+    pub(super) fn waits(&self) -> bool {
+        match self.pending {
+            Pending::Nothing | Pending::Queue => matches!(self.place, Place::Line { .. }),
+            Pending::Cancel | Pending::Dispatch => false,
+        }
+    }
+
+    /// Whether it is about to end.
+    pub(super) fn leaves(&self) -> bool {
+        self.cancelling || self.pending == Pending::Cancel
+    }
+
+    /// Whether no worker ever took it and it still waits for that.
+    pub(super) fn is_queued(&self) -> bool {
+        match self.place {
+            Place::Line { resumed } => resumed.is_none(),
+            Place::Dispatched { .. } => self.claim == Claim(1),
+            Place::Running { .. } | Place::Waiting | Place::Paused { .. } => false,
+        }
     }
 
     /// Whether it is still open.
     pub(super) fn apply(&mut self, event: &ExecutionEvent, recorded: &Recorded<AnyEvent>) -> bool {
+        let before = self.place.clone();
+        let is_open = self.move_on(event, recorded);
+        if self.place != before {
+            self.since = recorded.recorded_at;
+        }
+        is_open
+    }
+
+    fn move_on(&mut self, event: &ExecutionEvent, recorded: &Recorded<AnyEvent>) -> bool {
         match event {
             ExecutionEvent::ExecutionQueued(_) => {
                 self.told = true;
@@ -110,7 +161,9 @@ impl Entry {
                 }
             }
             ExecutionEvent::ExecutionDispatched(event) => {
-                self.pending = Pending::Nothing;
+                if self.pending != Pending::Cancel {
+                    self.pending = Pending::Nothing;
+                }
                 self.claim = event.claim;
                 self.place = Place::Dispatched { since: recorded.recorded_at };
             }
@@ -128,8 +181,14 @@ impl Entry {
                     | Place::Paused { .. } => Place::Waiting,
                 };
             }
-            ExecutionEvent::ExecutionPaused(event) => self.pause(event.reason),
-            ExecutionEvent::ExecutionUnpaused(_) => self.unpause(recorded.position),
+            ExecutionEvent::ExecutionPaused(event) => {
+                self.paused_by = Some(recorded.metadata.actor.clone());
+                self.pause(event.reason);
+            }
+            ExecutionEvent::ExecutionUnpaused(_) => {
+                self.paused_by = None;
+                self.unpause(recorded.position);
+            }
             ExecutionEvent::TimerFired(event) if event.kind != TimerKind::ExecutionTimeout => {
                 self.wake(recorded.position);
             }
@@ -145,8 +204,13 @@ impl Entry {
             | ExecutionEvent::LoopItemFailed(_)
             | ExecutionEvent::TimerSet(_)
             | ExecutionEvent::TimerFired(_)
-            | ExecutionEvent::VariableSet(_)
-            | ExecutionEvent::CancelRequested(_) => {}
+            | ExecutionEvent::VariableSet(_) => {}
+            ExecutionEvent::CancelRequested(_) => {
+                self.cancelling = true;
+                if self.pending == Pending::Cancel {
+                    self.pending = Pending::Nothing;
+                }
+            }
         }
         true
     }
@@ -210,6 +274,7 @@ pub(super) fn moves(event: &ExecutionEvent) -> bool {
         | ExecutionEvent::ExecutionUnpaused(_)
         | ExecutionEvent::ExecutionCompleted(_)
         | ExecutionEvent::ExecutionFailed(_)
+        | ExecutionEvent::CancelRequested(_)
         | ExecutionEvent::ExecutionCancelled(_) => true,
         ExecutionEvent::NodeStarted(_)
         | ExecutionEvent::NodeCompleted(_)
@@ -218,7 +283,6 @@ pub(super) fn moves(event: &ExecutionEvent) -> bool {
         | ExecutionEvent::LoopIterated(_)
         | ExecutionEvent::LoopItemFailed(_)
         | ExecutionEvent::TimerSet(_)
-        | ExecutionEvent::VariableSet(_)
-        | ExecutionEvent::CancelRequested(_) => false,
+        | ExecutionEvent::VariableSet(_) => false,
     }
 }

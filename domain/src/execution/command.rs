@@ -75,8 +75,10 @@ pub struct RequestExecution {
     pub input: Json,
     /// Which line it waits in.
     pub queue: Queue,
-    /// The limit that concerns it; without one it is dispatched in the same append.
-    pub limit: Option<ConcurrencyLimit>,
+    /// The limits that concern it; without any, and unless it is held, it is dispatched in the same append.
+    pub limits: Vec<ConcurrencyLimit>,
+    /// Whether dispatch is paused where it belongs, so that it waits even where no limit concerns it.
+    pub held: bool,
     /// How long the whole run may take.
     pub timeout_ms: Option<u64>,
     /// The execution it is made from.
@@ -308,7 +310,7 @@ pub enum ExecutionRejection {
     /// Only what failed or was cancelled can be retried.
     #[error("the execution has neither failed nor been cancelled")]
     NothingToRetry,
-    /// No limit concerns it, or another one does.
+    /// No limit concerns it, or others do.
     #[error("the execution does not wait for this limit")]
     OtherLimit,
 }

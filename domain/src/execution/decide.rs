@@ -85,7 +85,7 @@ fn requested(request: &RequestExecution, now: DateTime<Utc>) -> Decision {
             trigger_type: request.trigger_type,
             input: request.input.clone(),
             queue: request.queue,
-            limit: request.limit.clone(),
+            limits: request.limits.clone(),
             timeout_at,
             origin: request.origin.clone(),
             planned_nodes: request.planned_nodes,
@@ -105,14 +105,14 @@ fn requested(request: &RequestExecution, now: DateTime<Utc>) -> Decision {
             .into(),
         );
     }
-    if request.limit.is_none() {
+    if request.limits.is_empty() && !request.held {
         events.push(ExecutionDispatched { claim: Claim(1), queue: request.queue }.into());
     }
     Ok(events)
 }
 
 fn queued(open: &Open, limit: &ConcurrencyLimit) -> Decision {
-    if open.run.request.limit.as_ref() != Some(limit) {
+    if !open.run.request.limits.contains(limit) {
         return Err(ExecutionRejection::OtherLimit);
     }
     Ok(match open.phase {
@@ -157,13 +157,7 @@ fn paused(open: &Open, reason: PauseReason) -> Decision {
 fn unpaused(open: &Open, by: PauseReason) -> Decision {
     let resumes = |paused_by: PauseReason| by == PauseReason::User || paused_by == by;
     match open.phase {
-        Phase::Paused { rest, reason } if resumes(reason) => {
-            let mut events = vec![ExecutionUnpaused {}.into()];
-            if open.run.request.limit.is_none() && rest != Rest::Waiting {
-                events.push(open.dispatch_next().into());
-            }
-            Ok(events)
-        }
+        Phase::Paused { reason, .. } if resumes(reason) => Ok(vec![ExecutionUnpaused {}.into()]),
         // Its worker still finishes what ran when it was paused, and simply goes on.
         Phase::Running { intent: Intent::Pause(reason), .. } if resumes(reason) => {
             Ok(vec![ExecutionUnpaused {}.into()])
@@ -211,7 +205,6 @@ fn fired(open: &Open, path: &NodePath, attempt: Attempt, kind: TimerKind) -> Vec
             Some(_) | None => return Vec::new(),
         },
     }
-    events.extend(open.woken().map(Into::into));
     events
 }
 

@@ -15,7 +15,7 @@ use crate::{
 events! {
     /// What happened to an execution.
     ExecutionEvent in "execution" {
-        "execution_requested" 1 => ExecutionRequested,
+        "execution_requested" 2 => ExecutionRequested,
         "execution_queued" 1 => ExecutionQueued,
         "execution_dispatched" 1 => ExecutionDispatched,
         "execution_started" 1 => ExecutionStarted,
@@ -92,10 +92,92 @@ pub enum Queue {
 /// A limit that concerns an execution, decided when it was requested.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ConcurrencyLimit {
-    /// What is counted: the workflow, or the workflow and a key of the input.
+    /// What is counted: the workspace, the workflow, or the workflow and a key of the input.
     pub key: String,
     /// How many may run at once.
     pub limit: u32,
+    /// Whose runs are counted.
+    #[serde(default, skip_serializing_if = "LimitScope::is_workflow")]
+    pub scope: LimitScope,
+    /// What happens when all slots are taken.
+    #[serde(default, skip_serializing_if = "LimitStrategy::is_queue")]
+    pub strategy: LimitStrategy,
+}
+
+impl ConcurrencyLimit {
+    /// A limit of a workflow, under which runs wait in line.
+    pub fn new(key: impl Into<String>, limit: u32) -> Self {
+        let (scope, strategy) = (LimitScope::default(), LimitStrategy::default());
+        Self { key: key.into(), limit, scope, strategy }
+    }
+
+    /// The limit of a workspace, under which runs wait in line.
+    #[must_use]
+    pub fn of_workspace(workspace: WorkspaceId, limit: u32) -> Self {
+        let scope = LimitScope::Workspace;
+        Self { scope, ..Self::new(format!("workspace:{workspace}"), limit) }
+    }
+}
+
+/// Whose runs a limit counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LimitScope {
+    /// All runs of a workspace.
+    Workspace,
+    /// All runs of a workflow.
+    #[default]
+    Workflow,
+    /// The runs of a workflow that have the same key.
+    Key,
+}
+
+impl LimitScope {
+    fn is_workflow(&self) -> bool {
+        *self == Self::Workflow
+    }
+
+    /// The stored and served word.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Workspace => "workspace",
+            Self::Workflow => "workflow",
+            Self::Key => "key",
+        }
+    }
+}
+
+/// What happens when a run is requested and all slots of a limit are taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LimitStrategy {
+    /// It waits in line.
+    #[default]
+    Queue,
+    /// The request is refused. What comes in at the very moment in which another takes the last slot is cancelled.
+    Reject,
+    /// The oldest run is cancelled, and the new one takes its slot.
+    CancelRunning,
+    /// The new run is cancelled, so that it is seen that it was asked for.
+    CancelNewest,
+}
+
+impl LimitStrategy {
+    fn is_queue(&self) -> bool {
+        *self == Self::Queue
+    }
+
+    /// The stored and served word.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Queue => "queue",
+            Self::Reject => "reject",
+            Self::CancelRunning => "cancel_running",
+            Self::CancelNewest => "cancel_newest",
+        }
+    }
 }
 
 /// Where an execution came from when it was made from another one.
@@ -207,9 +289,9 @@ pub struct ExecutionRequested {
     pub input: Json,
     /// Which line it waits in.
     pub queue: Queue,
-    /// The limit that concerns it, if one does.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub limit: Option<ConcurrencyLimit>,
+    /// The limits that concern it: it runs while it has a slot of each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub limits: Vec<ConcurrencyLimit>,
     /// When the whole run times out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_at: Option<DateTime<Utc>>,
@@ -435,6 +517,10 @@ pub enum CancelReason {
     WorkflowStopped,
     /// Its workflow was deleted.
     WorkflowDeleted,
+    /// All slots of a limit were taken when it came, and the limit's strategy is not to wait.
+    LimitReached,
+    /// A newer run took its slot, as the limit's strategy has it.
+    Superseded,
 }
 
 /// No further step starts, and the running ones are aborted.

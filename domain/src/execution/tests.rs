@@ -32,7 +32,8 @@ fn request(limit: Option<ConcurrencyLimit>) -> RequestExecution {
         trigger_type: TriggerType::Manual,
         input: json!({"a": 1}).into(),
         queue: Queue::Default,
-        limit,
+        limits: limit.into_iter().collect(),
+        held: false,
         timeout_ms: None,
         origin: None,
         planned_nodes: 2,
@@ -41,7 +42,7 @@ fn request(limit: Option<ConcurrencyLimit>) -> RequestExecution {
 }
 
 fn one_at_a_time() -> ConcurrencyLimit {
-    ConcurrencyLimit { key: "workflow".to_owned(), limit: 1 }
+    ConcurrencyLimit::new("workflow", 1)
 }
 
 fn fold(events: &[ExecutionEvent]) -> Execution {

@@ -33,10 +33,10 @@ pub enum Status {
 /// What an open execution waits for: there is always something.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WaitsFor {
-    /// A slot of a limit; `resumed` when it ran before and is at the head of its line.
+    /// A slot of each of its limits, and its turn; `resumed` when it ran before and is at the head of its line.
     Slot {
-        /// The limit.
-        limit: ConcurrencyLimit,
+        /// The limits; none where only its turn has to come.
+        limits: Vec<ConcurrencyLimit>,
         /// Whether it ran before.
         resumed: bool,
     },
@@ -156,8 +156,8 @@ impl Open {
     fn waits_for(&self) -> Option<WaitsFor> {
         match &self.phase {
             Phase::Idle(rest @ (Rest::Pending | Rest::Queued | Rest::Ready)) => {
-                let limit = self.run.request.limit.clone()?;
-                Some(WaitsFor::Slot { limit, resumed: *rest == Rest::Ready })
+                let limits = self.run.request.limits.clone();
+                Some(WaitsFor::Slot { limits, resumed: *rest == Rest::Ready })
             }
             Phase::Idle(Rest::Waiting) => {
                 let waits = || self.run.active().filter_map(|(path, node)| node.wait(path));

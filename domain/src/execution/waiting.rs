@@ -1,8 +1,8 @@
 //! What a node waits for while no worker has it: always something that has a name.
 //!
 //! Waiting holds no worker, no slot and no memory but the fold's own. What ends it is written by somebody else (the timers, a person, a
-//! program, another run): an event that names the node, its outcome in the same append, and [`Open::woken`], after which the run is at the
-//! head of its line or handed out at once.
+//! program, another run): an event that names the node, and its outcome in the same append. After that the run is at the head of its line, and
+//! dispatch hands it out: also where no limit concerns it, because dispatch may be paused.
 //!
 //! To add something to wait for: a variant of [`Awaited`], its event in [`super::report`] where the wait begins, and a command that ends it.
 
@@ -10,8 +10,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Attempt, ExecutionDispatched, NodeCompleted, NodeError, NodeOutput, NodePath, NodeState, Open,
-    Phase, Rest, TimerKind, TimerSet,
+    Attempt, NodeCompleted, NodeError, NodeOutput, NodePath, NodeState, Open, TimerKind, TimerSet,
 };
 use crate::json::Json;
 
@@ -79,12 +78,6 @@ impl Waiting {
 }
 
 impl Open {
-    /// Hands a run out that had nothing to do until now. Where a limit concerns it, dispatch does so from the head of its line.
-    pub(super) fn woken(&self) -> Option<ExecutionDispatched> {
-        let waits = self.phase == Phase::Idle(Rest::Waiting);
-        (waits && self.run.request.limit.is_none()).then(|| self.dispatch_next())
-    }
-
     /// A node that waits, of this try.
     pub(super) fn waiting(&self, path: &NodePath, attempt: Attempt) -> Option<&Waiting> {
         match self.run.waiting_state(path, attempt)? {

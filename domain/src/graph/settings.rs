@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::{Fields, Place, ProblemCode, Reader};
 use crate::{
-    execution::Queue,
+    execution::{LimitStrategy, Queue},
     expression::{Expression, ExpressionError, Scope},
     json::Json,
     limits,
@@ -33,16 +33,27 @@ pub struct Concurrency {
     pub limit: Option<u32>,
     /// Counts runs by the value of this expression over the input, where it is given, instead of all runs of the workflow.
     pub key: Option<Expression>,
+    /// What happens to a run that is requested when all slots are taken.
+    pub strategy: LimitStrategy,
+    /// How many runs of the workflow may wait that no worker ever took; more are refused.
+    pub max_queued: u32,
 }
 
 /// How many runs of a workflow there may be at once where it doesn't say.
 const DEFAULT_CONCURRENCY: u32 = 3;
+/// How many runs of a workflow may wait where it doesn't say.
+const DEFAULT_MAX_QUEUED: u32 = 10_000;
 /// How many nodes of a run run at once where it doesn't say.
 const DEFAULT_PARALLELISM: u32 = 8;
 
 impl Default for Concurrency {
     fn default() -> Self {
-        Self { limit: Some(DEFAULT_CONCURRENCY), key: None }
+        Self {
+            limit: Some(DEFAULT_CONCURRENCY),
+            key: None,
+            strategy: LimitStrategy::default(),
+            max_queued: DEFAULT_MAX_QUEUED,
+        }
     }
 }
 
@@ -127,12 +138,17 @@ fn read_concurrency(value: &Value, place: Place, reader: &mut Reader) -> Concurr
             reader.report(&place, ProblemCode::UnknownVariable, reason);
         }
     }
-    const STRATEGIES: [(&str, bool); 4] =
-        [("queue", true), ("reject", false), ("cancel_running", false), ("cancel_newest", false)];
-    if fields.one_of("strategy", &STRATEGIES, reader) == Some(false) {
-        let reason = "only the strategy `queue` is available";
-        reader.report(&fields.place_of("strategy"), ProblemCode::Unsupported, reason);
-    }
+    const STRATEGIES: [(&str, LimitStrategy); 4] = [
+        ("queue", LimitStrategy::Queue),
+        ("reject", LimitStrategy::Reject),
+        ("cancel_running", LimitStrategy::CancelRunning),
+        ("cancel_newest", LimitStrategy::CancelNewest),
+    ];
+    concurrency.strategy = fields.one_of("strategy", &STRATEGIES, reader).unwrap_or_default();
+    concurrency.max_queued = fields
+        .integer("max_queued", 1..=u64::from(limits::MAX_QUEUED), reader)
+        .and_then(|max| u32::try_from(max).ok())
+        .unwrap_or(DEFAULT_MAX_QUEUED);
     fields.finish(reader);
     concurrency
 }

@@ -63,7 +63,7 @@ fn sound() -> Value {
             { "from": "each", "to": "wait" },
         ],
         "settings": {
-            "concurrency": { "limit": null, "key": "input.customer", "strategy": "queue" },
+            "concurrency": { "limit": null, "key": "input.customer", "strategy": "cancel_running", "max_queued": 5 },
             "queue": "low", "timeout_ms": 1000, "parallelism": 2,
             "retry": { "max_retries": 1, "backoff_ms": [10] },
         },
@@ -141,12 +141,15 @@ fn settings_are_what_was_written_or_the_usual() {
     let graph = Graph::parse(&sound()).expect("sound");
     let settings = graph.settings();
     assert_eq!(settings.concurrency.limit, None);
+    assert_eq!(settings.concurrency.strategy, crate::execution::LimitStrategy::CancelRunning);
+    assert_eq!(settings.concurrency.max_queued, 5);
     assert_eq!(settings.queue, Queue::Low);
     assert_eq!((settings.timeout_ms, settings.parallelism), (Some(1_000), 2));
     let usual = Graph::parse(&json!({})).expect("an empty draft is sound");
     assert!(usual.is_empty());
     assert_eq!(usual.settings(), &Settings::default());
     assert_eq!(usual.settings().concurrency.limit, Some(3));
+    assert_eq!(usual.settings().concurrency.strategy, crate::execution::LimitStrategy::Queue);
     assert_eq!(usual.settings().parallelism, 8);
     assert_eq!(usual.settings().retry.max_retries, 3);
 }

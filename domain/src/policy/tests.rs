@@ -50,7 +50,7 @@ fn requested(number: u128, workflow: Uuid) -> Recorded<AnyEvent> {
         trigger_type: TriggerType::Manual,
         input: Json::null(),
         queue: Queue::Default,
-        limit: None,
+        limits: Vec::new(),
         timeout_at: None,
         origin: None,
         planned_nodes: 1,

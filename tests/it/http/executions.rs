@@ -293,7 +293,7 @@ async fn a_full_workflow_says_who_holds_its_slots_and_a_busy_run_is_stopped() {
     let in_line = |body: &Value| body["line"].is_object();
     let why = ada.until(&format!("/executions/{second}/why"), in_line).await;
     assert_eq!(why.body["waits_for"]["kind"], "slot", "{why:?}");
-    assert_eq!(why.body["waits_for"]["limit"]["limit"], 1);
+    assert_eq!(why.body["waits_for"]["limits"][0]["limit"], 1);
     assert_eq!(why.body["line"]["place"], 1);
     assert_eq!(why.body["line"]["holders"], json!([first]));
     let queued = |body: &Value| body["status"] == "queued";

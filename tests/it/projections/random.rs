@@ -189,7 +189,7 @@ impl History {
         }
         let mut events: Vec<ExecutionEvent> = vec![request.into()];
         if self.rng.random_bool(0.4) {
-            let limit = ConcurrencyLimit { key: flow.id.to_string(), limit: 3 };
+            let limit = ConcurrencyLimit::new(flow.id.to_string(), 3);
             events.push(ExecutionQueued { limit }.into());
         }
         let version = world.append(workspace, id, 0, &human(self.user), events).await;

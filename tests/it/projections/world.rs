@@ -217,7 +217,7 @@ pub(crate) fn requested(workspace: Uuid, workflow: Uuid, planned_nodes: u32) -> 
         trigger_type: TriggerType::Manual,
         input: json!({ "order": 7 }).into(),
         queue: Queue::Default,
-        limit: None,
+        limits: Vec::new(),
         timeout_at: None,
         origin: None,
         planned_nodes,

@@ -11,7 +11,7 @@ use ledgerline_api::{
     identity::{Identity, IdentityParts},
     seed,
 };
-use ledgerline_commands::{Clock as CommandClock, Commands, Settings};
+use ledgerline_commands::{Clock as CommandClock, Commands, Lines, Settings};
 use ledgerline_nats::{Gateway, GatewayConfig, LiveLogs};
 use ledgerline_projections::Positions;
 use ledgerline_store::{EventLog, LogConfig, PostgresLog, seal::MasterKey, sealed::SealedValues};
@@ -62,6 +62,7 @@ impl App {
             positions: Positions::new(Arc::clone(&log)),
             gateway: Gateway::start(log, None, gateway, &tasks, stop.clone()),
             live_logs: LiveLogs::new(None, Uuid::now_v7()),
+            lines: Lines::default(),
             stop,
             tasks,
         });

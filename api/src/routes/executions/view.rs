@@ -21,7 +21,7 @@ use ledgerline_store::{StreamId, StreamVersion};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::why::WaitsForView;
+use super::why::{LimitView, WaitsForView};
 use crate::{app::AppState, problem::Problem};
 
 /// The largest output that is answered as a value; a larger one is named by its hash.
@@ -61,8 +61,10 @@ pub struct ExecutionView {
     /// Which line it waits in: `high`, `default` or `low`.
     #[schema(value_type = String)]
     pub queue: Queue,
-    /// The limit that concerns it.
+    /// What its first limit counts.
     pub limit_key: Option<String>,
+    /// The limits that concern it: it runs while it has a slot of each.
+    pub limits: Vec<LimitView>,
     /// Who asked for it; none where a program did.
     #[schema(value_type = Option<Uuid>)]
     pub created_by: Option<UserId>,
@@ -164,7 +166,8 @@ pub(crate) async fn view(
         waits_for: execution.waits_for().map(Into::into),
         trigger_type: request.trigger_type.into(),
         queue: request.queue,
-        limit_key: request.limit.as_ref().map(|limit| limit.key.clone()),
+        limit_key: request.limits.first().map(|limit| limit.key.clone()),
+        limits: request.limits.iter().map(Into::into).collect(),
         created_by: created.by,
         created_at: created.at,
         queued_at: times.queued_at,

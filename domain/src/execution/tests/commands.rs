@@ -52,7 +52,7 @@ fn a_run_that_no_limit_concerns_is_dispatched_at_once() {
 fn a_limited_run_waits_for_its_slot() {
     let given = Given::requested(Some(one_at_a_time()));
     assert_eq!(given.events.len(), 1);
-    let slot = WaitsFor::Slot { limit: one_at_a_time(), resumed: false };
+    let slot = WaitsFor::Slot { limits: vec![one_at_a_time()], resumed: false };
     assert_eq!(given.state().waits_for(), Some(slot));
     let queue = ExecutionCommand::Queue { limit: one_at_a_time() };
     given.when(queue.clone()).then([ExecutionQueued { limit: one_at_a_time() }.into()]);
@@ -63,7 +63,7 @@ fn a_limited_run_waits_for_its_slot() {
     queued
         .when(ExecutionCommand::Dispatch { claim: Claim(2) })
         .rejects(ExecutionRejection::ClaimLost { reported: 2, newest: 0 });
-    let other = ConcurrencyLimit { key: "other".to_owned(), limit: 1 };
+    let other = ConcurrencyLimit::new("other", 1);
     queued.when(ExecutionCommand::Queue { limit: other }).rejects(ExecutionRejection::OtherLimit);
 }
 
@@ -126,15 +126,29 @@ fn a_pause_holds_what_no_worker_has() {
     given.when(pause()).then_nothing();
     given.when_reported(1, []).rejects(ExecutionRejection::ClaimLost { reported: 1, newest: 1 });
     given.when(ExecutionCommand::Dispatch { claim: Claim(2) }).rejects(ExecutionRejection::Paused);
-    given.when(unpause()).then([ExecutionUnpaused {}.into(), dispatched(2)]);
+    given.when(unpause()).then([ExecutionUnpaused {}.into()]);
     given.and(unpause()).when(unpause()).then_nothing();
 }
 
 #[test]
-fn a_limited_run_goes_back_to_the_dispatch_policy_when_it_is_resumed() {
+fn a_run_that_is_held_waits_though_no_limit_concerns_it() {
+    let held = RequestExecution { held: true, ..request(None) };
+    let given = Given::default().and(ExecutionCommand::Request(Box::new(held)));
+    assert_eq!(given.events.len(), 1);
+    let turn = WaitsFor::Slot { limits: Vec::new(), resumed: false };
+    assert_eq!(given.state().waits_for(), Some(turn));
+    given.when(ExecutionCommand::Dispatch { claim: Claim(1) }).then([dispatched(1)]);
+}
+
+#[test]
+fn a_run_goes_back_to_the_dispatch_policy_when_it_is_resumed() {
+    let unlimited = Given::requested(None).and(pause()).and(unpause());
+    let turn = WaitsFor::Slot { limits: Vec::new(), resumed: true };
+    assert_eq!(unlimited.state().waits_for(), Some(turn));
+    unlimited.when(ExecutionCommand::Dispatch { claim: Claim(2) }).then([dispatched(2)]);
     let waits = Given::requested(Some(one_at_a_time())).and(pause());
     waits.when(unpause()).then([ExecutionUnpaused {}.into()]);
-    let slot = |resumed| Some(WaitsFor::Slot { limit: one_at_a_time(), resumed });
+    let slot = |resumed| Some(WaitsFor::Slot { limits: vec![one_at_a_time()], resumed });
     assert_eq!(waits.and(unpause()).state().waits_for(), slot(false));
     let had_a_slot = Given::requested(Some(one_at_a_time()))
         .and(ExecutionCommand::Dispatch { claim: Claim(1) })
@@ -149,7 +163,7 @@ fn a_pause_lets_the_running_step_finish_and_then_frees_the_slot() {
     assert_eq!(given.state().status(), Some(Status::Paused));
     let finished = given.clone().report(1, [complete("fetch", json!(1)), Step::LetGo]);
     assert_eq!(finished.state().waits_for(), Some(WaitsFor::Resume { reason: PauseReason::User }));
-    finished.when(unpause()).then([ExecutionUnpaused {}.into(), dispatched(2)]);
+    finished.when(unpause()).then([ExecutionUnpaused {}.into()]);
     // Resumed while its worker still has it: that one simply goes on.
     given.when(unpause()).then([ExecutionUnpaused {}.into()]);
     let resumed = given.and(unpause()).report(1, [complete("fetch", json!(1)), start("store")]);
@@ -162,8 +176,8 @@ fn a_workflow_resumes_only_what_it_had_paused() {
     Given::requested(None).and(pause()).when(by_workflow.clone()).then_nothing();
     let paused = ExecutionCommand::Pause { reason: PauseReason::WorkflowPaused };
     let given = Given::requested(None).and(paused);
-    given.when(by_workflow).then([ExecutionUnpaused {}.into(), dispatched(2)]);
-    given.when(unpause()).then([ExecutionUnpaused {}.into(), dispatched(2)]);
+    given.when(by_workflow).then([ExecutionUnpaused {}.into()]);
+    given.when(unpause()).then([ExecutionUnpaused {}.into()]);
 }
 
 #[test]
@@ -205,7 +219,7 @@ fn an_ended_run_never_changes() {
 }
 
 #[test]
-fn a_wait_completes_when_it_fires_and_the_run_is_dispatched_again() {
+fn a_wait_completes_when_it_fires_and_the_run_waits_for_its_turn() {
     let given = Given::waiting(None);
     assert!(given.state().is_waiting());
     let wait = NodeWait { path: "pause".into(), until: Some(at(60)), awaited: Some(Awaited::Time) };
@@ -219,11 +233,11 @@ fn a_wait_completes_when_it_fires_and_the_run_is_dispatched_again() {
         duration_ms: 60_000,
     };
     let fires = fire("pause", TimerKind::Wait);
-    given.when(fires.clone()).then([
-        timer_fired("pause", TimerKind::Wait),
-        completed.clone().into(),
-        dispatched(2),
-    ]);
+    given
+        .when(fires.clone())
+        .then([timer_fired("pause", TimerKind::Wait), completed.clone().into()]);
+    let turn = WaitsFor::Slot { limits: Vec::new(), resumed: true };
+    assert_eq!(given.clone().and(fires.clone()).state().waits_for(), Some(turn));
     given.when(fire("pause", TimerKind::Retry)).then_nothing();
     given.when(fire("other", TimerKind::Wait)).then_nothing();
     given.and(fires.clone()).when(fires.clone()).then_nothing();
@@ -232,12 +246,12 @@ fn a_wait_completes_when_it_fires_and_the_run_is_dispatched_again() {
     limited
         .when(fires.clone())
         .then([timer_fired("pause", TimerKind::Wait), completed.clone().into()]);
-    let slot = WaitsFor::Slot { limit: one_at_a_time(), resumed: true };
+    let slot = WaitsFor::Slot { limits: vec![one_at_a_time()], resumed: true };
     assert_eq!(limited.and(fires.clone()).state().waits_for(), Some(slot));
 
     let paused = Given::waiting(None).and(pause());
     paused.when(fires.clone()).then([timer_fired("pause", TimerKind::Wait), completed.into()]);
-    paused.and(fires).when(unpause()).then([ExecutionUnpaused {}.into(), dispatched(2)]);
+    paused.and(fires).when(unpause()).then([ExecutionUnpaused {}.into()]);
 }
 
 #[test]

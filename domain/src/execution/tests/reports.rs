@@ -19,7 +19,8 @@ fn the_first_report_takes_the_claim() {
         attempt: Attempt(1),
         kind: TimerKind::Wait,
     };
-    Given::waiting(None).and(wait).when_reported(2, []).then([resumed.into()]);
+    let handed_out = ExecutionCommand::Dispatch { claim: Claim(2) };
+    Given::waiting(None).and(wait).and(handed_out).when_reported(2, []).then([resumed.into()]);
 }
 
 #[test]

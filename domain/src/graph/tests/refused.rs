@@ -467,8 +467,8 @@ fn settings_are_checked() {
         (json!({ "concurrency": 3 }), &[("/concurrency", P::WrongType)]),
         (json!({ "concurrency": { "limit": 0 } }), &[("/concurrency/limit", P::OutOfRange)]),
         (
-            json!({ "concurrency": { "strategy": "reject" } }),
-            &[("/concurrency/strategy", P::Unsupported)],
+            json!({ "concurrency": { "strategy": "reject", "max_queued": 0 } }),
+            &[("/concurrency/max_queued", P::OutOfRange)],
         ),
         (
             json!({ "concurrency": { "strategy": "drop" } }),
