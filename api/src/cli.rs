@@ -7,6 +7,7 @@
 mod client;
 mod doctor;
 mod events;
+mod exchange;
 mod keys;
 mod login;
 mod migrate;
@@ -47,6 +48,10 @@ enum Command {
     Rebuild(rebuild::RebuildArgs),
     /// Run a workflow file and show it live.
     Run(run::RunArgs),
+    /// Write a workflow of a server to a file, as JSON or YAML.
+    Export(exchange::ExportArgs),
+    /// Make a workflow of a file.
+    Import(exchange::ImportArgs),
     /// Print the log, one CloudEvents object a line.
     Events(events::EventsArgs),
     /// Say what is reachable, what is behind, what is wrong, and how to mend it.
@@ -69,6 +74,8 @@ pub async fn run(cli: Cli) -> ExitCode {
         Command::Migrate(args) => migrate::migrate(args, &environment).await,
         Command::Rebuild(args) => rebuild::rebuild(args, &environment).await,
         Command::Run(args) => run::run(args, &environment).await,
+        Command::Export(args) => exchange::export(args, &environment).await,
+        Command::Import(args) => exchange::import(args, &environment).await,
         Command::Events(args) => events::events(args, &environment).await,
         Command::Doctor(args) => doctor::doctor(args, &environment).await,
         Command::Login(args) => login::login(args, &environment).await,

@@ -29,3 +29,4 @@ pub mod seed;
 pub mod telemetry;
 pub mod vault;
 pub mod writing;
+pub mod yaml;

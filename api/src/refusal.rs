@@ -178,8 +178,11 @@ fn of_workflow(rejection: WorkflowRejection, detail: String) -> Problem {
             Problem::invalid("/description", "out_of_range", detail)
         }
         WorkflowRejection::TagsInvalid => Problem::invalid("/tags", "out_of_range", detail),
+        WorkflowRejection::LabelInvalid => Problem::invalid("/label", "out_of_range", detail),
+        WorkflowRejection::NoteTooLong => Problem::invalid("/note", "out_of_range", detail),
         WorkflowRejection::DefinitionTooLarge => Problem::invalid("", "too_large", detail),
         WorkflowRejection::AlreadyExists
+        | WorkflowRejection::LabelTaken
         | WorkflowRejection::TooManyVersions
         | WorkflowRejection::GraphEmpty
         | WorkflowRejection::DefinitionInvalid

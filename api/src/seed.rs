@@ -215,7 +215,7 @@ async fn demo_workflow(
         parent_workflow_id: None,
         draft,
     });
-    let publish = WorkflowCommand::Publish(PublishWorkflow { version: None });
+    let publish = WorkflowCommand::Publish(PublishWorkflow::default());
     let target = Target::new(id, workspace);
     for command in [create, publish] {
         let done = commands.execute::<Workflow>(target, &command, &context).await;

@@ -27,6 +27,10 @@ pub const MAX_CONNECTIONS_OF_WORKSPACE: usize = 200;
 pub const MAX_SECRET_BYTES: usize = 64 * 1024;
 /// The shortest value of a secret: a shorter one is part of many words, so masking it would take ordinary text apart.
 pub const MIN_SECRET_BYTES: usize = 4;
+/// The label of a version: as long as a tag, since it is shown as one.
+pub const MAX_LABEL_CHARS: usize = 64;
+/// The note of a version: a paragraph. The notes of all versions are in the workflow's state.
+pub const MAX_NOTE_CHARS: usize = 2_000;
 /// Versions of one workflow that its state keeps: a run may be pinned to any of them.
 pub const MAX_VERSIONS: usize = 10_000;
 

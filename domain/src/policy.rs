@@ -61,6 +61,7 @@ pub fn react(state: &PolicyState, recorded: &Recorded<AnyEvent>) -> Vec<Reaction
         WorkflowEvent::IntakeActivated(_)
         | WorkflowEvent::WorkflowCreated(_)
         | WorkflowEvent::DraftSaved(_)
+        | WorkflowEvent::VersionNamed(_)
         | WorkflowEvent::WorkflowPublished(_)
         | WorkflowEvent::WorkflowUnpublished(_)
         | WorkflowEvent::WorkflowArchived(_)
@@ -104,6 +105,7 @@ impl PolicyState {
             }
             WorkflowEvent::WorkflowCreated(_)
             | WorkflowEvent::DraftSaved(_)
+            | WorkflowEvent::VersionNamed(_)
             | WorkflowEvent::WorkflowPublished(_)
             | WorkflowEvent::WorkflowUnpublished(_)
             | WorkflowEvent::WorkflowArchived(_)

@@ -5,9 +5,13 @@
 
 mod command;
 mod decide;
+pub mod diff;
 mod events;
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, OnceLock},
+};
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -23,7 +27,8 @@ use crate::{
 
 pub use self::{
     command::{
-        CreateWorkflow, NewDraft, PublishWorkflow, SaveDraft, WorkflowCommand, WorkflowRejection,
+        CreateWorkflow, NameVersion, NewDraft, PublishWorkflow, SaveDraft, WorkflowCommand,
+        WorkflowRejection,
     },
     events::*,
 };
@@ -61,6 +66,17 @@ pub struct Content {
     pub intake: Intake,
     /// Every version, from 1, in order.
     versions: Vec<Arc<SavedVersion>>,
+    /// What people call versions; most have no name.
+    names: BTreeMap<WorkflowVersion, VersionName>,
+}
+
+/// What people call a version.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VersionName {
+    /// A short name, which no other version of the workflow has.
+    pub label: Option<String>,
+    /// What is to be said about it.
+    pub note: Option<String>,
 }
 
 /// One saved version, with its graph once somebody asked for it.
@@ -190,9 +206,7 @@ impl Workflow {
                 WorkflowStatus::Draft,
                 Self::Absent | Self::Draft(_) | Self::Published { .. } | Self::Deleted(_),
             ) => WorkflowCommand::Unpublish,
-            (WorkflowStatus::Published, _) => {
-                WorkflowCommand::Publish(PublishWorkflow { version: None })
-            }
+            (WorkflowStatus::Published, _) => WorkflowCommand::Publish(PublishWorkflow::default()),
             (WorkflowStatus::Archived, _) => WorkflowCommand::Archive,
         }
     }
@@ -257,6 +271,12 @@ impl Content {
         self.saved(version).map(|saved| &saved.draft)
     }
 
+    /// What people call a version.
+    #[must_use]
+    pub fn name_of(&self, version: WorkflowVersion) -> VersionName {
+        self.names.get(&version).cloned().unwrap_or_default()
+    }
+
     /// The graph of a version, parsed once for as long as this state lives.
     ///
     /// # Errors
@@ -316,6 +336,7 @@ impl Aggregate for Workflow {
         match command {
             WorkflowCommand::Create(command) => self.create(command),
             WorkflowCommand::SaveDraft(command) => self.save_draft(command),
+            WorkflowCommand::NameVersion(command) => self.name_version(command),
             WorkflowCommand::Publish(command) => self.publish(command),
             WorkflowCommand::Unpublish => self.unpublish(),
             WorkflowCommand::Archive => self.archive(),
@@ -335,6 +356,7 @@ impl Aggregate for Workflow {
                     parent_workflow_id: created.parent_workflow_id,
                     intake: Intake::Inactive,
                     versions: Vec::new(),
+                    names: BTreeMap::new(),
                 };
                 content.push(&created.draft);
                 return Self::Draft(content);
@@ -349,6 +371,15 @@ impl Aggregate for Workflow {
             WorkflowEvent::WorkflowCreated(_) => corrupt!("created twice", event),
             WorkflowEvent::DraftSaved(saved) => {
                 content.push(&saved.draft);
+                shape
+            }
+            WorkflowEvent::VersionNamed(named) => {
+                let VersionNamed { version, label, note } = named.clone();
+                if label.is_none() && note.is_none() {
+                    content.names.remove(&version);
+                } else {
+                    content.names.insert(version, VersionName { label, note });
+                }
                 shape
             }
             WorkflowEvent::IntakeActivated(_) => {
@@ -377,7 +408,7 @@ impl Aggregate for Workflow {
         }
     }
 
-    const SNAPSHOT: &'static str = "workflow/1";
+    const SNAPSHOT: &'static str = "workflow/2";
 
     fn weight(&self) -> usize {
         let Some(content) = self.content() else { return 0 };

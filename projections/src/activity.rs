@@ -168,6 +168,9 @@ fn workflow_detail(event: &WorkflowEvent) -> Value {
         WorkflowEvent::DraftSaved(event) => {
             json!({ "name": event.draft.name, "version": event.version })
         }
+        WorkflowEvent::VersionNamed(event) => {
+            json!({ "version": event.version, "label": event.label })
+        }
         WorkflowEvent::WorkflowPublished(event) => json!({ "version": event.version }),
         WorkflowEvent::WorkflowUnpublished(_)
         | WorkflowEvent::WorkflowArchived(_)

@@ -175,7 +175,8 @@ fn draft(event: &WorkflowEvent) -> Option<&Draft> {
     match event {
         WorkflowEvent::WorkflowCreated(created) => Some(&created.draft),
         WorkflowEvent::DraftSaved(saved) => Some(&saved.draft),
-        WorkflowEvent::WorkflowPublished(_)
+        WorkflowEvent::VersionNamed(_)
+        | WorkflowEvent::WorkflowPublished(_)
         | WorkflowEvent::WorkflowUnpublished(_)
         | WorkflowEvent::WorkflowArchived(_)
         | WorkflowEvent::WorkflowUnarchived(_)

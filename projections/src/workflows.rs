@@ -105,6 +105,7 @@ impl Row {
                 self.version = saved.version.0;
                 self.edit(&saved.draft);
             }
+            WorkflowEvent::VersionNamed(_) => {}
             WorkflowEvent::WorkflowPublished(published) => {
                 self.status = WorkflowStatus::Published;
                 self.published_version = Some(published.version.0);

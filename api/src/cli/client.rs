@@ -199,7 +199,25 @@ impl Client {
         path: &str,
         body: Option<&Value>,
     ) -> anyhow::Result<Value> {
-        let send = || self.request(&method, path, body).timeout(ANSWER_TIMEOUT).send();
+        let response = self.answered(&method, path, body).await?;
+        if response.status() == StatusCode::NO_CONTENT {
+            return Ok(Value::Null);
+        }
+        Ok(response.json().await?)
+    }
+
+    /// What is at a path, as text.
+    pub(super) async fn text(&self, path: &str) -> anyhow::Result<String> {
+        Ok(self.answered(&Method::GET, path, None).await?.text().await?)
+    }
+
+    async fn answered(
+        &self,
+        method: &Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> anyhow::Result<Response> {
+        let send = || self.request(method, path, body).timeout(ANSWER_TIMEOUT).send();
         let mut response = send().await;
         if let Ok(answered) = &response
             && answered.status() == StatusCode::UNAUTHORIZED
@@ -207,11 +225,7 @@ impl Client {
         {
             response = send().await;
         }
-        let response = self.answer(response).await?;
-        if response.status() == StatusCode::NO_CONTENT {
-            return Ok(Value::Null);
-        }
-        Ok(response.json().await?)
+        self.answer(response).await
     }
 
     /// An answer that is no problem; a problem as words for a person.

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use tokio::{sync::mpsc, time::timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{client::Client, configured, output, progress::Shown};
+use super::{client::Client, configured, exchange, output, progress::Shown};
 use crate::{
     config::ConfigArgs,
     environment::Environment,
@@ -36,7 +36,7 @@ const LAST_LINES: Duration = Duration::from_millis(300);
 /// What `run` takes.
 #[derive(Args, Debug)]
 pub(super) struct RunArgs {
-    /// The workflow, as JSON.
+    /// The workflow, as JSON, or as YAML in a file called .yaml or .yml.
     file: PathBuf,
     /// What the workflow sees as `input`.
     #[arg(long, value_name = "JSON", default_value = "{}")]
@@ -65,8 +65,7 @@ struct Outcome {
 
 /// Runs a file.
 pub(super) async fn run(mut args: RunArgs, environment: &Environment) -> anyhow::Result<ExitCode> {
-    let text = fs::read_to_string(&args.file)
-        .with_context(|| format!("cannot read {}", args.file.display()))?;
+    let text = exchange::read(&args.file)?;
     let input: Value = serde_json::from_str(&args.input).context("--input is not JSON")?;
     let workflow: Value = serde_json::from_str(&text)
         .with_context(|| format!("{} is not JSON", args.file.display()))?;

@@ -34,16 +34,7 @@ where
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
         demand_json(request.headers())?;
         let bytes = Bytes::from_request(request, state).await.map_err(unreadable)?;
-        let parsed = parse(&bytes);
-        // serde would take a list of values for a struct, in the order of its fields; no body of ours is meant so.
-        let is_list = bytes.trim_ascii_start().first() == Some(&b'[');
-        let is_json = parsed
-            .as_ref()
-            .map_or_else(|problem| problem.kind() == ProblemKind::InvalidValue, |_| true);
-        if is_list && is_json {
-            return Err(Problem::invalid("", "invalid", "must be a JSON object, not a list"));
-        }
-        let value = parsed?;
+        let value = parse_object(&bytes)?;
         Ok(Self { value, hash: Sha256::digest(&bytes).into() })
     }
 }
@@ -84,11 +75,28 @@ fn demand_json(headers: &HeaderMap) -> Result<(), Problem> {
     }
 }
 
-fn unreadable(rejection: BytesRejection) -> Problem {
+pub(crate) fn unreadable(rejection: BytesRejection) -> Problem {
     if rejection.status() == axum::http::StatusCode::PAYLOAD_TOO_LARGE {
         return Problem::new(ProblemKind::BodyTooLarge, "the body is over the limit of 10 MB");
     }
     Problem::malformed("the body broke off")
+}
+
+/// Reads a JSON text that must be an object.
+///
+/// # Errors
+/// As [`parse`]; 422 for a list.
+pub fn parse_object<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    let parsed = parse(bytes);
+    // serde would take a list of values for a struct, in the order of its fields; no body of ours is meant so.
+    let is_list = bytes.trim_ascii_start().first() == Some(&b'[');
+    let is_json = parsed
+        .as_ref()
+        .map_or_else(|problem: &Problem| problem.kind() == ProblemKind::InvalidValue, |_| true);
+    if is_list && is_json {
+        return Err(Problem::invalid("", "invalid", "must be a JSON object, not a list"));
+    }
+    parsed
 }
 
 /// Reads a JSON text as a type.

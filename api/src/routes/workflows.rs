@@ -4,6 +4,8 @@
 //! last run, progress) comes from the read model. So an answer never shows an older definition than the caller has seen.
 
 mod body;
+mod compare;
+mod exchange;
 mod lifecycle;
 mod start;
 mod validation;
@@ -30,6 +32,8 @@ use utoipa::IntoParams;
 use self::view::Figures;
 pub use self::{
     body::{DefinitionBody, WorkflowBody},
+    compare::*,
+    exchange::*,
     lifecycle::*,
     start::*,
     validation::*,

@@ -29,6 +29,8 @@ pub enum WorkflowCommand {
     Create(CreateWorkflow),
     /// Save the next version.
     SaveDraft(SaveDraft),
+    /// Call a version something.
+    NameVersion(NameVersion),
     /// Make a version the one that triggers run.
     Publish(PublishWorkflow),
     /// Publish no version any more.
@@ -65,11 +67,26 @@ pub struct SaveDraft {
     pub draft: NewDraft,
 }
 
-/// Publishes a version.
+/// Calls a version something.
 #[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NameVersion {
+    /// Which.
+    pub version: WorkflowVersion,
+    /// Its label; none keeps the one it has, an empty one takes it away.
+    pub label: Option<String>,
+    /// Its note; none keeps the one it has, an empty one takes it away.
+    pub note: Option<String>,
+}
+
+/// Publishes a version.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PublishWorkflow {
     /// Which; none for the latest.
     pub version: Option<WorkflowVersion>,
+    /// Its label, as in [`NameVersion`].
+    pub label: Option<String>,
+    /// Its note, as in [`NameVersion`].
+    pub note: Option<String>,
 }
 
 /// Which rule refuses a command on a workflow, or a start of it.
@@ -103,6 +120,15 @@ pub enum WorkflowRejection {
     /// Too many versions.
     #[error("a workflow has at most {} versions", limits::MAX_VERSIONS)]
     TooManyVersions,
+    /// A label that is too long or nothing but white space.
+    #[error("the label of a version has 1 to {} characters", limits::MAX_LABEL_CHARS)]
+    LabelInvalid,
+    /// A label names one version.
+    #[error("another version of the workflow has this label")]
+    LabelTaken,
+    /// A note that is too long.
+    #[error("the note of a version has at most {} characters", limits::MAX_NOTE_CHARS)]
+    NoteTooLong,
     /// There is no such version.
     #[error("the workflow has no such version")]
     VersionNotFound,
@@ -138,6 +164,9 @@ impl WorkflowRejection {
             Self::TagsInvalid => "tags_invalid",
             Self::DefinitionTooLarge => "definition_too_large",
             Self::TooManyVersions => "too_many_versions",
+            Self::LabelInvalid => "label_invalid",
+            Self::LabelTaken => "label_taken",
+            Self::NoteTooLong => "note_too_long",
             Self::VersionNotFound => "version_not_found",
             Self::GraphEmpty => "graph_empty",
             Self::DefinitionInvalid => "definition_invalid",

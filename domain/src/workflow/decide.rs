@@ -2,9 +2,9 @@
 
 use super::{
     Content, CreateWorkflow, DraftSaved, Intake, IntakeActivated, IntakeDeactivated, IntakePaused,
-    PublishWorkflow, SaveDraft, Workflow, WorkflowArchived, WorkflowCreated, WorkflowDeleted,
-    WorkflowEvent, WorkflowPublished, WorkflowRejection, WorkflowUnarchived, WorkflowUnpublished,
-    WorkflowVersion,
+    NameVersion, PublishWorkflow, SaveDraft, VersionName, VersionNamed, Workflow, WorkflowArchived,
+    WorkflowCreated, WorkflowDeleted, WorkflowEvent, WorkflowPublished, WorkflowRejection,
+    WorkflowUnarchived, WorkflowUnpublished, WorkflowVersion,
 };
 use crate::limits;
 
@@ -64,6 +64,43 @@ impl Workflow {
         Ok(vec![DraftSaved { version, draft }.into()])
     }
 
+    /// What the version is already called leads to nothing.
+    pub(super) fn name_version(
+        &self,
+        command: &NameVersion,
+    ) -> Result<Vec<WorkflowEvent>, WorkflowRejection> {
+        let NameVersion { version, label, note } = command;
+        let content = self.editable()?;
+        content.version(*version).ok_or(WorkflowRejection::VersionNotFound)?;
+        let kept_or = |given: &Option<String>, kept: Option<String>| match given {
+            None => kept,
+            Some(given) if given.is_empty() => None,
+            Some(given) => Some(given.clone()),
+        };
+        let known = content.name_of(*version);
+        let name = VersionName {
+            label: kept_or(label, known.label.clone()),
+            note: kept_or(note, known.note.clone()),
+        };
+        if name == known {
+            return Ok(vec![]);
+        }
+        if let Some(label) = &name.label {
+            if label.trim().is_empty() || label.chars().count() > limits::MAX_LABEL_CHARS {
+                return Err(WorkflowRejection::LabelInvalid);
+            }
+            let others = content.names.iter().filter(|(other, _)| *other != version);
+            if others.into_iter().any(|(_, other)| other.label.as_ref() == Some(label)) {
+                return Err(WorkflowRejection::LabelTaken);
+            }
+        }
+        if name.note.as_ref().is_some_and(|note| note.chars().count() > limits::MAX_NOTE_CHARS) {
+            return Err(WorkflowRejection::NoteTooLong);
+        }
+        let VersionName { label, note } = name;
+        Ok(vec![VersionNamed { version: *version, label, note }.into()])
+    }
+
     /// The version that is already published leads to nothing.
     pub(super) fn publish(
         &self,
@@ -71,11 +108,13 @@ impl Workflow {
     ) -> Result<Vec<WorkflowEvent>, WorkflowRejection> {
         let content = self.editable()?;
         let version = command.version.unwrap_or_else(|| content.latest_version());
-        if self.published_version() == Some(version) {
-            return Ok(vec![]);
+        let (label, note) = (command.label.clone(), command.note.clone());
+        let mut events = self.name_version(&NameVersion { version, label, note })?;
+        if self.published_version() != Some(version) {
+            content.plan(version)?;
+            events.push(WorkflowPublished { version }.into());
         }
-        content.plan(version)?;
-        Ok(vec![WorkflowPublished { version }.into()])
+        Ok(events)
     }
 
     /// Without a published version it leads to nothing.

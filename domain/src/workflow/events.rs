@@ -13,6 +13,7 @@ events! {
     WorkflowEvent in "workflow" {
         "workflow_created" 1 => WorkflowCreated,
         "draft_saved" 1 => DraftSaved,
+        "version_named" 1 => VersionNamed,
         "workflow_published" 1 => WorkflowPublished,
         "workflow_unpublished" 1 => WorkflowUnpublished,
         "workflow_archived" 1 => WorkflowArchived,
@@ -65,6 +66,19 @@ pub struct DraftSaved {
     pub version: WorkflowVersion,
     /// What it holds.
     pub draft: Draft,
+}
+
+/// A version is called something from now on, or nothing any more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VersionNamed {
+    /// Which.
+    pub version: WorkflowVersion,
+    /// Its label, which no other version of the workflow has; none where it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+    /// What is said about it; none where nothing is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
 }
 
 /// A version became the one that triggers run.

@@ -69,7 +69,10 @@ fn published(version: i32) -> WorkflowEvent {
 }
 
 fn publish(version: Option<i32>) -> WorkflowCommand {
-    WorkflowCommand::Publish(PublishWorkflow { version: version.map(WorkflowVersion) })
+    WorkflowCommand::Publish(PublishWorkflow {
+        version: version.map(WorkflowVersion),
+        ..PublishWorkflow::default()
+    })
 }
 
 fn archived() -> Vec<WorkflowEvent> {
@@ -159,6 +162,74 @@ fn publishing_names_a_version_or_takes_the_latest() {
             .when(&publish(Some(missing)))
             .rejected(&WorkflowRejection::VersionNotFound);
     }
+}
+
+fn name(version: i32, label: Option<&str>, note: Option<&str>) -> WorkflowCommand {
+    WorkflowCommand::NameVersion(NameVersion {
+        version: WorkflowVersion(version),
+        label: label.map(str::to_owned),
+        note: note.map(str::to_owned),
+    })
+}
+
+fn named(version: i32, label: Option<&str>, note: Option<&str>) -> WorkflowEvent {
+    VersionNamed {
+        version: WorkflowVersion(version),
+        label: label.map(str::to_owned),
+        note: note.map(str::to_owned),
+    }
+    .into()
+}
+
+#[test]
+fn a_version_is_called_something_and_nothing_again() {
+    given::<Workflow>([created(), saved(2, "2")])
+        .when(&name(1, Some("1.0"), Some("As delivered")))
+        .then([named(1, Some("1.0"), Some("As delivered"))])
+        .when(&name(1, Some("1.0"), None))
+        .then_nothing()
+        .when(&name(1, None, Some("")))
+        .then([named(1, Some("1.0"), None)])
+        .when(&name(2, Some("1.0"), None))
+        .rejected(&WorkflowRejection::LabelTaken);
+    given::<Workflow>([created(), named(1, Some("1.0"), None)])
+        .when(&name(1, Some(""), None))
+        .then([named(1, None, None)])
+        .when(&name(1, Some("1.0"), None))
+        .then([named(1, Some("1.0"), None)]);
+    for (label, note, rejection) in [
+        (Some(" ".to_owned()), None, WorkflowRejection::LabelInvalid),
+        (Some("x".repeat(65)), None, WorkflowRejection::LabelInvalid),
+        (None, Some("x".repeat(2_001)), WorkflowRejection::NoteTooLong),
+    ] {
+        given::<Workflow>([created()])
+            .when(&name(1, label.as_deref(), note.as_deref()))
+            .rejected(&rejection);
+    }
+    given::<Workflow>([created()])
+        .when(&name(2, Some("x"), None))
+        .rejected(&WorkflowRejection::VersionNotFound);
+    given::<Workflow>(archived())
+        .when(&name(1, Some("x"), None))
+        .rejected(&WorkflowRejection::Archived);
+}
+
+#[test]
+fn a_publication_names_its_version_in_the_same_append() {
+    let publish = WorkflowCommand::Publish(PublishWorkflow {
+        label: Some("stable".to_owned()),
+        ..PublishWorkflow::default()
+    });
+    given::<Workflow>([created()])
+        .when(&publish)
+        .then([named(1, Some("stable"), None), published(1)])
+        .when(&publish)
+        .then_nothing();
+    given::<Workflow>([created(), published(1)]).when(&publish).then([named(
+        1,
+        Some("stable"),
+        None,
+    )]);
 }
 
 #[test]
@@ -332,6 +403,11 @@ fn any_command() -> impl Strategy<Value = WorkflowCommand> {
         (1_i32..4).prop_map(|n| create(definition(&n.to_string()))),
         (1_i32..4).prop_map(|n| save(definition(&n.to_string()))),
         prop::option::of(0..4).prop_map(publish),
+        (0..4, prop::option::of("[ab]?")).prop_map(|(version, label)| name(
+            version,
+            label.as_deref(),
+            None
+        )),
         prop::sample::select(vec![
             WorkflowCommand::Unpublish,
             WorkflowCommand::Archive,

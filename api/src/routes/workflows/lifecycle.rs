@@ -32,6 +32,12 @@ pub struct PublishRequest {
     /// Which; the latest where it is left out.
     #[schema(minimum = 1)]
     pub version: Option<i32>,
+    /// A short name for it, which no other version has; an empty one takes the name away.
+    #[schema(max_length = 64)]
+    pub label: Option<String>,
+    /// What is to be said about it; an empty one takes the note away.
+    #[schema(max_length = 2_000)]
+    pub note: Option<String>,
 }
 
 /// Bring a workflow to a status.
@@ -65,9 +71,10 @@ pub async fn publish(
     let (request, hash) = body
         .map_or_else(|| (PublishRequest::default(), hash_of(&[])), |body| (body.value, body.hash));
     let workspace = workspace_of(&state, id).await?;
-    let version = request.version.map(WorkflowVersion);
+    let PublishRequest { version, label, note } = request;
+    let publish = PublishWorkflow { version: version.map(WorkflowVersion), label, note };
     let context = writing.context(workspace, hash);
-    let publish = |_: &_| WorkflowCommand::Publish(PublishWorkflow { version });
+    let publish = |_: &_| WorkflowCommand::Publish(publish.clone());
     apply(&state, &writing, context, id, workspace, publish).await
 }
 

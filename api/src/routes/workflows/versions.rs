@@ -1,4 +1,4 @@
-//! The versions of a workflow: every one that was ever saved, and copies made of them.
+//! The versions of a workflow: every one that was ever saved, what they are called, and copies made of them.
 
 use axum::extract::State;
 use chrono::{DateTime, Utc};
@@ -8,8 +8,8 @@ use ledgerline_domain::{
     id::{UserId, WorkflowId},
     permission::Permission,
     workflow::{
-        Content, Draft, NewDraft, SaveDraft, Workflow, WorkflowCommand, WorkflowRejection,
-        WorkflowVersion,
+        Content, Draft, NameVersion, NewDraft, SaveDraft, VersionName, Workflow, WorkflowCommand,
+        WorkflowRejection, WorkflowVersion,
     },
 };
 use ledgerline_projections::Page;
@@ -38,6 +38,10 @@ pub struct VersionItem {
     pub version: i32,
     /// Whether it is the one that triggers run.
     pub published: bool,
+    /// What it is called; no other version of the workflow is called so.
+    pub label: Option<String>,
+    /// What was said about it.
+    pub note: Option<String>,
     /// The name that the workflow had.
     pub name: String,
     /// The description that it had.
@@ -53,6 +57,18 @@ pub struct VersionItem {
     pub created_at: DateTime<Utc>,
 }
 
+/// What to call a version.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct VersionNameRequest {
+    /// A short name, which no other version has; left out it stays, an empty one takes it away.
+    #[schema(max_length = 64, example = "1.0")]
+    pub label: Option<String>,
+    /// What is to be said about it; left out it stays, an empty one takes it away.
+    #[schema(max_length = 2_000)]
+    pub note: Option<String>,
+}
+
 /// A version with its definition.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct VersionView {
@@ -63,6 +79,10 @@ pub struct VersionView {
     pub version: i32,
     /// Whether it is the one that triggers run.
     pub published: bool,
+    /// What it is called; no other version of the workflow is called so.
+    pub label: Option<String>,
+    /// What was said about it.
+    pub note: Option<String>,
     /// The name that the workflow had.
     pub name: String,
     /// The description that it had.
@@ -129,7 +149,8 @@ pub async fn versions(
         let version = WorkflowVersion(number);
         let draft = content.version(version)?;
         let touch = touches.get(usize::try_from(number - 1).ok()?)?;
-        Some(item(version, draft, *touch, published == Some(version)))
+        let name = content.name_of(version);
+        Some(item(version, draft, name, *touch, published == Some(version)))
     });
     let page = Page {
         items: items.collect(),
@@ -154,7 +175,8 @@ pub async fn version(
     let (now, audience) = readable(&state, &reading.caller, id).await?;
     let content = versioned(&now.state, audience)?;
     let version = WorkflowVersion(number);
-    let draft = content.version(version).ok_or_else(|| Problem::not_found("version"))?;
+    let draft = stored(&state, id, content, version).await?;
+    let VersionName { label, note } = content.name_of(version);
     let touches = state.ledger.drafts(StreamId(id.0), number).await?;
     let index = usize::try_from(number - 1).unwrap_or(usize::MAX);
     let touch = touches.get(index).ok_or_else(|| Problem::not_found("version"))?;
@@ -163,6 +185,8 @@ pub async fn version(
         workflow_id: id,
         version: number,
         published: now.state.published_version() == Some(version),
+        label,
+        note,
         name: draft.name.clone(),
         description: draft.description.clone(),
         nodes,
@@ -174,6 +198,25 @@ pub async fn version(
         created_at: touch.at,
     };
     Ok(reading.answer(view, position))
+}
+
+/// Call a version something: a label that no other version has, and a note.
+#[utoipa::path(patch, path = "/workflows/{id}/versions/{version}", tag = "workflows",
+    params(("id" = Uuid, Path), ("version" = i32, Path)), request_body = VersionNameRequest,
+    responses((status = 200, body = WorkflowView)))]
+pub async fn name_version(
+    State(state): State<AppState>,
+    writing: Writing,
+    Path((id, number)): Path<(WorkflowId, i32)>,
+    JsonBody { value: VersionNameRequest { label, note }, hash }: JsonBody<VersionNameRequest>,
+) -> Reply {
+    let workspace = workspace_of(&state, id).await?;
+    let context = writing.context(workspace, hash);
+    let command = NameVersion { version: WorkflowVersion(number), label, note };
+    super::apply(&state, &writing, context, id, workspace, |_| {
+        WorkflowCommand::NameVersion(command.clone())
+    })
+    .await
 }
 
 /// Save an earlier version again, as the next one.
@@ -235,17 +278,39 @@ pub async fn duplicate(
 }
 
 /// Versions are shown to members alone: what is public is what its author shows now, not what was tried before.
-fn versioned(workflow: &Workflow, audience: Audience) -> Result<&Content, Problem> {
+pub(super) fn versioned(workflow: &Workflow, audience: Audience) -> Result<&Content, Problem> {
     match audience {
         Audience::Members => shown(workflow, audience),
         Audience::Everybody => Err(Problem::not_found("workflow")),
     }
 }
 
-fn item(version: WorkflowVersion, draft: &Draft, touch: Touch, published: bool) -> VersionItem {
+/// A version as it was saved, with its whole definition.
+///
+/// # Errors
+/// 404 where there is none.
+pub(super) async fn stored(
+    _state: &AppState,
+    _id: WorkflowId,
+    content: &Content,
+    version: WorkflowVersion,
+) -> Result<Draft, Problem> {
+    content.version(version).cloned().ok_or_else(|| Problem::not_found("version"))
+}
+
+fn item(
+    version: WorkflowVersion,
+    draft: &Draft,
+    name: VersionName,
+    touch: Touch,
+    published: bool,
+) -> VersionItem {
+    let VersionName { label, note } = name;
     VersionItem {
         version: version.0,
         published,
+        label,
+        note,
         name: draft.name.clone(),
         description: draft.description.clone(),
         tags: draft.tags.clone(),

@@ -1,0 +1,214 @@
+//! Definitions over HTTP: versions compared, named and restored; workflows as files; templates.
+
+use ledgerline_domain::permission::Role;
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::support::http::{Answer, Deployment, Person, greeting, waiting};
+
+/// Sends text as YAML.
+async fn import_yaml(person: &Person, query: &str, text: &str) -> Answer {
+    let path = format!("/api/v1/workflows/import{query}");
+    let yaml = [("content-type", "application/yaml")];
+    person.send_raw(Method::POST, &path, Some(text.as_bytes().to_vec()), &yaml).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_versions_are_compared_field_by_field() {
+    let house = Deployment::start().await;
+    let ada = house.sign_up("ada").await;
+    let id = ada.make_workflow(&greeting("First")).await;
+    let path = format!("/workflows/{id}");
+    let mut second = greeting("Second");
+    second["nodes"][1]["config"]["expression"] = json!("'Good morning, ' + input.name");
+    second["nodes"].as_array_mut().unwrap().push(json!({
+        "id": "rest", "type": "logic.wait", "config": { "duration_ms": 5 },
+    }));
+    second["connections"].as_array_mut().unwrap().push(json!({ "from": "greet", "to": "rest" }));
+    second["settings"] = json!({ "timeout_ms": 60_000 });
+    ada.put(&path, &second).await.expect(200);
+
+    let diff = ada.get(&format!("{path}/versions/diff?from=1&to=2")).await.expect(200);
+    assert_eq!(diff.body["identical"], false);
+    assert_eq!(
+        diff.body["fields"],
+        json!([
+            { "pointer": "/name", "from": "First", "to": "Second" },
+            { "pointer": "/settings/timeout_ms", "to": 60_000 },
+        ])
+    );
+    assert_eq!(diff.body["nodes"]["added"][0]["value"]["id"], "rest");
+    assert_eq!(diff.body["nodes"]["removed"], json!([]));
+    let changed = &diff.body["nodes"]["changed"][0];
+    assert_eq!((&changed["id"], &changed["moved"]), (&json!("greet"), &json!(false)));
+    assert_eq!(changed["fields"][0]["pointer"], "/config/expression");
+    assert_eq!(diff.body["connections"]["added"][0]["index"], 1);
+    let usual = ada.get(&format!("{path}/versions/diff")).await.expect(200);
+    assert_eq!(usual.body, diff.body, "the latest with the one before it");
+    let back = ada.get(&format!("{path}/versions/diff?from=2&to=1")).await.expect(200);
+    assert_eq!(back.body["nodes"]["removed"][0]["value"]["id"], "rest");
+    let same = ada.get(&format!("{path}/versions/diff?from=2&to=2")).await.expect(200);
+    assert_eq!(same.body["identical"], true);
+    ada.get(&format!("{path}/versions/diff?from=1&to=9")).await.is_problem(404, "not-found");
+    assert_eq!(ada.get(&format!("{path}/versions/diff?from=x")).await.pointers(), ["/from"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn versions_have_names() {
+    let house = Deployment::start().await;
+    let ada = house.sign_up("ada").await;
+    let id = ada.make_workflow(&greeting("First")).await;
+    let path = format!("/workflows/{id}");
+    ada.put(&path, &waiting("Second")).await.expect(200);
+    let body = json!({ "version": 1, "label": "1.0", "note": "As delivered" });
+    let plan = ada.post(&format!("{path}/publish?dry_run=true"), &body).await.expect(200);
+    let types: Vec<&Value> =
+        plan.body["events"].as_array().unwrap().iter().map(|event| &event["type"]).collect();
+    assert_eq!(types, ["version_named", "workflow_published"]);
+    ada.post(&format!("{path}/publish"), &body).await.expect(200);
+    let first = ada.get(&format!("{path}/versions/1")).await.expect(200);
+    assert_eq!(
+        (&first.body["label"], &first.body["note"]),
+        (&json!("1.0"), &json!("As delivered"))
+    );
+
+    let two = format!("{path}/versions/2");
+    ada.patch(&two, &json!({ "label": "1.0" })).await.refused_by("label_taken");
+    ada.patch(&two, &json!({ "label": "2.0" })).await.expect(200);
+    assert_eq!(ada.patch(&two, &json!({ "label": "x".repeat(65) })).await.pointers(), ["/label"]);
+    assert_eq!(ada.patch(&two, &json!({ "note": "x".repeat(2_001) })).await.pointers(), ["/note"]);
+    let list = ada.get(&format!("{path}/versions")).await.expect(200);
+    assert_eq!(list.each("label"), ["2.0", "1.0"]);
+    ada.patch(&two, &json!({ "label": "" })).await.expect(200);
+    assert_eq!(ada.get(&two).await.expect(200).body["label"], Value::Null);
+    let missing = ada.patch(&format!("{path}/versions/9"), &json!({ "label": "x" })).await;
+    missing.is_problem(404, "not-found");
+}
+
+/// A workflow with every sort of value that the two formats write otherwise.
+fn tricky() -> Value {
+    json!({
+        "name": "Nightly: totals", "description": "First line\nsecond: line # no comment\n", "tags": ["yes", "1.50"],
+        "settings": { "timeout_ms": 60_000 },
+        "nodes": [
+            { "id": "start", "type": "trigger.manual", "config": {}, "position": { "x": 1.5, "y": -20.0 } },
+            { "id": "write", "type": "action.file", "config": {
+                "operation": "write", "path": "a/{{ input.name }}.txt", "content": "null\n\n  - 1\n{{ input.text }}\n\n" } },
+        ],
+        "connections": [{ "from": "start", "to": "write" }],
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_exported_is_imported_and_exported_as_the_same_text() {
+    let house = Deployment::start().await;
+    let ada = house.sign_up("ada").await;
+    let id = ada.make_workflow(&tricky()).await;
+    let one = ada.get(&format!("/workflows/{id}")).await.expect(200);
+    for format in ["json", "yaml"] {
+        let path = format!("/workflows/{id}/export?format={format}");
+        let exported = ada.get(&path).await.expect(200);
+        assert_eq!(exported.header("content-type"), format!("application/{format}"));
+        let file = format!("attachment; filename=\"nightly-totals.{format}\"");
+        assert_eq!(exported.header("content-disposition"), file);
+        let imported = match format {
+            "json" => ada.post("/workflows/import", &exported.body).await,
+            _ => import_yaml(&ada, "", exported.body.as_str().unwrap()).await,
+        };
+        let imported = imported.expect(201);
+        for field in ["name", "description", "tags", "nodes", "connections", "settings"] {
+            assert_eq!(imported.body[field], one.body[field], "{format}: {field}");
+        }
+        let again = format!("/workflows/{}/export?format={format}", imported.id());
+        assert_eq!(ada.get(&again).await.expect(200).body, exported.body, "{format}");
+    }
+
+    ada.put(&format!("/workflows/{id}"), &greeting("Next")).await.expect(200);
+    let first = ada.get(&format!("/workflows/{id}/export?version=1")).await.expect(200);
+    assert_eq!(first.body["name"], "Nightly: totals");
+    ada.get(&format!("/workflows/{id}/export?version=9")).await.is_problem(404, "not-found");
+    let unknown = ada.get(&format!("/workflows/{id}/export?format=toml")).await;
+    assert_eq!(unknown.pointers(), ["/format"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_import_says_everything_that_is_wrong_at_once() {
+    let house = Deployment::start().await;
+    let ada = house.sign_up("ada").await;
+    let wrong = "name: ''\nnodes:\n- {id: a, type: no.such}\n- {id: b, type: logic.transform, config: {expression: '1 +'}}\nconnections:\n- {from: a, to: nowhere}\n";
+    let refused = import_yaml(&ada, "", wrong).await;
+    let pointers = refused.pointers();
+    for pointer in ["/name", "/nodes/0/type", "/nodes/1/config/expression", "/connections/0/to"] {
+        assert!(pointers.contains(&pointer), "{pointer} is not among {pointers:?}");
+    }
+    assert_eq!(import_yaml(&ada, "", "name: x\nstatus: published\n").await.pointers(), ["/status"]);
+    assert_eq!(import_yaml(&ada, "", "- 1\n").await.pointers(), [""]);
+    assert_eq!(import_yaml(&ada, "", "name: \"a\\0b\"\n").await.status, 422);
+    let torn = import_yaml(&ada, "", "name: x\nnodes: [\n").await;
+    torn.is_problem(400, "malformed-request");
+    assert!(torn.text("detail").contains("line "), "{torn:?}");
+    let bomb = (1..12).fold("a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n".to_owned(), |text, level| {
+        let inner = vec![format!("*a{}", level - 1); 10].join(",");
+        format!("{text}a{level}: &a{level} [{inner}]\n")
+    });
+    import_yaml(&ada, "", &bomb).await.is_problem(400, "malformed-request");
+    assert_eq!(ada.get("/workflows").await.expect(200).body["total"], 0);
+
+    let sound = "name: From a file\nnodes:\n- {id: start, type: trigger.manual}\n";
+    let plan = import_yaml(&ada, "?dry_run=true", sound).await.expect(200);
+    assert_eq!(plan.body["events"][0]["type"], "workflow_created");
+    assert_eq!(ada.get("/workflows").await.expect(200).body["total"], 0);
+    let key = [("content-type", "text/yaml; charset=utf-8"), ("idempotency-key", "once")];
+    let send = async || {
+        let bytes = Some(sound.as_bytes().to_vec());
+        ada.send_raw(Method::POST, "/api/v1/workflows/import", bytes, &key).await.expect(201)
+    };
+    assert_eq!(send().await.body, send().await.body);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_public_workflow_is_taken_by_anybody_without_its_past() {
+    let house = Deployment::start().await;
+    let (ada, eve) = (house.sign_up("ada").await, house.sign_up("eve").await);
+    let mut body = greeting("Shown");
+    body["is_public"] = json!(true);
+    let id = ada.make_workflow(&body).await;
+    let taken = eve.get(&format!("/workflows/{id}/export")).await.expect(200);
+    assert_eq!(taken.body["name"], "Shown");
+    let past = eve.get(&format!("/workflows/{id}/export?version=1")).await;
+    past.is_problem(404, "not-found");
+    let diff = eve.get(&format!("/workflows/{id}/versions/diff")).await;
+    diff.is_problem(404, "not-found");
+    let workspace = ada.make_workspace("Operations").await;
+    house.let_in(&ada, &workspace, &eve, Role::Viewer).await;
+    let there = [("ledgerline-workspace", workspace.as_str())];
+    let refused = eve.send(Method::POST, "/workflows/import", Some(&body), &there).await;
+    refused.is_problem(403, "forbidden");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_workflow_begins_from_a_template() {
+    let house = Deployment::start().await;
+    let ada = house.sign_up("ada").await;
+    let templates = ada.get("/workflows/templates").await.expect(200);
+    assert!(templates.each("id").contains(&"greeting"));
+    for template in templates.items() {
+        let whole = ["name", "description", "tags", "nodes", "connections", "settings"];
+        assert!(whole.iter().all(|field| !template[*field].is_null()), "{template}");
+        let path = format!("/workflows/templates/{}", template["id"].as_str().unwrap());
+        let made = ada.command(&path).await.expect(201);
+        assert_eq!(
+            (&made.body["name"], &made.body["nodes"]),
+            (&template["name"], &template["nodes"])
+        );
+        assert_eq!(made.body["status"], "draft");
+    }
+    let named = json!({ "name": "Mine" });
+    let made = ada.post("/workflows/templates/greeting", &named).await.expect(201);
+    assert_eq!(made.body["name"], "Mine");
+    let long = json!({ "name": "x".repeat(256) });
+    assert_eq!(ada.post("/workflows/templates/greeting", &long).await.pointers(), ["/name"]);
+    ada.command("/workflows/templates/none").await.is_problem(404, "not-found");
+    let page = ada.get("/workflows/templates?limit=1&offset=1").await.expect(200);
+    assert_eq!(page.items(), &templates.items()[1..2]);
+}
