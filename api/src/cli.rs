@@ -12,6 +12,7 @@ mod keys;
 mod login;
 mod migrate;
 mod operator;
+mod outbox;
 mod output;
 mod progress;
 mod rebuild;
@@ -62,6 +63,8 @@ enum Command {
     Keys(keys::KeysArgs),
     /// Look after the operators of a deployment.
     Operator(operator::OperatorArgs),
+    /// Print the mails that a deployment wrote; without a mail server, codes and links are read here.
+    Outbox(outbox::OutboxArgs),
     /// Print the OpenAPI document.
     Openapi,
 }
@@ -81,6 +84,7 @@ pub async fn run(cli: Cli) -> ExitCode {
         Command::Login(args) => login::login(args, &environment).await,
         Command::Keys(args) => keys::keys(args, &environment).await,
         Command::Operator(args) => operator::operator(args, &environment).await,
+        Command::Outbox(args) => outbox::outbox(args, &environment).await,
         Command::Openapi => openapi(),
     };
     match done {

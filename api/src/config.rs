@@ -37,6 +37,8 @@ pub struct Config {
     pub auth: AuthConfig,
     /// How much each workspace may do at once.
     pub limits: LimitsConfig,
+    /// Mails to people.
+    pub mail: MailConfig,
     /// The part that runs executions.
     pub worker: WorkerConfig,
     /// Logs and metrics.
@@ -197,6 +199,23 @@ impl Default for AuthConfig {
     }
 }
 
+/// Mails to people: codes, links, invitations.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MailConfig {
+    /// The mail server, `smtp://user:password@host:587?tls=required` or `smtps://…`. None: mails stay in the outbox, which
+    /// `ledgerline outbox` shows.
+    pub smtp_url: Option<SecretString>,
+    /// Whom mails come from, `Name <address>`.
+    pub from: String,
+}
+
+impl Default for MailConfig {
+    fn default() -> Self {
+        Self { smtp_url: None, from: "Ledgerline <ledgerline@localhost>".to_owned() }
+    }
+}
+
 /// The part that runs executions.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -333,6 +352,12 @@ pub struct ConfigArgs {
     /// A file that holds the master key which the present one replaces, until `ledgerline keys rewrap` is done.
     #[arg(long, env = "LEDGERLINE_PREVIOUS_MASTER_KEY_FILE", value_name = "FILE")]
     pub previous_master_key_file: Option<PathBuf>,
+    /// The mail server for codes, links and invitations: smtp://user:password@host:587?tls=required.
+    #[arg(long, env = "LEDGERLINE_SMTP_URL", hide_env_values = true)]
+    pub smtp_url: Option<SecretString>,
+    /// Whom mails come from: Name <address>.
+    #[arg(long, env = "LEDGERLINE_MAIL_FROM")]
+    pub mail_from: Option<String>,
     /// How many executions this process runs at once.
     #[arg(long, env = "LEDGERLINE_WORKER_SLOTS")]
     pub worker_slots: Option<u32>,
@@ -419,6 +444,8 @@ impl Config {
         set(&mut self.http.allowed_origins, args.allowed_origins);
         set(&mut self.http.trusted_proxies, args.trusted_proxies);
         set(&mut self.nats.prefix, args.nats_prefix);
+        set(&mut self.mail.from, args.mail_from);
+        set_secret(&mut self.mail.smtp_url, args.smtp_url);
         set(&mut self.worker.slots, args.worker_slots);
         set(&mut self.telemetry.log_format, args.log_format);
         set(&mut self.telemetry.log_filter, args.log_filter);

@@ -6,11 +6,16 @@
 //! Reading order: [`account`] (register, login), [`session`] (refresh, revoke), [`keys`] (access tokens), [`check`] (every request).
 
 pub mod account;
+pub mod allowance;
 pub mod api_key;
 pub mod backoff;
 pub mod check;
+pub mod code;
 pub mod keys;
+mod link;
+pub mod mail;
 pub mod password;
+pub mod registration;
 pub mod session;
 pub mod token;
 
@@ -22,13 +27,19 @@ pub use ledgerline_domain::id::{SessionId, UserId, WorkspaceId};
 use ledgerline_store::seal::MasterKey;
 use sqlx::PgPool;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use url::Url;
 
 use self::{
     check::{Checker, Live, Presented},
     keys::{KeyError, KeyRing},
+    mail::deliver::{Deliverer, MailConfigError},
     password::Passwords,
 };
-use crate::{clock::Clock, config::AuthConfig, problem::Problem};
+use crate::{
+    clock::Clock,
+    config::{AuthConfig, MailConfig},
+    problem::Problem,
+};
 
 /// How often keys are looked after and what has run out is removed.
 const UPKEEP_EVERY: Duration = Duration::from_secs(600);
@@ -57,6 +68,9 @@ pub struct Identity(Arc<Inner>);
 struct Inner {
     pool: PgPool,
     config: AuthConfig,
+    mail: MailConfig,
+    master_key: MasterKey,
+    public_url: Url,
     passwords: Passwords,
     keys: KeyRing,
     checker: Checker,
@@ -75,31 +89,46 @@ pub struct IdentityParts {
     pub pool: PgPool,
     /// The section of the configuration.
     pub config: AuthConfig,
+    /// How mails go out.
+    pub mail: MailConfig,
     /// Under which signing keys are sealed.
     pub master_key: MasterKey,
-    /// The issuer of access tokens: the deployment's public URL.
-    pub issuer: String,
+    /// How users reach the deployment: the issuer of access tokens, and where links in mails lead.
+    pub public_url: Url,
     /// Where the time comes from.
     pub clock: Clock,
     /// What happens when somebody has registered.
     pub on_registered: OnRegistered,
 }
 
+/// Why accounts cannot be started.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// The keys that sign tokens.
+    #[error(transparent)]
+    Keys(#[from] KeyError),
+    /// The mail settings.
+    #[error(transparent)]
+    Mail(#[from] MailConfigError),
+}
+
 impl Identity {
     /// Reads or makes the signing keys and starts the background work on the process's tasks.
     ///
     /// # Errors
-    /// When the database is away or the signing keys were sealed under another master key.
+    /// When the database is away, the signing keys were sealed under another master key, or the mail settings cannot be used.
     pub async fn start(
         parts: IdentityParts,
         tasks: &TaskTracker,
         stop: &CancellationToken,
-    ) -> Result<Self, KeyError> {
-        let IdentityParts { pool, config, master_key, issuer, clock, on_registered } = parts;
+    ) -> Result<Self, IdentityError> {
+        let IdentityParts { pool, config, mail, master_key, public_url, clock, on_registered } =
+            parts;
+        let deliverer = Deliverer::new(&mail)?;
         let keys = KeyRing::open(
             pool.clone(),
-            master_key,
-            issuer,
+            master_key.clone(),
+            public_url.to_string(),
             TimeDelta::days(i64::from(config.signing_key_days)),
             TimeDelta::seconds(i64::from(config.access_token_ttl_s)),
             clock.now(),
@@ -110,9 +139,16 @@ impl Identity {
             checker: Checker::start(pool.clone(), clock.clone(), tasks, stop),
             pool,
             config,
+            mail,
+            master_key,
+            public_url,
             keys,
             on_registered,
         }));
+        if let Some(deliverer) = deliverer {
+            let (pool, clock) = (identity.pool().clone(), clock.clone());
+            tasks.spawn(deliverer.run(pool, clock, stop.clone()));
+        }
         let (upkeep, stop) = (identity.clone(), stop.clone());
         tasks.spawn(async move { upkeep.look_after(clock, stop).await });
         Ok(identity)
@@ -125,10 +161,17 @@ impl Identity {
             if let Err(error) = self.0.keys.upkeep(clock.now()).await {
                 tracing::warn!(%error, "the signing keys could not be looked after");
             }
-            if let Err(error) = session::prune(&self.0.pool, clock.now()).await {
-                tracing::warn!(%error, "expired sessions could not be removed");
+            if let Err(error) = self.prune(clock.now()).await {
+                tracing::warn!(%error, "what has run out could not be removed");
             }
         }
+    }
+
+    async fn prune(&self, now: DateTime<Utc>) -> Result<(), sqlx::Error> {
+        session::prune(self.pool(), now).await?;
+        code::prune(self.pool(), now).await?;
+        allowance::prune(self.pool(), now).await?;
+        mail::prune(self.pool(), now).await
     }
 
     /// What is known of a session or key that is good now; None when it is not. See [`check`].

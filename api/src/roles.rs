@@ -332,11 +332,12 @@ async fn start_identity(
         pool: foundation.pools.serving.clone(),
         config: config.auth.clone(),
         master_key: backing.master_key().clone(),
-        issuer: config.http.public_url.to_string(),
+        public_url: config.http.public_url.clone(),
+        mail: config.mail.clone(),
         clock: Clock::system(),
         on_registered: seed::personal_workspaces(foundation.commands.clone()),
     };
-    Identity::start(parts, &stage.tasks, &stage.stop).await.map_err(StartError::Keys)
+    Identity::start(parts, &stage.tasks, &stage.stop).await.map_err(StartError::Identity)
 }
 
 /// Accounts alone, for commands that need nothing else of a process.
@@ -355,9 +356,10 @@ pub async fn identity_of(
         pool,
         config: config.auth.clone(),
         master_key: backing.master_key().clone(),
-        issuer: config.http.public_url.to_string(),
+        public_url: config.http.public_url.clone(),
+        mail: config.mail.clone(),
         clock: Clock::system(),
         on_registered: seed::personal_workspaces(commands),
     };
-    Identity::start(parts, tasks, stop).await.map_err(StartError::Keys)
+    Identity::start(parts, tasks, stop).await.map_err(StartError::Identity)
 }

@@ -20,7 +20,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use crate::{
-    identity::{Identity, OnRegistered, account::Registration, session::Client},
+    identity::{Identity, OnRegistered, registration::Registration, session::Client},
     problem::Problem,
     roles::{StartError, secret_file},
 };
@@ -181,7 +181,7 @@ async fn demo_user(identity: &Identity, password: &SecretString) -> Result<UserI
         None => {
             let registration = Registration {
                 email: DEMO_EMAIL.to_owned(),
-                password: password.expose_secret().into(),
+                password: Some(password.expose_secret().into()),
                 full_name: "Demo".to_owned(),
             };
             let client = Client { ip: None, user_agent: None };

@@ -38,6 +38,7 @@ const OWN: &[&str] = &[
     "PATCH /api/v1/auth/me",
     "DELETE /api/v1/auth/me",
     "POST /api/v1/auth/password",
+    "POST /api/v1/auth/request-verification",
     "GET /api/v1/auth/sessions",
     "GET /api/v1/auth/api-keys",
     "POST /api/v1/auth/api-keys",
@@ -138,6 +139,13 @@ impl Belongings {
             "POST /api/v1/auth/password" => {
                 json!({ "old_password": "none", "new_password": PASSWORD })
             }
+            "POST /api/v1/auth/request-otp" => {
+                json!({ "email": "x@example.com", "purpose": "login" })
+            }
+            "POST /api/v1/auth/verify-otp" => {
+                json!({ "email": "x@example.com", "purpose": "login", "code": "000000" })
+            }
+            "POST /api/v1/auth/verify-email" => json!({ "token": "none" }),
             "POST /api/v1/auth/api-keys" => json!({ "name": "x", "scopes": ["read"] }),
             "POST /api/v1/workspaces" | "PATCH /api/v1/workspaces/{id}" => json!({ "name": "x" }),
             "PATCH /api/v1/workspaces/{id}/members/{user_id}" => json!({ "role": "viewer" }),

@@ -11,18 +11,10 @@ use uuid::Uuid;
 use super::{
     Identity, Registered,
     backoff::{self, Subject},
+    registration::{MAX_PASSWORD_BYTES, Registration, address_key, check_password, clean_name},
     session::{self, Client, TokenAnswer},
 };
-use crate::problem::{FieldError, Problem, ProblemKind};
-
-/// The shortest password.
-pub const MIN_PASSWORD_CHARS: usize = 12;
-/// The longest password: hashing takes longer with length, and nobody types more.
-pub const MAX_PASSWORD_BYTES: usize = 1_024;
-/// The longest name of a person.
-pub const MAX_NAME_CHARS: usize = 255;
-/// The longest address (RFC 5321).
-pub const MAX_EMAIL_CHARS: usize = 254;
+use crate::problem::{Problem, ProblemKind};
 
 /// A person, as that person sees the own account.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
@@ -49,77 +41,6 @@ pub struct User {
     pub updated_at: DateTime<Utc>,
 }
 
-/// What somebody gives who registers.
-#[derive(Debug)]
-pub struct Registration {
-    /// The address.
-    pub email: String,
-    /// The password.
-    pub password: SecretString,
-    /// The name.
-    pub full_name: String,
-}
-
-impl Registration {
-    /// Everything that is not valid, at once.
-    fn check(&mut self) -> Result<(), Problem> {
-        let mut errors = Vec::new();
-        self.email = self.email.trim().to_owned();
-        if !is_address(&self.email) {
-            errors.push(FieldError::new("/email", "invalid", "must be an email address"));
-        }
-        errors.extend(check_password("/password", &self.password));
-        match clean_name(&self.full_name) {
-            Ok(name) => self.full_name = name,
-            Err(error) => errors.push(error),
-        }
-        if errors.is_empty() { Ok(()) } else { Err(Problem::invalid_values(errors)) }
-    }
-}
-
-fn check_password(pointer: &str, password: &SecretString) -> Option<FieldError> {
-    let text = password.expose_secret();
-    if text.chars().count() < MIN_PASSWORD_CHARS {
-        let detail = format!("must have at least {MIN_PASSWORD_CHARS} characters");
-        return Some(FieldError::new(pointer, "too_short", detail));
-    }
-    (text.len() > MAX_PASSWORD_BYTES).then(|| {
-        FieldError::new(
-            pointer,
-            "too_long",
-            format!("must have at most {MAX_PASSWORD_BYTES} bytes"),
-        )
-    })
-}
-
-fn clean_name(name: &str) -> Result<String, FieldError> {
-    let name = name.trim();
-    let refuse = |code: &str, detail: &str| Err(FieldError::new("/full_name", code, detail));
-    match name.chars().count() {
-        0 => refuse("too_short", "must not be empty"),
-        1..=MAX_NAME_CHARS if name.chars().any(char::is_control) => {
-            refuse("invalid", "must not hold control characters")
-        }
-        1..=MAX_NAME_CHARS => Ok(name.to_owned()),
-        _ => refuse("too_long", "must have at most 255 characters"),
-    }
-}
-
-/// Whether a text has the form of an address. Whether mail arrives there only mail can tell.
-fn is_address(text: &str) -> bool {
-    let Some((local, domain)) = text.rsplit_once('@') else { return false };
-    text.chars().count() <= MAX_EMAIL_CHARS
-        && !text.chars().any(|c| c.is_whitespace() || c.is_control())
-        && (1..=64).contains(&local.len())
-        && !local.contains('@')
-        && domain.split('.').all(|label| !label.is_empty() && !label.starts_with('-'))
-}
-
-/// The form in which two spellings of one address are equal.
-fn address_key(email: &str) -> String {
-    email.trim().to_lowercase()
-}
-
 /// The account of a person, None when there is none.
 pub(super) async fn read(
     connection: &mut PgConnection,
@@ -143,6 +64,25 @@ pub(super) async fn read(
         created_at: row.created_at,
         updated_at: row.updated_at,
     }))
+}
+
+/// Gives an account a password, its first one or another.
+pub(super) async fn set_password(
+    connection: &mut PgConnection,
+    user: UserId,
+    hash: &str,
+    now: DateTime<Utc>,
+) -> Result<(), Problem> {
+    sqlx::query!(
+        "INSERT INTO credentials (user_id, password_hash, changed_at) VALUES ($1, $2, $3)
+         ON CONFLICT (user_id) DO UPDATE SET password_hash = excluded.password_hash, changed_at = excluded.changed_at",
+        user.0,
+        hash,
+        now
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
 }
 
 fn on_constraint(
@@ -171,21 +111,42 @@ impl Identity {
         let place: Vec<Subject<'_>> = client.ip.map(Subject::Ip).into_iter().collect();
         let attempt = backoff::count(self.pool(), &place, now).await?;
         self.demand_open_registration().await?;
-        let hash = self.passwords().hash(registration.password.clone()).await?;
+        let answer = self.make_account(registration, None, client, now).await?;
+        attempt.forgive(self.pool()).await?;
+        Ok(answer)
+    }
+
+    /// Makes an account whose address is verified at a time, or else gets a link to do so.
+    pub(super) async fn make_account(
+        &self,
+        registration: Registration,
+        email_verified_at: Option<DateTime<Utc>>,
+        client: &Client,
+        now: DateTime<Utc>,
+    ) -> Result<TokenAnswer, Problem> {
+        let hash = match &registration.password {
+            Some(password) => Some(self.passwords().hash(password.clone()).await?),
+            None => None,
+        };
         let user = UserId(Uuid::now_v7());
         let ttl = self.refresh_ttl();
         let mut transaction = self.pool().begin().await?;
-        self.insert_account(&mut transaction, user, &registration, &hash, now).await?;
+        self.insert_account(&mut transaction, user, &registration, email_verified_at, now).await?;
+        if let Some(hash) = &hash {
+            set_password(&mut transaction, user, hash, now).await?;
+        }
+        if email_verified_at.is_none() {
+            self.put_verification(&mut transaction, user, &registration.email, now).await?;
+        }
         let (session, refresh) = session::open(&mut transaction, user, client, ttl, now).await?;
         let account = read(&mut transaction, user).await?.ok_or_else(Problem::broken)?;
         transaction.commit().await?;
-        attempt.forgive(self.pool()).await?;
         self.make_personal_workspace(user, &registration.full_name, now).await?;
         metrics::counter!("auth_registrations_total").increment(1);
         self.token_answer(account, session, &refresh, now)
     }
 
-    async fn demand_open_registration(&self) -> Result<(), Problem> {
+    pub(super) async fn demand_open_registration(&self) -> Result<(), Problem> {
         if self.config().open_registration {
             return Ok(());
         }
@@ -203,16 +164,17 @@ impl Identity {
         connection: &mut PgConnection,
         user: UserId,
         registration: &Registration,
-        hash: &str,
+        email_verified_at: Option<DateTime<Utc>>,
         now: DateTime<Utc>,
     ) -> Result<(), Problem> {
         sqlx::query!(
-            "INSERT INTO users (user_id, email, email_key, full_name, created_at, updated_at)
-             VALUES ($1, $2, $3, $4, $5, $5)",
+            "INSERT INTO users (user_id, email, email_key, full_name, email_verified_at, created_at, updated_at)
+             VALUES ($1, $2, $3, $4, $5, $6, $6)",
             user.0,
             registration.email,
             address_key(&registration.email),
             registration.full_name,
+            email_verified_at,
             now
         )
         .execute(&mut *connection)
@@ -222,14 +184,6 @@ impl Identity {
                 Problem::new(ProblemKind::AddressTaken, "an account with this address exists")
             })
         })?;
-        sqlx::query!(
-            "INSERT INTO credentials (user_id, password_hash, changed_at) VALUES ($1, $2, $3)",
-            user.0,
-            hash,
-            now
-        )
-        .execute(&mut *connection)
-        .await?;
         // True is unique and the row is never removed, so of two first registrations at once one waits and is then not the first.
         sqlx::query!(
             "INSERT INTO operators (user_id, first_registered, added_at) VALUES ($1, true, $2)
@@ -288,6 +242,24 @@ impl Identity {
         transaction.commit().await?;
         metrics::counter!("auth_logins_total", "outcome" => "accepted").increment(1);
         self.token_answer(account, session, &refresh, now)
+    }
+
+    /// Creates the personal workspace of somebody whose registration was cut short before it.
+    pub(super) async fn ensure_personal_workspace(
+        &self,
+        user: UserId,
+        now: DateTime<Utc>,
+    ) -> Result<(), Problem> {
+        let missing = sqlx::query_scalar!(
+            "SELECT full_name FROM users WHERE user_id = $1 AND personal_workspace_at IS NULL",
+            user.0
+        )
+        .fetch_optional(self.pool())
+        .await?;
+        match missing {
+            Some(full_name) => self.make_personal_workspace(user, &full_name, now).await,
+            None => Ok(()),
+        }
     }
 
     /// Tells the log of a new person: creates the personal workspace, once for ever, however often this is tried.
@@ -415,14 +387,7 @@ impl Identity {
         }
         let hash = self.passwords().hash(new).await?;
         let mut transaction = self.pool().begin().await?;
-        sqlx::query!(
-            "UPDATE credentials SET password_hash = $2, changed_at = $3 WHERE user_id = $1",
-            user.id.0,
-            hash,
-            now
-        )
-        .execute(&mut *transaction)
-        .await?;
+        set_password(&mut transaction, user.id, &hash, now).await?;
         let because = "password_changed";
         session::revoke_all(&mut transaction, user.id, Some(current), because, now).await?;
         transaction.commit().await?;
@@ -456,43 +421,4 @@ pub struct Person {
     pub email: String,
     /// The name.
     pub full_name: String,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses() {
-        for good in
-            ["a@b.co", "first.last+tag@sub.example.com", "me@localhost", "grüße@example.com"]
-        {
-            assert!(is_address(good), "{good}");
-        }
-        let long = format!("{}@example.com", "a".repeat(65));
-        for bad in
-            ["", "a", "@b.co", "a@", "a@b@c.d", "a b@c.d", "a@b..c", "a@-b.c", "a\u{0}@b.c", &long]
-        {
-            assert!(!is_address(bad), "{bad}");
-        }
-    }
-
-    #[test]
-    fn everything_that_is_wrong_is_said_at_once() {
-        let mut registration = Registration {
-            email: "nobody".to_owned(),
-            password: "short".into(),
-            full_name: "  ".to_owned(),
-        };
-        let problem = registration.check().unwrap_err();
-        let pointers: Vec<&str> = problem.errors().iter().map(|e| e.pointer.as_str()).collect();
-        assert_eq!(pointers, ["/email", "/password", "/full_name"]);
-    }
-
-    #[test]
-    fn a_password_counts_in_characters() {
-        assert!(check_password("/password", &"ääääääääääää".into()).is_none());
-        assert!(check_password("/password", &"äääääääääää".into()).is_some());
-        assert!(check_password("/password", &"x".repeat(1_025).into()).is_some());
-    }
 }

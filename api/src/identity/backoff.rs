@@ -43,7 +43,7 @@ impl Subject<'_> {
 }
 
 /// One household has a whole /64 of IPv6, so that is what is counted.
-fn network(ip: IpAddr) -> String {
+pub(super) fn network(ip: IpAddr) -> String {
     match ip.to_canonical() {
         IpAddr::V4(ip) => ip.to_string(),
         IpAddr::V6(ip) => ip.segments()[..4].iter().map(|part| format!("{part:x}:")).collect(),

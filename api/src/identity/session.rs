@@ -81,10 +81,7 @@ pub(super) async fn open(
     now: DateTime<Utc>,
 ) -> Result<(SessionId, SecretString), Problem> {
     let session = SessionId(Uuid::now_v7());
-    let user_agent: Option<String> = client
-        .user_agent
-        .as_ref()
-        .map(|text| text.chars().filter(|c| !c.is_control()).take(MAX_USER_AGENT_CHARS).collect());
+    let user_agent = client.user_agent.as_deref().map(told_agent);
     sqlx::query!(
         "INSERT INTO sessions (session_id, user_id, ip, user_agent, created_at, refreshed_at, expires_at)
          VALUES ($1, $2, $3, $4, $5, $5, $6)",
@@ -108,6 +105,11 @@ pub(super) async fn open(
     .await?;
     let refresh = add_refresh_token(connection, session, ttl, now).await?;
     Ok((session, refresh))
+}
+
+/// What a client calls itself, as far as it is kept.
+pub(super) fn told_agent(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(MAX_USER_AGENT_CHARS).collect()
 }
 
 async fn add_refresh_token(

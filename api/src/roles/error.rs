@@ -9,7 +9,7 @@ use super::check::UnknownEvents;
 use crate::{
     config::{ConfigError, EXIT_CONFIG},
     embedded::EmbeddedError,
-    identity::keys::KeyError,
+    identity::IdentityError,
     problem::Problem,
 };
 
@@ -56,9 +56,9 @@ pub enum StartError {
     /// The deployment's prefix on NATS is not one.
     #[error("the NATS prefix cannot be used: {0}")]
     Prefix(String),
-    /// The signing keys cannot be opened.
-    #[error("the signing keys cannot be opened")]
-    Keys(#[source] KeyError),
+    /// Accounts cannot be started: the signing keys, or the mail settings.
+    #[error("accounts cannot be started")]
+    Identity(#[source] IdentityError),
     /// The port is taken, or not ours to take.
     #[error("cannot listen on {address}; choose another --listen, or stop what listens there")]
     Listen {
@@ -118,7 +118,7 @@ impl StartError {
             | Self::Prepare(_)
             | Self::Log(_)
             | Self::Listen { .. } => EXIT_AWAY,
-            Self::Keys(_) | Self::Worker(_) | Self::File { .. } | Self::Seed { .. } => 1,
+            Self::Identity(_) | Self::Worker(_) | Self::File { .. } | Self::Seed { .. } => 1,
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Signing up, in and out; sessions, tickets and keys of the own account.
 
+pub mod code;
+
 use axum::{
     Json,
     extract::State,
@@ -18,9 +20,10 @@ use crate::{
         caller::{ACCESS_COOKIE, REFRESH_COOKIE, cookie, demand_same_site},
     },
     identity::{
-        account::{Registration, User},
+        account::User,
         api_key::{ApiKeyView, CreatedApiKey, NewApiKey, Scope},
         keys::KeySet,
+        registration::Registration,
         session::{SessionView, TokenAnswer},
     },
     problem::Problem,
@@ -81,18 +84,6 @@ pub struct UpdateMeRequest {
     pub full_name: String,
 }
 
-/// A change of password.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct PasswordRequest {
-    /// The one so far.
-    #[schema(value_type = String, format = Password)]
-    pub old_password: SecretString,
-    /// The one from now on.
-    #[schema(value_type = String, format = Password, min_length = 12, max_length = 1024)]
-    pub new_password: SecretString,
-}
-
 /// The open sessions.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct SessionList {
@@ -150,7 +141,7 @@ pub async fn register(
     JsonBody { value: request, .. }: JsonBody<RegisterRequest>,
 ) -> Result<Response, Problem> {
     let RegisterRequest { email, password, full_name, cookies } = request;
-    let registration = Registration { email, password, full_name };
+    let registration = Registration { email, password: Some(password), full_name };
     let tokens = state.identity.register(registration, &context.client(), context.now).await?;
     let mut response = signed_in(&state, StatusCode::CREATED, tokens, cookies);
     response.headers_mut().insert(header::LOCATION, HeaderValue::from_static("/api/v1/auth/me"));
@@ -227,22 +218,6 @@ pub async fn update_me(
     caller.session()?;
     let user = state.identity.rename(caller.user_id, &request.full_name, context.now).await?;
     user.map(Json).ok_or_else(|| Problem::not_found("user"))
-}
-
-/// Change the own password. All other sessions end.
-#[utoipa::path(post, path = "/auth/password", tag = "auth", request_body = PasswordRequest, responses((status = 204)))]
-pub async fn change_password(
-    State(state): State<AppState>,
-    context: RequestContext,
-    caller: Caller,
-    JsonBody { value: request, .. }: JsonBody<PasswordRequest>,
-) -> Result<StatusCode, Problem> {
-    let session = caller.session()?;
-    let user =
-        state.identity.user(caller.user_id).await?.ok_or_else(|| Problem::not_found("user"))?;
-    let PasswordRequest { old_password, new_password } = request;
-    state.identity.change_password(&user, session, old_password, new_password, context.now).await?;
-    Ok(StatusCode::NO_CONTENT)
 }
 
 /// The open sessions of the own account.
@@ -336,7 +311,12 @@ pub async fn jwks(State(state): State<AppState>) -> Response {
     (cache, Json(state.identity.keys().public())).into_response()
 }
 
-fn signed_in(state: &AppState, status: StatusCode, tokens: TokenAnswer, cookies: bool) -> Response {
+pub(super) fn signed_in(
+    state: &AppState,
+    status: StatusCode,
+    tokens: TokenAnswer,
+    cookies: bool,
+) -> Response {
     let mut headers = HeaderMap::new();
     if cookies {
         let secure = state.config.http.secure();

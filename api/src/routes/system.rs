@@ -1,6 +1,7 @@
 //! The deployment as its operators see it: which log, who leads what, how far everything is, and what is held up.
 
 pub mod dispatch;
+pub mod outbox;
 pub mod projections;
 
 use std::collections::BTreeMap;

@@ -44,7 +44,8 @@ impl App {
             pool: pool.clone(),
             config: config.auth.clone(),
             master_key: master_key(),
-            issuer: config.http.public_url.to_string(),
+            public_url: config.http.public_url.clone(),
+            mail: config.mail.clone(),
             clock: clock.clone(),
             on_registered: seed::personal_workspaces(commands.clone()),
         };

@@ -17,7 +17,7 @@ pub(crate) struct Client {
     /// The time of this test: it stands until it is moved.
     pub(crate) clock: Clock,
     /// Ends the background work and drops the database with the test.
-    _app: app::App,
+    app: app::App,
 }
 
 /// What came back.
@@ -64,8 +64,13 @@ impl Client {
         Self {
             router: ledgerline_api::router::router(&app.state),
             clock: app.state.clock.clone(),
-            _app: app,
+            app,
         }
+    }
+
+    /// The database of this test.
+    pub(crate) fn pool(&self) -> &sqlx::PgPool {
+        &self.app.state.pool
     }
 
     pub(crate) async fn get(&self, path: &str, token: Option<&str>) -> Answer {
