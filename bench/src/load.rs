@@ -6,15 +6,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hdrhistogram::Histogram;
 use tokio::sync::Barrier;
+
+use crate::latency::Latency;
 
 /// What a loop measured.
 pub(crate) struct Measured {
     /// Operations a second.
     pub per_second: f64,
-    /// Microseconds of each operation.
-    pub latency: Histogram<u64>,
+    /// How long each operation took.
+    pub latency: Latency,
 }
 
 /// The warm-up before each measured case: connections, plans and caches are not what is measured.
@@ -35,7 +36,7 @@ where
     for caller in 0..in_flight {
         let (work, barrier) = (work.clone(), Arc::clone(&barrier));
         callers.spawn(async move {
-            let mut latency = Histogram::<u64>::new_with_bounds(1, 60_000_000, 3)?;
+            let mut latency = Latency::default();
             barrier.wait().await;
             let begin = Instant::now() + WARM_UP;
             let end = begin + Duration::from_secs_f64(seconds);
@@ -46,17 +47,15 @@ where
                 }
                 work(caller, round).await?;
                 if started >= begin {
-                    latency.saturating_record(
-                        u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX),
-                    );
+                    latency.record(started.elapsed());
                 }
             }
             anyhow::Ok(latency)
         });
     }
-    let mut latency = Histogram::<u64>::new_with_bounds(1, 60_000_000, 3)?;
+    let mut latency = Latency::default();
     while let Some(finished) = callers.join_next().await {
-        latency.add(finished??)?;
+        latency.add(finished??);
     }
     Ok(Measured { per_second: latency.len() as f64 / seconds, latency })
 }

@@ -2,9 +2,10 @@
 
 use std::{fs, path::Path};
 
-use hdrhistogram::Histogram;
 use serde::Serialize;
 use serde_json::Value;
+
+use crate::latency::Latency;
 
 /// One measured case. `raw_value` is the limit measured beside it in the same run, `ratio` ours over that.
 #[derive(Clone, Debug, Serialize)]
@@ -43,27 +44,23 @@ impl Report {
         Self { scenario: scenario.to_owned(), rows: Vec::new() }
     }
 
-    /// Takes a figure; latencies are a histogram in microseconds.
+    /// Takes a figure.
     pub(crate) fn row(
         &mut self,
         params: Value,
         value: f64,
         unit: &'static str,
-        latency: Option<&Histogram<u64>>,
+        latency: Option<&Latency>,
         raw: Option<f64>,
     ) {
-        let quantile = |q: f64| {
-            latency
-                .filter(|all| !all.is_empty())
-                .map(|all| all.value_at_quantile(q) as f64 / 1_000.0)
-        };
+        let quantiles = latency.and_then(|all| all.quantiles_ms([0.50, 0.99]));
         let row = Row {
             scenario: self.scenario.clone(),
             params,
             value,
             unit,
-            p50_ms: quantile(0.50),
-            p99_ms: quantile(0.99),
+            p50_ms: quantiles.map(|[p50, _]| p50),
+            p99_ms: quantiles.map(|[_, p99]| p99),
             raw_value: raw,
             ratio: raw.map(|raw| value / raw),
         };

@@ -4,7 +4,6 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use futures_util::{SinkExt as _, StreamExt as _};
-use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_tungstenite::{
@@ -13,7 +12,7 @@ use tokio_tungstenite::{
 };
 
 use super::http::definition;
-use crate::{report::Report, server::Server, servers::Servers};
+use crate::{latency::Latency, report::Report, server::Server, servers::Servers};
 
 const SOCKETS: usize = 100;
 const COMMANDS_PER_SECOND: u64 = 200;
@@ -45,11 +44,12 @@ pub(crate) async fn run(
         anyhow::ensure!(status == 201, "{status}: {answer}");
         sent += 1;
     }
-    let mut latency = Histogram::<u64>::new_with_bounds(1, 60_000_000, 3)?;
+    let mut latency = Latency::default();
     while let Some(heard) = sockets.join_next().await {
         let heard = heard??;
-        anyhow::ensure!(heard.len() == sent, "a socket heard {} of {sent} events", heard.len());
-        latency.add(heard)?;
+        let count = heard.len();
+        anyhow::ensure!(count as u64 == sent, "a socket heard {count} of {sent} events");
+        latency.add(heard);
     }
     report.row(
         json!({"sockets": SOCKETS, "commands_per_s": COMMANDS_PER_SECOND}),
@@ -61,13 +61,13 @@ pub(crate) async fn run(
     Ok(())
 }
 
-/// Microseconds from commit to frame of every event that one socket hears.
+/// How long it took from commit to frame, of every event that one socket hears.
 async fn listen(
     address: String,
     token: String,
     ready: mpsc::Sender<()>,
     end: Instant,
-) -> anyhow::Result<Histogram<u64>> {
+) -> anyhow::Result<Latency> {
     let mut request = format!("ws://{address}/api/v1/ws").into_client_request()?;
     request
         .headers_mut()
@@ -76,7 +76,7 @@ async fn listen(
     socket
         .send(Message::text(json!({"action": "subscribe", "channel": "workflows"}).to_string()))
         .await?;
-    let mut latency = Histogram::new_with_bounds(1, 60_000_000, 3)?;
+    let mut latency = Latency::default();
     loop {
         let left = end.saturating_duration_since(Instant::now());
         let Ok(message) = tokio::time::timeout(left, socket.next()).await else {
@@ -93,9 +93,7 @@ async fn listen(
             Some("event") => {
                 let committed: DateTime<Utc> =
                     frame["event"]["time"].as_str().unwrap_or_default().parse()?;
-                latency.saturating_record(
-                    u64::try_from((now - committed).num_microseconds().unwrap_or(0)).unwrap_or(0),
-                );
+                latency.record((now - committed).to_std().unwrap_or_default());
             }
             _ => {}
         }
