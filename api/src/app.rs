@@ -4,7 +4,7 @@
 //! under way, the body limit, panics, CORS, compression, headers. Who may do what is a value that handlers ask for
 //! ([`crate::extract::Caller`]), never a layer.
 
-use std::{any::Any, sync::Arc, time::Instant};
+use std::{any::Any, ops::Deref, sync::Arc, time::Instant};
 
 use axum::{
     Router,
@@ -45,14 +45,27 @@ use crate::{
     health::Health,
     identity::Identity,
     ledger::Ledger,
+    leftover::read_leftover,
     live::LiveState,
     problem::{Problem, ProblemKind},
     routes::{docs::Documents, system::projections::Rebuilds},
 };
 
-/// What handlers share. Cheap to clone; made once by the composition root.
+/// What handlers share, made once by the composition root. Each layer of the router clones it for each request, so a clone is one count.
 #[derive(Clone)]
-pub struct AppState {
+pub struct AppState(Arc<Shared>);
+
+impl Deref for AppState {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
+}
+
+/// The fields of an [`AppState`].
+#[derive(Clone)]
+pub struct Shared {
     /// The configuration of the process.
     pub config: Arc<Config>,
     /// Where the time comes from.
@@ -122,7 +135,7 @@ impl AppState {
         let in_flight = Arc::new(Semaphore::new(parts.config.http.max_in_flight));
         let documents = Arc::new(Documents::render(&crate::router::openapi()));
         let ledger = Ledger::new(parts.commands.clone(), parts.positions.clone());
-        Self {
+        Self(Arc::new(Shared {
             config: Arc::new(parts.config),
             clock: parts.clock,
             identity: parts.identity,
@@ -143,7 +156,7 @@ impl AppState {
             rebuilds: Rebuilds::default(),
             documents,
             in_flight,
-        }
+        }))
     }
 }
 
@@ -154,6 +167,7 @@ pub fn with_layers(routes: Router<AppState>, state: &AppState) -> Router {
     routes
         .layer(CatchPanicLayer::custom(answer_panic))
         .layer(DefaultBodyLimit::max(state.config.http.body_limit_bytes))
+        .layer(middleware::from_fn_with_state(state.clone(), read_leftover))
         .layer(middleware::from_fn_with_state(state.clone(), bound))
         .layer(middleware::from_fn_with_state(state.clone(), harden))
         .layer(middleware::from_fn_with_state(state.clone(), correlate))

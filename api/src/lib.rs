@@ -16,6 +16,7 @@ pub mod extract;
 pub mod health;
 pub mod identity;
 pub mod ledger;
+mod leftover;
 pub mod live;
 pub mod page;
 pub mod parameters;

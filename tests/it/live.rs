@@ -286,6 +286,19 @@ async fn a_socket_ends_with_its_session() {
 }
 
 #[tokio::test]
+async fn a_client_that_breaks_a_rule_of_sockets_is_told_which() {
+    let deployment = Deployment::new().await;
+    let program = deployment.start();
+    let ada = register(&program.base, "ada").await;
+    for (bytes, code) in [(vec![0xff, 0xfe], 1007), (vec![b' '; 20_000], 1009)] {
+        let mut socket = Socket::open(&program.base, "/ws/updates", &ada.token).await;
+        socket.next_of("caught_up").await;
+        socket.say_bytes(bytes).await;
+        assert_eq!(socket.closed().await, code);
+    }
+}
+
+#[tokio::test]
 async fn the_same_feed_comes_as_server_sent_events() {
     let deployment = Deployment::new().await;
     let program = deployment.start();

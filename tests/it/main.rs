@@ -15,6 +15,7 @@ mod execution;
 mod gateway;
 mod http {
     mod auth;
+    mod bodies;
     mod codes;
     mod definitions;
     mod executions;

@@ -10,7 +10,13 @@ use uuid::Uuid;
 use super::channel::Channel;
 use crate::problem::Problem;
 
-/// The code of a socket's close when the process stops (RFC 6455's registry: service restart).
+/// The code of a socket's close when the client breaks the protocol of sockets itself.
+pub(super) const CLOSE_PROTOCOL: u16 = 1002;
+/// When it sends text that is none.
+pub(super) const CLOSE_NOT_TEXT: u16 = 1007;
+/// When it sends more than a message may hold.
+pub(super) const CLOSE_TOO_LONG: u16 = 1009;
+/// When the process stops (RFC 6455's registry: service restart).
 pub(super) const CLOSE_RESTART: u16 = 1012;
 /// When the subscriber does not keep up.
 pub(super) const CLOSE_LAGGED: u16 = 4008;

@@ -23,6 +23,7 @@ use tokio::{
     sync::mpsc,
     time::{Instant, MissedTickBehavior, interval, timeout},
 };
+use tokio_tungstenite::tungstenite;
 use tokio_util::sync::CancellationToken;
 use utoipa::IntoParams;
 use uuid::Uuid;
@@ -30,7 +31,10 @@ use uuid::Uuid;
 use super::{
     channel::{self, After, Channel},
     feed::Feed,
-    frame::{CLOSE_LAGGED, CLOSE_RESTART, CLOSE_SIGNED_OUT, Frame, Outgoing},
+    frame::{
+        CLOSE_LAGGED, CLOSE_NOT_TEXT, CLOSE_PROTOCOL, CLOSE_RESTART, CLOSE_SIGNED_OUT,
+        CLOSE_TOO_LONG, Frame, Outgoing,
+    },
     stream::{nothing_on, read_after, session_over},
 };
 use crate::{
@@ -241,7 +245,7 @@ async fn serve(
         connection.subscribe(&channel.to_string(), after.map(Into::into), None).await;
     }
     let close = tokio::select! {
-        () = connection.read(messages) => None,
+        close = connection.read(messages) => close,
         () = over.cancelled() => None,
         () = state.stop.cancelled() => Some((CLOSE_RESTART, "the server restarts")),
         () = session_over(&state, &caller) => Some((CLOSE_SIGNED_OUT, "signed out")),
@@ -334,8 +338,8 @@ struct Connection {
 }
 
 impl Connection {
-    /// Does what the client asks, until it closes, breaks off, or is silent for too long.
-    async fn read(&mut self, mut messages: SplitStream<WebSocket>) {
+    /// Does what the client asks, until it closes, breaks off, or is silent for too long. What it is told then, where it broke a rule.
+    async fn read(&mut self, mut messages: SplitStream<WebSocket>) -> Option<(u16, &'static str)> {
         let mut heard = Instant::now();
         loop {
             match tokio::time::timeout_at(heard + SILENCE, messages.next()).await {
@@ -345,10 +349,11 @@ impl Connection {
                         Message::Text(text) => self.asked(text.as_str()).await,
                         Message::Binary(_) => self.refuse(None, &only_text()).await,
                         Message::Ping(_) | Message::Pong(_) => {}
-                        Message::Close(_) => return,
+                        Message::Close(_) => return None,
                     }
                 }
-                Ok(Some(Err(_)) | None) | Err(_) => return,
+                Ok(Some(Err(error))) => return broken_rule(error),
+                Ok(None) | Err(_) => return None,
             }
         }
     }
@@ -436,6 +441,19 @@ impl Connection {
         for (_, feed) in self.feeds.drain() {
             feed.cancel();
         }
+    }
+}
+
+/// What a client is told that broke a rule of sockets; nothing where the connection itself broke.
+fn broken_rule(error: axum::Error) -> Option<(u16, &'static str)> {
+    let error = error.into_inner().downcast::<tungstenite::Error>().ok()?;
+    match *error {
+        tungstenite::Error::Utf8(_) => Some((CLOSE_NOT_TEXT, "a text message must be UTF-8")),
+        tungstenite::Error::Capacity(_) => {
+            Some((CLOSE_TOO_LONG, "a message may hold 16 KiB at most"))
+        }
+        tungstenite::Error::Protocol(_) => Some((CLOSE_PROTOCOL, "this is no frame of a socket")),
+        _ => None,
     }
 }
 

@@ -88,6 +88,11 @@ impl Deployment {
         }
     }
 
+    /// Where it listens: a host and a port.
+    pub(crate) fn address(&self) -> &str {
+        self.base.trim_start_matches("http://")
+    }
+
     /// The commands of another process on the same database.
     pub(crate) fn elsewhere(&self) -> &Commands {
         &self.elsewhere

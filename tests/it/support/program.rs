@@ -20,7 +20,15 @@ use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio_tungstenite::{
     MaybeTlsStream, WebSocketStream,
-    tungstenite::{Error, Message, client::IntoClientRequest as _, error::ProtocolError},
+    tungstenite::{
+        Error, Message,
+        client::IntoClientRequest as _,
+        error::ProtocolError,
+        protocol::frame::{
+            Frame,
+            coding::{Data, OpCode},
+        },
+    },
 };
 
 /// How long anything that must happen may take on a busy machine.
@@ -255,6 +263,12 @@ impl Socket {
     /// Says something.
     pub(crate) async fn say(&mut self, value: &Value) {
         self.0.send(Message::text(value.to_string())).await.expect("the socket is open");
+    }
+
+    /// Sends a text message whatever its bytes are.
+    pub(crate) async fn say_bytes(&mut self, bytes: Vec<u8>) {
+        let frame = Frame::message(bytes, OpCode::Data(Data::Text), true);
+        self.0.send(Message::Frame(frame)).await.expect("the socket is open");
     }
 
     /// Listens to a channel, from a position on where one is given.
