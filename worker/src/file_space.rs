@@ -5,7 +5,6 @@
 
 use std::{
     collections::BTreeMap,
-    hash::{DefaultHasher, Hash as _, Hasher as _},
     io::ErrorKind as IoErrorKind,
     path::{Path, PathBuf},
 };
@@ -69,16 +68,43 @@ pub struct FileEntry {
     pub size_bytes: u64,
 }
 
-/// Whose turn it is to append to which file; shared by all spaces of a process. Files whose names meet in the hash wait for each other.
+/// How many files of a space may be appended to at once. Files whose names meet in the hash wait for each other.
+const TURNS: usize = 32;
+
+/// Whose turn it is to append to which file; shared by all spaces of a process. Processes that share a folder take turns by a lock on
+/// a file in it, and only one task of each waits for that.
 #[derive(Debug, Default)]
-pub struct AppendTurns([Mutex<()>; 32]);
+pub struct AppendTurns([Mutex<()>; TURNS]);
+
+/// A turn; the lock goes with its file.
+struct Turn<'a> {
+    _here: MutexGuard<'a, ()>,
+    _everywhere: std::fs::File,
+}
 
 impl AppendTurns {
-    async fn of(&self, place: &Path) -> MutexGuard<'_, ()> {
-        let mut hasher = DefaultHasher::new();
-        place.hash(&mut hasher);
-        self.0[(hasher.finish() % 32) as usize].lock().await
+    async fn of(&self, root: &Path, path: &str) -> std::io::Result<Turn<'_>> {
+        let number = turn_of(path);
+        let here = self.0[number].lock().await;
+        let file = root.join(format!("{PARTIAL}turn-{number}"));
+        let locked = tokio::task::spawn_blocking(move || {
+            std::fs::create_dir_all(file.parent().unwrap_or(&file))?;
+            let file =
+                std::fs::File::options().create(true).truncate(false).write(true).open(file)?;
+            file.lock()?;
+            Ok::<_, std::io::Error>(file)
+        });
+        let everywhere = locked.await.map_err(std::io::Error::other)??;
+        Ok(Turn { _here: here, _everywhere: everywhere })
     }
+}
+
+/// The same in every build, because processes of different builds take turns with each other (FNV-1a).
+fn turn_of(path: &str) -> usize {
+    let hash = path
+        .bytes()
+        .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    hash as usize % TURNS
 }
 
 /// The files of one workspace.
@@ -141,7 +167,7 @@ impl FileSpace {
     }
 
     /// Writes after the end of a file, or makes it. Returns its new size. Appends take turns, because each reads what the one before
-    /// wrote: branches and runs of one process lose nothing of each other.
+    /// wrote: branches, runs and processes lose nothing of each other.
     ///
     /// # Errors
     /// [`FileError`]; the old content is then still there.
@@ -151,7 +177,8 @@ impl FileSpace {
         content: &[u8],
         turns: &AppendTurns,
     ) -> Result<u64, FileError> {
-        let _turn = turns.of(&self.root.join(path)).await;
+        self.place(path).await?;
+        let _turn = turns.of(&self.root, path).await.map_err(|error| said(error, path))?;
         let mut whole = match self.read(path).await {
             Ok(content) => content,
             Err(FileError::NotFound(_)) => Vec::new(),
@@ -313,6 +340,20 @@ mod tests {
             appended.unwrap();
         }
         assert_eq!(space.read("a").await.unwrap().len(), 20);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn appends_of_two_processes_lose_nothing() {
+        let space = space("processes");
+        // Turns of its own are what a process has; the lock on the file is all that they share.
+        let processes = [AppendTurns::default(), AppendTurns::default()];
+        let appends = (0..40).map(|n| space.append("a", b"x", &processes[n % 2]));
+        for appended in futures_util::future::join_all(appends).await {
+            appended.unwrap();
+        }
+        assert_eq!(space.read("a").await.unwrap().len(), 40);
+        let (found, _) = space.list("").await.unwrap();
+        assert_eq!(found.len(), 1, "the locks are no files of the space: {found:?}");
     }
 
     #[tokio::test]
