@@ -18,6 +18,7 @@ use uuid::Uuid;
 pub use past::{PastError, PastNodes};
 
 use crate::{
+    copy::{self, Copy},
     page::QueryError,
     projection::{LogEvent, Poison, Projection},
     rows::{Rows, column},
@@ -172,6 +173,8 @@ struct Row {
     input: Option<String>,
     output: Option<String>,
     output_blob: Option<String>,
+    /// Whether the table has it.
+    stored: bool,
 }
 
 impl Row {
@@ -194,6 +197,7 @@ impl Row {
             input: None,
             output: None,
             output_blob: None,
+            stored: false,
         }
     }
 
@@ -246,6 +250,7 @@ impl Row {
     }
 
     fn lighten(&mut self) {
+        self.stored = true;
         self.input = None;
         self.output = None;
         self.output_blob = None;
@@ -443,6 +448,38 @@ fn path_of(event: &ExecutionEvent) -> Option<&NodePath> {
     }
 }
 
+/// Writes rows that are not in the table yet.
+async fn copy_nodes(
+    connection: &mut PgConnection,
+    rows: &[(&Key, &Row)],
+) -> Result<(), sqlx::Error> {
+    let mut copy = Copy::new();
+    for ((execution, path), row) in rows {
+        copy.row(&[
+            execution,
+            &path.as_str(),
+            &row.started_at,
+            &row.finished_at,
+            &row.retry_at,
+            &row.wait_until,
+            &row.duration_ms,
+            &row.first_position,
+            &row.position,
+            &row.attempt,
+            &row.items,
+            &row.carried,
+            &row.status.as_str(),
+            &row.port.as_deref(),
+            &row.error.as_deref(),
+            &row.failed_attempts.as_str(),
+            &row.input.as_deref(),
+            &row.output.as_deref(),
+            &row.output_blob.as_deref(),
+        ]);
+    }
+    copy.write(connection, include_str!("../sql/execution_nodes/copy.sql")).await
+}
+
 /// Turns a record of either load statement into a row.
 macro_rules! found {
     ($self:ident, $row:ident) => {{
@@ -467,6 +504,7 @@ macro_rules! found {
             input: None,
             output: None,
             output_blob: None,
+            stored: true,
         };
         $self.nodes.found(($row.execution_id, $row.path), loaded);
     }};
@@ -526,7 +564,12 @@ impl Projection for ExecutionNodes {
     }
 
     async fn write(&mut self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-        let rows = self.nodes.changed();
+        let (rows, new): (Vec<_>, Vec<_>) =
+            self.nodes.changed().into_iter().partition(|(_, row)| row.stored);
+        let (new, rows) = copy::split(new, rows);
+        if !new.is_empty() {
+            copy_nodes(&mut *connection, &new).await?;
+        }
         if !rows.is_empty() {
             sqlx::query_file!(
                 "sql/execution_nodes/upsert.sql",

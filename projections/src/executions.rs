@@ -18,6 +18,7 @@ pub use query::{
 };
 
 use crate::{
+    copy::{self, Copy},
     lifecycle::Lifecycle,
     projection::{LogEvent, Poison, Projection},
     rows::{Rows, column},
@@ -346,7 +347,13 @@ impl Executions {
     }
 
     async fn write_executions(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-        let rows = self.executions.changed();
+        // What was not counted yet is not in the table yet.
+        let (new, rows): (Vec<_>, Vec<_>) =
+            self.executions.changed().into_iter().partition(|(_, row)| row.counted.is_none());
+        let (new, rows) = copy::split(new, rows);
+        if !new.is_empty() {
+            self.copy_executions(connection, &new).await?;
+        }
         if rows.is_empty() {
             return Ok(());
         }
@@ -387,6 +394,48 @@ impl Executions {
         .execute(connection)
         .await?;
         Ok(())
+    }
+
+    async fn copy_executions(
+        &self,
+        connection: &mut PgConnection,
+        rows: &[(&Uuid, &Row)],
+    ) -> Result<(), sqlx::Error> {
+        let mut copy = Copy::new();
+        for (id, row) in rows {
+            copy.row(&[
+                id,
+                &row.workspace_id,
+                &row.workflow_id,
+                &row.created_at,
+                &row.lifecycle.queued_at,
+                &row.lifecycle.started_at,
+                &row.lifecycle.finished_at,
+                &row.timeout_at,
+                &row.created_by,
+                &row.origin.as_ref().map(|origin| origin.0),
+                &row.position,
+                &row.workflow_version,
+                &row.claim,
+                &row.lifecycle.planned,
+                &row.lifecycle.finished,
+                &row.lifecycle.waiting,
+                &row.lifecycle.cancelling,
+                &row.lifecycle.status.as_str(),
+                &row.trigger_type.as_str(),
+                &row.queue.as_str(),
+                &row.origin.as_ref().map(|origin| origin.1.as_str()),
+                &row.cancel_reason.as_deref(),
+                &row.worker.as_deref(),
+                &row.limit_key.as_deref(),
+                &row.failed_node.as_deref(),
+                &row.error.as_deref(),
+                &row.input.as_deref(),
+                &row.output.as_deref(),
+                &row.output_blob.as_deref(),
+            ]);
+        }
+        copy.write(connection, include_str!("../sql/executions/copy.sql")).await
     }
 
     async fn write_workflows(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {

@@ -13,6 +13,7 @@
 pub mod activity;
 mod applier;
 pub mod compare;
+mod copy;
 pub mod execution_nodes;
 pub mod executions;
 mod feed;
