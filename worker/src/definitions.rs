@@ -13,6 +13,8 @@ use ledgerline_domain::{
 use moka::sync::Cache;
 use serde_json::json;
 
+use crate::pace::Pace;
+
 /// How much memory parsed versions may take, in bytes: definitions differ in size by a factor of thousands, so their number says little.
 const MAX_KEPT_BYTES: u64 = 256 * 1024 * 1024;
 /// What a byte of a definition's text takes when it is parsed and its expressions are compiled: a cautious estimate.
@@ -26,6 +28,8 @@ pub(crate) struct Definition {
     pub(crate) plan: Arc<Plan>,
     /// What expressions see as `workflow`.
     pub(crate) facts: Json,
+    /// Where its rounds are planned.
+    pub(crate) pace: Pace,
     /// About how much memory it takes.
     bytes: u32,
 }
@@ -84,7 +88,8 @@ impl Definitions {
         let graph = content.graph(version).map_err(|error| unusable(error.to_string()))?;
         let bytes = draft.definition.as_str().len().saturating_mul(PARSED_BYTES_PER_BYTE);
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-        let definition = Arc::new(Definition { plan: Plan::of(&graph), graph, facts, bytes });
+        let (plan, pace) = (Plan::of(&graph), Pace::default());
+        let definition = Arc::new(Definition { plan, graph, facts, pace, bytes });
         self.kept.insert((workflow, version), Arc::clone(&definition));
         Ok(definition)
     }

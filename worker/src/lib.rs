@@ -12,6 +12,7 @@ mod lease;
 mod log_lines;
 mod nodes;
 pub mod outbound;
+mod pace;
 mod round;
 mod run;
 mod settings;

@@ -230,7 +230,7 @@ impl<'a> Running<'a> {
         }
     }
 
-    /// Plans what is appended next, off the async threads and with the blobs that it needs.
+    /// Plans what is appended next with the blobs that it needs, off the async threads unless it is quick.
     async fn round(&mut self) -> Result<Planned, Stop> {
         let mut beginning = Beginning {
             base: Arc::clone(&self.base),
@@ -247,12 +247,19 @@ impl<'a> Running<'a> {
             draining: self.signals.drain.is_cancelled(),
         };
         loop {
-            let planning = tokio::task::spawn_blocking(move || {
+            let planning = move || {
+                let begun = Instant::now();
                 let end = plan(&beginning);
+                beginning.definition.pace.note(begun.elapsed());
                 (beginning, end)
-            });
-            let (returned, end) = planning.await.map_err(|error| {
-                tracing::error!(execution = %self.item.execution_id, %error, "planning a round failed");
+            };
+            let planned = if self.definition.pace.is_quick() {
+                std::panic::catch_unwind(std::panic::AssertUnwindSafe(planning)).ok()
+            } else {
+                tokio::task::spawn_blocking(planning).await.ok()
+            };
+            let (returned, end) = planned.ok_or_else(|| {
+                tracing::error!(execution = %self.item.execution_id, "planning a round failed");
                 Stop::HandBack
             })?;
             beginning = returned;
