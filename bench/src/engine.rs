@@ -80,14 +80,14 @@ impl Engine {
         relay::start(
             Arc::clone(&log),
             nats.clone(),
-            CarrierConfig::new("bench"),
+            CarrierConfig::new("bench").with_tail(Arc::clone(&tail)),
             &tracker,
             cancel.clone(),
         );
         work::start(
             Arc::clone(&log),
             nats.clone(),
-            CarrierConfig::new("bench"),
+            CarrierConfig::new("bench").with_tail(Arc::clone(&tail)),
             &tracker,
             cancel.clone(),
         );

@@ -5,6 +5,7 @@
 //! batch is published), keeps a window of unacknowledged publishes in flight, and moves the checkpoint only over what the
 //! server has acknowledged without a hole. So after any crash everything that may be missing is published again: the server
 //! drops doubles inside its duplicate window, and consumers drop the rest by position.
+//! Near the end of the log it takes events from the process's tail instead of reading them once more.
 //!
 //! A NATS that refuses or is away stops the carrier, not the system: it lets go of the lease, shows why in its status, and comes
 //! back with back-off.
@@ -12,12 +13,19 @@
 use std::{collections::VecDeque, fmt, sync::Arc, time::Duration};
 
 use async_nats::jetstream::{
-    context::{PublishAckFuture, PublishErrorKind},
+    context::{PublishError, PublishErrorKind},
     message::PublishMessage,
+    publish::PublishAck,
 };
-use ledgerline_store::{EventLog, Filter, Lease, Position, RecordedEvent, StoreError};
+use futures_util::future::BoxFuture;
+use ledgerline_store::{
+    EventLog, Filter, Lease, Position, RecordedEvent, StoreError, Tail, TailReader,
+};
 use metrics::{counter, gauge};
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::{oneshot, watch},
+    time::Instant,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, info, warn};
 
@@ -31,6 +39,12 @@ const BATCH_BYTES: usize = 8 * 1024 * 1024;
 /// How far before its checkpoint the work carrier begins when the stream of work is new: what was on a lost stream and no
 /// worker had taken yet is published again. Dispatch keeps the stream shallow, so this covers it many times.
 const WORK_LOOKBACK: i64 = 10_000;
+
+/// How long an item on the desk may go untaken before it is published.
+const DESK_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How often the work carrier looks whether another worker process is alive.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// How often a process that stands by asks for the lease, at least.
 const STANDBY_POLL: Duration = Duration::from_secs(2);
@@ -54,6 +68,8 @@ pub struct CarrierConfig {
     pub backoff_floor: Duration,
     /// The longest wait after a refusal.
     pub backoff_ceiling: Duration,
+    /// The newest events as the process has them in memory anyway.
+    pub tail: Option<Arc<Tail>>,
 }
 
 impl CarrierConfig {
@@ -69,7 +85,14 @@ impl CarrierConfig {
             checkpoint_every: Duration::from_millis(200),
             backoff_floor: Duration::from_millis(50),
             backoff_ceiling: Duration::from_secs(5),
+            tail: None,
         }
+    }
+
+    /// The same, with the process's tail to take the newest events from.
+    #[must_use]
+    pub fn with_tail(self, tail: Arc<Tail>) -> Self {
+        Self { tail: Some(tail), ..self }
     }
 }
 
@@ -137,8 +160,20 @@ impl Carrier {
             position: Position::START,
             lag: 0,
         });
-        let head = log.watch_head();
-        let carry = Carry { cargo, log, nats, config, cancel, status: sender, head, refusals: 0 };
+        // The tail reaches a position a moment after the log: whoever takes from the tail must wait for the tail.
+        let head = config.tail.as_ref().map_or_else(|| log.watch_head(), |tail| tail.watch_end());
+        let listening = config.tail.as_ref().map(|tail| tail.reader(*head.borrow()));
+        let carry = Carry {
+            cargo,
+            log,
+            nats,
+            config,
+            cancel,
+            status: sender,
+            head,
+            refusals: 0,
+            _listening: listening,
+        };
         tracker.spawn(carry.run());
         Self { status }
     }
@@ -171,6 +206,13 @@ impl Cargo {
         match self {
             Self::Events => Filter::default(),
             Self::Work => work::dispatches(),
+        }
+    }
+
+    fn is_of(self, event: &RecordedEvent) -> bool {
+        match self {
+            Self::Events => true,
+            Self::Work => work::is_dispatch(event),
         }
     }
 
@@ -245,6 +287,8 @@ struct Carry {
     status: watch::Sender<CarrierStatus>,
     head: watch::Receiver<Position>,
     refusals: u32,
+    /// The tail moves while somebody listens.
+    _listening: Option<TailReader>,
 }
 
 /// One term of leadership.
@@ -260,8 +304,12 @@ struct Term {
     cursor: Position,
     /// Everything up to here was acknowledged.
     acked: Position,
-    /// Published and not acknowledged yet, in order.
-    window: VecDeque<(Position, PublishAckFuture)>,
+    /// On its way and not answered for yet, in order.
+    window: VecDeque<(Position, Carried)>,
+    /// No other worker process is alive, as far as was looked.
+    alone: bool,
+    /// When that was looked at last.
+    looked: Option<Instant>,
     /// Id of the last message in the window.
     previous: Option<String>,
     /// Most events of the next read.
@@ -270,8 +318,37 @@ struct Term {
 }
 
 struct Batch {
-    events: Vec<RecordedEvent>,
+    events: Vec<Arc<RecordedEvent>>,
     upto: Position,
+}
+
+/// How an event is on its way.
+enum Carried {
+    /// Published, with the acknowledgement to come.
+    Published(BoxFuture<'static, Result<PublishAck, PublishError>>),
+    /// On the desk of this process, with the message that it becomes when nobody takes it.
+    Handed { taken: oneshot::Receiver<()>, until: Instant, outgoing: Box<Outgoing> },
+}
+
+/// What became of the oldest event on its way.
+enum Arrived {
+    Published(Result<PublishAck, PublishError>),
+    Taken,
+    Untaken,
+}
+
+/// Waits for the oldest event on its way. Safe to cancel.
+async fn oldest(window: &mut VecDeque<(Position, Carried)>) -> Arrived {
+    match window.front_mut() {
+        None => std::future::pending().await,
+        Some((_, Carried::Published(acknowledged))) => Arrived::Published(acknowledged.await),
+        Some((_, Carried::Handed { taken, until, .. })) => {
+            match tokio::time::timeout_at(*until, taken).await {
+                Ok(Ok(())) => Arrived::Taken,
+                Ok(Err(_)) | Err(_) => Arrived::Untaken,
+            }
+        }
+    }
 }
 
 impl Carry {
@@ -348,6 +425,8 @@ impl Carry {
             cursor: lease.position,
             acked: lease.position,
             window: VecDeque::with_capacity(self.config.window),
+            alone: false,
+            looked: None,
             previous: None,
             limit: self.config.batch,
             source,
@@ -393,11 +472,6 @@ impl Carry {
                 }
                 self.report(CarrierState::Leading, Some(term.acked));
             }
-            while !term.window.is_empty() {
-                self.take_ack(term).await?;
-            }
-            term.acked = term.acked.max(term.cursor);
-            self.report(CarrierState::Leading, Some(term.acked));
             self.idle(term).await?;
         }
     }
@@ -421,21 +495,19 @@ impl Carry {
             while term.window.len() >= self.config.window {
                 self.take_ack(term).await?;
             }
+            if self.hand(term, event)? {
+                continue;
+            }
             // Only among unacknowledged messages can one overtake another.
             let previous = (!term.window.is_empty()).then_some(term.previous.as_deref()).flatten();
             let outgoing = self
                 .cargo
                 .message(event, prefix, &term.source, previous)
                 .map_err(|error| refused(error.to_string(), false))?;
-            let sent = tokio::select! {
-                // Mostly it is sent at once, and the state of the connection need not be asked for.
-                biased;
-                sent = self.nats.jetstream().send_publish(outgoing.subject, outgoing.publish) => sent,
-                () = self.nats.away() => return Err(Stop::NatsAway),
-            };
-            let ack = sent.map_err(|error| refused(error.to_string(), false))?;
-            term.window.push_back((event.position, ack));
-            term.previous = Some(outgoing.id);
+            let Outgoing { subject, id, publish } = outgoing;
+            let carried = self.send(subject, publish).await?;
+            term.window.push_back((event.position, carried));
+            term.previous = Some(id);
         }
         self.cargo.count_published(batch.events.len() as u64);
         term.cursor = term.cursor.max(batch.upto);
@@ -445,26 +517,70 @@ impl Carry {
         Ok(())
     }
 
-    /// Waits for the oldest acknowledgement.
+    async fn send(&self, subject: String, publish: PublishMessage) -> Result<Carried, Stop> {
+        let sent = tokio::select! {
+            // Mostly it is sent at once, and the state of the connection need not be asked for.
+            biased;
+            sent = self.nats.jetstream().send_publish(subject, publish) => sent,
+            () = self.nats.away() => return Err(Stop::NatsAway),
+        };
+        let acknowledged = sent.map_err(|error| refused(error.to_string(), false))?;
+        Ok(Carried::Published(acknowledged.into_future()))
+    }
+
+    /// Lays work on the desk of this process, when its worker waits for some and nobody else could have it.
+    fn hand(&self, term: &mut Term, event: &RecordedEvent) -> Result<bool, Stop> {
+        if self.cargo != Cargo::Work || !term.alone {
+            return Ok(false);
+        }
+        let unreadable = |error: work::UnreadableDispatch| refused(error.to_string(), false);
+        let item = work::WorkItem::from_event(event).map_err(unreadable)?;
+        let Some(taken) = self.nats.desk().hand(item) else { return Ok(false) };
+        let outgoing = Box::new(work::message(event, self.nats.prefix()).map_err(unreadable)?);
+        let until = Instant::now() + DESK_PATIENCE;
+        term.window.push_back((event.position, Carried::Handed { taken, until, outgoing }));
+        Ok(true)
+    }
+
+    /// Waits for the oldest event on its way.
     async fn take_ack(&self, term: &mut Term) -> Result<(), Stop> {
-        let Some((position, ack)) = term.window.pop_front() else { return Ok(()) };
-        let acked = tokio::select! {
+        let arrived = tokio::select! {
             // An acknowledgement that is here already counts, even when the connection has gone meanwhile.
             biased;
-            acked = ack => acked,
+            arrived = oldest(&mut term.window) => arrived,
             () = self.nats.away() => {
                 // A later acknowledgement must not count without this one.
                 term.window.clear();
                 return Err(Stop::NatsAway);
             }
         };
-        match acked {
-            Ok(_) => {
+        self.arrived(term, arrived).await
+    }
+
+    /// Moves on over the oldest event on its way, or sends it another way.
+    async fn arrived(&self, term: &mut Term, arrived: Arrived) -> Result<(), Stop> {
+        let Some((position, carried)) = term.window.pop_front() else { return Ok(()) };
+        match arrived {
+            Arrived::Published(Ok(_)) | Arrived::Taken => {
                 // Work that is published again from before the checkpoint does not move it back.
                 term.acked = term.acked.max(position);
                 Ok(())
             }
-            Err(error) => {
+            Arrived::Untaken => {
+                if let Carried::Handed { outgoing, .. } = carried {
+                    let sent = self.send(outgoing.subject, outgoing.publish).await;
+                    match sent {
+                        Ok(carried) => term.window.push_front((position, carried)),
+                        Err(stop) => {
+                            // What follows must not count without it.
+                            term.window.clear();
+                            return Err(stop);
+                        }
+                    }
+                }
+                Ok(())
+            }
+            Arrived::Published(Err(error)) => {
                 if error.kind() == PublishErrorKind::StreamNotFound {
                     self.nats.suspect();
                 }
@@ -482,6 +598,7 @@ impl Carry {
         if self.cancel.is_cancelled() {
             return Err(Stop::Cancelled);
         }
+        self.look(term).await;
         let age = term.renewed.elapsed();
         if age < self.config.lease_ttl / 3 {
             return Ok(());
@@ -501,6 +618,23 @@ impl Carry {
         }
     }
 
+    /// Looks whether another worker process is alive: then JetStream shares the work out.
+    async fn look(&self, term: &mut Term) {
+        if self.cargo != Cargo::Work
+            || term.looked.is_some_and(|looked| looked.elapsed() < LOOK_EVERY)
+        {
+            return;
+        }
+        term.looked = Some(Instant::now());
+        term.alone = match self.log.worker_leases().await {
+            Ok(leases) => leases.iter().filter(|lease| !lease.expired).count() <= 1,
+            Err(error) => {
+                debug!(%error, "the leases of workers cannot be read");
+                false
+            }
+        };
+    }
+
     async fn save(&self, term: &mut Term) -> Result<(), StoreError> {
         if term.acked > term.lease.position {
             self.log.advance(&mut term.lease, term.acked).await?;
@@ -510,8 +644,14 @@ impl Carry {
     }
 
     async fn read(&self, after: Position, limit: usize) -> Result<Batch, StoreError> {
+        let at_hand = self.config.tail.as_ref().and_then(|tail| tail.at_hand(after, limit));
+        if let Some(mut events) = at_hand {
+            let upto = events.last().map_or(after, |last| last.position);
+            events.retain(|event| self.cargo.is_of(event));
+            return Ok(Batch { events, upto });
+        }
         let (events, upto) = self.log.read(after, limit, &self.cargo.filter()).await?;
-        Ok(Batch { events, upto })
+        Ok(Batch { events: events.into_iter().map(Arc::new).collect(), upto })
     }
 
     /// Waits for the log to move, saving the checkpoint and keeping the lease meanwhile.
@@ -522,10 +662,17 @@ impl Carry {
             if *self.head.borrow_and_update() > term.cursor {
                 return Ok(());
             }
+            if term.window.is_empty() {
+                term.acked = term.acked.max(term.cursor);
+            }
+            self.report(CarrierState::Leading, Some(term.acked));
             let unsaved = term.acked > term.lease.position;
             let save_at = term.saved + self.config.checkpoint_every;
             tokio::select! {
                 () = self.cancel.cancelled() => return Err(Stop::Cancelled),
+                arrived = oldest(&mut term.window), if !term.window.is_empty() => {
+                    self.arrived(term, arrived).await?;
+                }
                 () = self.nats.away() => return Err(Stop::NatsAway),
                 changed = self.head.changed() => {
                     if changed.is_err() { return Err(Stop::Cancelled) }
@@ -559,7 +706,7 @@ fn millis(duration: Duration) -> i64 {
 }
 
 /// How many events to read next, so that a batch stays near [`BATCH_BYTES`] whatever the size of events.
-fn next_limit(limit: usize, events: &[RecordedEvent], most: usize) -> usize {
+fn next_limit(limit: usize, events: &[Arc<RecordedEvent>], most: usize) -> usize {
     let bytes: usize = events.iter().map(|event| event.payload.len()).sum();
     if bytes > BATCH_BYTES {
         (limit / 2).max(1)
@@ -578,7 +725,7 @@ mod tests {
     fn batches_of_large_events_get_shorter_and_recover() {
         let mut large = crate::envelope::tests::event();
         large.payload = "x".repeat(512 * 1024);
-        let batch = vec![large; 64];
+        let batch = vec![Arc::new(large); 64];
         let mut limit = 1_000;
         for _ in 0..20 {
             limit = next_limit(limit, &batch[..limit.min(64)], 1_000);

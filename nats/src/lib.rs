@@ -10,6 +10,7 @@
 mod backoff;
 pub mod carrier;
 pub mod consume;
+mod desk;
 pub mod envelope;
 pub mod logs;
 pub mod relay;

@@ -22,6 +22,7 @@ use tracing::{info, warn};
 
 use crate::{
     backoff::backoff,
+    desk::Desk,
     subject::{Prefix, Queue, Subject},
 };
 
@@ -147,6 +148,7 @@ pub struct Nats {
     config: Arc<NatsConfig>,
     state: watch::Receiver<NatsState>,
     suspect: Arc<Notify>,
+    desk: Arc<Desk>,
 }
 
 impl fmt::Debug for Nats {
@@ -222,6 +224,7 @@ impl Nats {
             config: Arc::new(config),
             state,
             suspect: Arc::new(Notify::new()),
+            desk: Arc::default(),
         };
         tracker.spawn(keep_declared(nats.clone(), link, state_sender, cancel));
         Ok(nats)
@@ -273,6 +276,11 @@ impl Nats {
     /// Says that a stream or a consumer seems to be gone, so that everything is declared again.
     pub(crate) fn suspect(&self) {
         self.suspect.notify_one();
+    }
+
+    /// Where the work carrier of this process lays down what the worker of this process takes.
+    pub(crate) fn desk(&self) -> &Arc<Desk> {
+        &self.desk
     }
 
     pub(crate) fn client(&self) -> &Client {

@@ -96,6 +96,11 @@ pub(crate) fn dispatches() -> Filter {
     }
 }
 
+/// Whether an event is work.
+pub(crate) fn is_dispatch(event: &RecordedEvent) -> bool {
+    event.r#type == DISPATCHED && event.category == "execution"
+}
+
 /// The message of a dispatch.
 pub(crate) fn message(
     event: &RecordedEvent,

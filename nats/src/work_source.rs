@@ -6,7 +6,7 @@
 //! With NATS the queues' shared consumers hand each item to one process. Without it, or when it has been away for
 //! [`WorkSourceConfig::grace`], dispatches are read from the log from a little before the work carrier's checkpoint, so that what is stuck
 //! on a NATS that is away is found as well. Items can so come twice, or to two processes, and never not at all: the claim in the
-//! log lets one of them win.
+//! log lets one of them win. What the work carrier of the same process lays on the [`crate::desk`] comes before either.
 
 mod held;
 
@@ -29,6 +29,7 @@ use held::{Held, Remembered, Turns};
 
 use crate::{
     backoff::backoff,
+    desk::Desk,
     subject::Queue,
     topology::{Nats, NatsState, TopologyError},
     work::{self, WorkItem},
@@ -91,6 +92,7 @@ impl WorkSource {
     ) -> Self {
         let (requests, receiver) = mpsc::channel(16);
         let (returns_sender, returns) = mpsc::channel(MAX_HELD);
+        let nats_desk = nats.as_ref().map(|nats| Arc::clone(nats.desk())).unwrap_or_default();
         let seeker = Seeker {
             head: log.watch_head(),
             state: nats.as_ref().map(Nats::state),
@@ -106,6 +108,8 @@ impl WorkSource {
             delayed: Vec::new(),
             remembered: Remembered::default(),
             turns: Turns::default(),
+            desk: nats_desk,
+            waits_for: 0,
             side: Side::Undecided { since: Instant::now() },
             failures: 0,
         };
@@ -122,13 +126,24 @@ impl WorkSource {
     }
 }
 
-/// An item in the hands of the worker. Dropped without an answer, it is delivered again.
+/// An item in the hands of the worker. Dropped without an answer, it is delivered again at once.
 #[derive(Debug)]
 pub struct Delivery {
     item: WorkItem,
-    message: Option<jetstream::Message>,
+    /// None once it was answered.
+    origin: Option<Origin>,
     returns: mpsc::Sender<Returned>,
-    answered: bool,
+}
+
+/// Where an item came from, and so who brings it again.
+#[derive(Debug)]
+enum Origin {
+    /// JetStream, which waits for an answer.
+    Nats(Box<jetstream::Message>),
+    /// The carrier of this process; without an answer it sends the item to JetStream.
+    Desk(oneshot::Sender<()>),
+    /// The log: nobody else brings it again.
+    Log,
 }
 
 #[derive(Debug)]
@@ -137,6 +152,19 @@ struct Returned {
     after: Duration,
     /// It came from the log: nobody else brings it again.
     from_log: bool,
+    /// What NATS still waits to hear about.
+    unanswered: Option<Box<jetstream::Message>>,
+}
+
+impl Returned {
+    fn at_once(item: WorkItem, origin: Origin) -> Self {
+        let from_log = matches!(origin, Origin::Log);
+        let unanswered = match origin {
+            Origin::Nats(message) => Some(message),
+            Origin::Desk(_) | Origin::Log => None,
+        };
+        Self { item, after: Duration::ZERO, from_log, unanswered }
+    }
 }
 
 impl Delivery {
@@ -148,39 +176,50 @@ impl Delivery {
 
     /// Done, or of no use any more. An acknowledgement that is lost leads to a delivery that the claim in the log refuses.
     pub async fn ack(mut self) {
-        self.answered = true;
-        self.answer(AckKind::Ack).await;
+        match self.origin.take() {
+            Some(Origin::Nats(message)) => answer(&message, &self.item, AckKind::Ack).await,
+            Some(Origin::Desk(taken)) => {
+                // A carrier that is gone has left it to its successor, and the claim in the log refuses it there.
+                let _gone = taken.send(());
+            }
+            Some(Origin::Log) | None => {}
+        }
     }
 
     /// Hands it back: it is delivered again after the delay, here or elsewhere.
     pub async fn nak(mut self, after: Duration) {
-        self.answered = true;
-        self.answer(AckKind::Nak((!after.is_zero()).then_some(after))).await;
-        let from_log = self.message.is_none();
+        let origin = self.origin.take();
+        let from_log = matches!(origin, Some(Origin::Log));
+        if let Some(Origin::Nats(message)) = origin {
+            let kind = AckKind::Nak((!after.is_zero()).then_some(after));
+            answer(&message, &self.item, kind).await;
+        }
         // A source that has stopped does not deliver again; the next process finds the dispatch in the log.
-        let _stopped = self.returns.send(Returned { item: self.item, after, from_log }).await;
+        let returned = Returned { item: self.item, after, from_log, unanswered: None };
+        let _stopped = self.returns.send(returned).await;
     }
 
     /// Still running: nobody else gets it for another [`crate::NatsConfig::work_ack_wait`].
     pub async fn in_progress(&self) {
-        self.answer(AckKind::Progress).await;
-    }
-
-    async fn answer(&self, kind: AckKind) {
-        let Some(message) = &self.message else { return };
-        // While NATS is away the client would queue this and could block; the redelivery is fenced by the claim.
-        let sent = tokio::time::timeout(Duration::from_secs(1), message.ack_with(kind)).await;
-        if !matches!(sent, Ok(Ok(()))) {
-            debug!(execution = %self.item.execution_id, ?kind, "nats did not take an answer");
+        if let Some(Origin::Nats(message)) = &self.origin {
+            answer(message, &self.item, AckKind::Progress).await;
         }
+    }
+}
+
+async fn answer(message: &jetstream::Message, item: &WorkItem, kind: AckKind) {
+    // While NATS is away the client would queue this and could block; the redelivery is fenced by the claim.
+    let sent = tokio::time::timeout(Duration::from_secs(1), message.ack_with(kind)).await;
+    if !matches!(sent, Ok(Ok(()))) {
+        debug!(execution = %item.execution_id, ?kind, "nats did not take an answer");
     }
 }
 
 impl Drop for Delivery {
     fn drop(&mut self) {
-        if !self.answered {
-            let from_log = self.message.is_none();
-            let returned = Returned { item: self.item, after: Duration::ZERO, from_log };
+        if let Some(origin) = self.origin.take() {
+            let returned = Returned::at_once(self.item, origin);
+            // A taker that went away while its items were on the way to it leaves them here.
             if self.returns.try_send(returned).is_err() {
                 debug!(execution = %self.item.execution_id, "an unanswered item was not taken back");
             }
@@ -220,6 +259,9 @@ struct Seeker {
     delayed: Vec<(Instant, WorkItem)>,
     remembered: Remembered,
     turns: Turns,
+    desk: Arc<Desk>,
+    /// For how many items the carrier of this process knows that the worker waits.
+    waits_for: usize,
     side: Side,
     failures: u32,
 }
@@ -253,16 +295,22 @@ impl Seeker {
             match self.wait().await {
                 Woken::Stop => return,
                 Woken::Asked(request) => self.request = Some(request),
-                Woken::AskerGone => self.request = None,
-                Woken::Returned(returned) => self.take_back(returned),
+                Woken::AskerGone => {
+                    self.desk.wait_for(&mut self.waits_for, 0);
+                    self.request = None;
+                }
+                Woken::Returned(returned) => self.take_back(returned).await,
                 Woken::Item(item, queue) => self.accept(item, queue).await,
                 Woken::Look => {}
             }
         }
     }
 
-    fn take_back(&mut self, returned: Returned) {
+    async fn take_back(&mut self, returned: Returned) {
         self.remembered.remove(&returned.item);
+        if let Some(message) = &returned.unanswered {
+            answer(message, &returned.item, AckKind::Nak(None)).await;
+        }
         if returned.from_log {
             self.delayed.push((Instant::now() + returned.after, returned.item));
         }
@@ -391,19 +439,23 @@ impl Seeker {
             }
             return;
         };
+        self.desk.wait_for(&mut self.waits_for, 0);
         let mut deliveries: Vec<Delivery> = came.into_iter().collect();
         let free = request.slots - deliveries.len();
         for item in self.held.take(&mut self.turns, free) {
-            self.remembered.insert(&item);
-            deliveries.push(self.delivery(item, None));
+            deliveries.push(self.delivery(item, Origin::Log));
+        }
+        for handed in self.desk.take(request.slots - deliveries.len()) {
+            deliveries.push(self.delivery(handed.item, Origin::Desk(handed.taken)));
         }
         // What is at hand is given at once: each look at the queues is a round trip, and the worker asks again right away.
-        if deliveries.is_empty() && matches!(self.side, Side::Nats(_)) {
+        if deliveries.is_empty() && self.has_queues_to_look_at() {
             let shares = self.turns.share(request.slots);
             deliveries = self.fetch(request.slots, shares).await;
         }
         if deliveries.is_empty() {
             self.ask_for_next().await;
+            self.desk.wait_for(&mut self.waits_for, request.slots);
             self.request = Some(request);
         } else if let Err(deliveries) = request.reply.send(deliveries) {
             for delivery in deliveries {
@@ -414,14 +466,22 @@ impl Seeker {
 
     /// Gives back what the worker never saw.
     async fn hand_back(&mut self, mut delivery: Delivery) {
-        delivery.answered = true;
-        delivery.answer(AckKind::Nak(None)).await;
-        let from_log = delivery.message.is_none();
-        self.take_back(Returned { item: delivery.item, after: Duration::ZERO, from_log });
+        if let Some(origin) = delivery.origin.take() {
+            self.take_back(Returned::at_once(delivery.item, origin)).await;
+        }
     }
 
-    fn delivery(&self, item: WorkItem, message: Option<jetstream::Message>) -> Delivery {
-        Delivery { item, message, returns: self.returns_sender.clone(), answered: false }
+    fn delivery(&mut self, item: WorkItem, origin: Origin) -> Delivery {
+        self.remembered.insert(&item);
+        Delivery { item, origin: Some(origin), returns: self.returns_sender.clone() }
+    }
+
+    /// A queue whose next item was asked for sends it by itself: it need not be looked at.
+    fn has_queues_to_look_at(&self) -> bool {
+        match &self.side {
+            Side::Nats(pulls) => pulls.waiting.iter().any(Option::is_none),
+            Side::Undecided { .. } | Side::Log { .. } => false,
+        }
     }
 
     /// What is on the queues now: each queue's share first, then what the others left.
@@ -530,10 +590,7 @@ impl Seeker {
     /// Reads a message of work. One that cannot be read was written by a newer build: it goes back for a newer worker.
     async fn open(&mut self, message: jetstream::Message) -> Option<Delivery> {
         match serde_json::from_slice::<WorkItem>(&message.payload) {
-            Ok(item) => {
-                self.remembered.insert(&item);
-                Some(self.delivery(item, Some(message)))
-            }
+            Ok(item) => Some(self.delivery(item, Origin::Nats(Box::new(message)))),
             Err(error) => {
                 warn!(%error, "a message of work cannot be read by this build");
                 let later = AckKind::Nak(Some(Duration::from_secs(5)));
@@ -566,6 +623,7 @@ impl Seeker {
             request = self.requests.recv(), if self.request.is_none() => {
                 request.map_or(Woken::Stop, Woken::Asked)
             }
+            () = self.desk.came(), if self.request.is_some() => Woken::Look,
             (item, queue) = next_item(&mut self.side) => Woken::Item(item, queue),
             () = state_changed(&mut self.state) => Woken::Look,
             changed = self.head.changed(), if from_log => {

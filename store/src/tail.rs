@@ -6,6 +6,7 @@
 //! receive an event twice.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -79,6 +80,29 @@ impl Tail {
         self.shared.readers.fetch_add(1, Ordering::AcqRel);
         self.shared.reader_came.notify_one();
         TailReader { shared: Arc::clone(&self.shared), end: self.shared.end.subscribe(), after }
+    }
+
+    /// What follows a position as far as it is in memory, in order and without a hole: nothing at the end. `None` when the window
+    /// begins after it, so that the log itself must be read. Only while somebody has a [`Tail::reader`] does the window move.
+    #[must_use]
+    pub fn at_hand(&self, after: Position, max: usize) -> Option<Vec<Arc<RecordedEvent>>> {
+        match self.shared.window().after(after, max) {
+            Found::Events(events) => Some(events),
+            Found::AtEnd => Some(Vec::new()),
+            Found::Behind => None,
+        }
+    }
+
+    /// The end of the window; changes wake the watcher.
+    #[must_use]
+    pub fn watch_end(&self) -> watch::Receiver<Position> {
+        self.shared.end.subscribe()
+    }
+}
+
+impl fmt::Debug for Tail {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tail").field("end", &*self.shared.end.borrow()).finish_non_exhaustive()
     }
 }
 

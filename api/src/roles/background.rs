@@ -91,7 +91,8 @@ fn start_relay(foundation: &Foundation, stages: &Stages) {
     ) -> Carrier;
     let carry = &stages.carry;
     for (part, start) in [("relay", relay::start as Start), ("work_relay", work::start as Start)] {
-        let config = CarrierConfig::new(foundation.owner.clone());
+        let config =
+            CarrierConfig::new(foundation.owner.clone()).with_tail(Arc::clone(&foundation.tail));
         let carrier = start(
             Arc::clone(&foundation.log),
             nats.clone(),
