@@ -15,7 +15,9 @@ use chrono::{DateTime, TimeDelta, Utc};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use ledgerline_domain::id::{SessionId, UserId};
 use ledgerline_store::seal::{MasterKey, SealError, SealPurpose};
+use moka::sync::Cache;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 use sqlx::PgPool;
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -28,6 +30,9 @@ const LEEWAY: TimeDelta = TimeDelta::seconds(30);
 
 /// How often an unknown `kid` may make the table be read again, so that forged tokens cannot load the database.
 const REREAD_AFTER: TimeDelta = TimeDelta::seconds(1);
+
+/// How many verified tokens are known at once, each some hundred bytes.
+const MAX_VERIFIED: u64 = 10_000;
 
 /// What an access token says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -115,18 +120,43 @@ pub struct KeyRing {
     keys: RwLock<Arc<Keys>>,
 }
 
-#[derive(Debug)]
 struct Keys {
     read_at: DateTime<Utc>,
     signing: Option<SigningKey>,
     verifying: HashMap<String, DecodingKey>,
     public: Vec<PublicKey>,
+    /// Tokens whose signature these keys have verified, by their digest: a signature takes longer to verify than a small request.
+    verified: Cache<[u8; 32], Claims>,
+}
+
+impl Keys {
+    fn none(read_at: DateTime<Utc>) -> Self {
+        let verified = Cache::builder().max_capacity(MAX_VERIFIED).name("verified tokens").build();
+        Self { read_at, signing: None, verifying: HashMap::new(), public: Vec::new(), verified }
+    }
+}
+
+impl std::fmt::Debug for Keys {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Keys").field("signing", &self.signing).finish_non_exhaustive()
+    }
 }
 
 struct SigningKey {
     kid: String,
     created_at: DateTime<Utc>,
     key: EncodingKey,
+}
+
+/// What a token with a good signature says, when its time has come and is not over.
+fn good_at(claims: Claims, now: DateTime<Utc>) -> Result<Claims, TokenRefused> {
+    if claims.iat > (now + LEEWAY).timestamp() {
+        return Err(TokenRefused::Invalid);
+    }
+    if claims.exp <= now.timestamp() {
+        return Err(TokenRefused::Expired);
+    }
+    Ok(claims)
 }
 
 impl std::fmt::Debug for SigningKey {
@@ -148,10 +178,8 @@ impl KeyRing {
         token_ttl: TimeDelta,
         now: DateTime<Utc>,
     ) -> Result<Self, KeyError> {
-        let empty =
-            Keys { read_at: now, signing: None, verifying: HashMap::new(), public: Vec::new() };
-        let ring =
-            Self { pool, master, issuer, lifetime, token_ttl, keys: RwLock::new(Arc::new(empty)) };
+        let keys = RwLock::new(Arc::new(Keys::none(now)));
+        let ring = Self { pool, master, issuer, lifetime, token_ttl, keys };
         ring.upkeep(now).await?;
         Ok(ring)
     }
@@ -214,6 +242,10 @@ impl KeyRing {
     /// # Errors
     /// [`TokenRefused`].
     pub async fn verify(&self, token: &str, now: DateTime<Utc>) -> Result<Claims, TokenRefused> {
+        let digest = Sha256::digest(token).into();
+        if let Some(claims) = self.current().verified.get(&digest) {
+            return good_at(claims, now);
+        }
         let header = jsonwebtoken::decode_header(token).map_err(|_| TokenRefused::Invalid)?;
         if header.alg != Algorithm::EdDSA {
             return Err(TokenRefused::Invalid);
@@ -231,13 +263,11 @@ impl KeyRing {
         let claims = jsonwebtoken::decode::<Claims>(token, key, &self.validation())
             .map_err(|_| TokenRefused::Invalid)?
             .claims;
-        if claims.r#type != "access" || claims.iat > (now + LEEWAY).timestamp() {
+        if claims.r#type != "access" {
             return Err(TokenRefused::Invalid);
         }
-        if claims.exp <= now.timestamp() {
-            return Err(TokenRefused::Expired);
-        }
-        Ok(claims)
+        keys.verified.insert(digest, claims.clone());
+        good_at(claims, now)
     }
 
     /// The public halves.
@@ -268,8 +298,7 @@ impl KeyRing {
         )
         .fetch_all(&self.pool)
         .await?;
-        let mut keys =
-            Keys { read_at: now, signing: None, verifying: HashMap::new(), public: Vec::new() };
+        let mut keys = Keys::none(now);
         for row in rows {
             let x = URL_SAFE_NO_PAD.encode(&row.public_key);
             let verifying = DecodingKey::from_ed_components(&x).map_err(|_| KeyError::Crypto)?;
@@ -367,14 +396,13 @@ mod tests {
         let public = pair.public_key().as_ref().to_vec();
         let verifying = DecodingKey::from_ed_components(&URL_SAFE_NO_PAD.encode(&public)).unwrap();
         let keys = Keys {
-            read_at: now,
             signing: Some(SigningKey {
                 kid: kid.to_owned(),
                 created_at: now,
                 key: private.clone(),
             }),
             verifying: HashMap::from([(kid.to_owned(), verifying)]),
-            public: Vec::new(),
+            ..Keys::none(now)
         };
         let ring = KeyRing {
             pool: PgPoolOptions::new().connect_lazy("postgres://nobody@127.0.0.1:1/none").unwrap(),
