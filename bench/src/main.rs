@@ -10,6 +10,7 @@
 )]
 
 mod engine;
+mod latency;
 mod load;
 mod raw;
 mod report;
@@ -41,6 +42,8 @@ enum Scenario {
     Execution,
     /// Listing and starting over HTTP.
     Http,
+    /// What the program holds in memory over very many runs.
+    Memory,
 }
 
 const ALL: &[Scenario] = &[
@@ -51,6 +54,7 @@ const ALL: &[Scenario] = &[
     Scenario::Live,
     Scenario::Execution,
     Scenario::Http,
+    Scenario::Memory,
 ];
 
 #[derive(Parser)]
@@ -61,6 +65,9 @@ struct Arguments {
     /// Seconds of each measured case.
     #[arg(long, default_value_t = 3.0)]
     seconds: f64,
+    /// Runs of the scenario `memory`.
+    #[arg(long, default_value_t = 200_000)]
+    runs: usize,
     /// Where the servers keep their data; emptied before and after.
     #[arg(long, default_value = "target/bench/data")]
     data_dir: PathBuf,
@@ -102,6 +109,9 @@ async fn measure(
                 scenarios::execution::run(servers, &mut report, arguments.seconds).await?
             }
             Scenario::Http => scenarios::http::run(servers, &mut report, arguments.seconds).await?,
+            Scenario::Memory => {
+                scenarios::memory::run(servers, &mut report, arguments.runs).await?
+            }
         }
         report.finish(&arguments.out_dir)?;
     }

@@ -17,7 +17,7 @@ use crate::servers::Servers;
 pub(crate) struct Server {
     pub address: String,
     pub token: String,
-    _child: Child,
+    child: Child,
     folder: PathBuf,
 }
 
@@ -71,13 +71,27 @@ impl Server {
             .as_str()
             .context("a token")?
             .to_owned();
-        Ok(Self { address, token, _child: child, folder })
+        Ok(Self { address, token, child, folder })
+    }
+
+    /// What the program holds in memory, in MiB.
+    pub(crate) fn resident_mib(&self) -> anyhow::Result<f64> {
+        let pid = self.child.id().context("the program runs")?;
+        resident_mib(pid)
     }
 
     /// A connection of its own, signed in.
     pub(crate) async fn client(&self) -> anyhow::Result<Client> {
         Client::connect(&self.address, &self.token).await
     }
+}
+
+/// What a process holds in memory, in MiB.
+pub(crate) fn resident_mib(pid: u32) -> anyhow::Result<f64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).context("VmRSS")?;
+    let kib: f64 = line.split_whitespace().nth(1).context("a size")?.parse()?;
+    Ok(kib / 1_024.0)
 }
 
 impl Drop for Server {

@@ -1,4 +1,5 @@
-//! Runs of three effectful steps that do nothing, every boundary durable, with projections and relay on.
+//! Runs of effectful steps that do nothing, every boundary durable, with projections and relay on: three steps in a row at several
+//! loads, then other shapes.
 
 use std::{
     collections::HashMap,
@@ -7,18 +8,29 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hdrhistogram::Histogram;
 use ledgerline_domain::id::{ExecutionId, WorkflowId};
 use serde_json::{Value, json};
 use tokio::{sync::oneshot, task::JoinSet};
 use uuid::Uuid;
 
-use crate::{engine::Engine, load::closed_loop, raw, report::Report, servers::Servers};
+use crate::{
+    engine::Engine,
+    latency::Latency,
+    load::{Measured, closed_loop},
+    raw,
+    report::Report,
+    servers::Servers,
+};
 
 /// Workflows that share the load.
 const WORKFLOWS: usize = 50;
-/// Events of one run of three steps.
-const EVENTS_A_RUN: f64 = 10.0;
+/// Steps side by side in a run that fans out.
+const FAN_OUT: usize = 100;
+
+/// Events of one run with so many steps: four of its own, two of each step.
+fn events_a_run(steps: usize) -> f64 {
+    (4 + 2 * steps) as f64
+}
 
 type Waiting = Arc<Mutex<HashMap<Uuid, oneshot::Sender<bool>>>>;
 
@@ -54,8 +66,22 @@ async fn one(engine: &Engine, waiting: &Waiting, workflow: WorkflowId) -> anyhow
     Ok(())
 }
 
+fn step(n: usize) -> Value {
+    json!({"id": format!("s{n}"), "type": "action.file", "config": {"operation": "delete", "path": "none"}})
+}
+
+/// One step, then many side by side.
+fn fan_out(count: usize) -> Value {
+    let connection = |n: usize| json!({"from": "s0", "to": format!("s{n}")});
+    json!({
+        "nodes": (0..=count).map(step).collect::<Vec<_>>(),
+        "connections": (1..=count).map(connection).collect::<Vec<_>>(),
+        "settings": {"concurrency": {"limit": 10_000}, "parallelism": 100},
+    })
+}
+
+/// Steps one after the other.
 fn steps(count: usize) -> Value {
-    let step = |n: usize| json!({"id": format!("s{n}"), "type": "action.file", "config": {"operation": "delete", "path": "none"}});
     let connection = |n: usize| json!({"from": format!("s{n}"), "to": format!("s{}", n + 1)});
     json!({
         "nodes": (0..count).map(step).collect::<Vec<_>>(),
@@ -73,28 +99,14 @@ pub(crate) async fn run(
     let engine = Arc::new(Engine::start(servers, "execution", &folder).await?);
     raw::create(&engine.pool).await?;
     let waiting = watch(&engine);
-    let mut workflows = Vec::new();
-    for _ in 0..WORKFLOWS {
-        workflows.push(engine.workflow(&steps(3)).await?);
-    }
-    let workflows = Arc::new(workflows);
-    let limit = raw::insert(&engine.pool, 4, 100, seconds).await?.per_second / EVENTS_A_RUN;
+    let workflows = Arc::new(many(&engine, &steps(3)).await?);
+    let events = raw::insert(&engine.pool, 4, 100, seconds).await?.per_second;
+    let limit = events / events_a_run(3);
     let mut sustained = 0.0_f64;
     for in_flight in [1_usize, 64, 256] {
-        let (engine, waiting, workflows) =
-            (Arc::clone(&engine), Arc::clone(&waiting), Arc::clone(&workflows));
-        let before = resident_mib();
-        let measured = closed_loop(in_flight, seconds, move |caller, round| {
-            let (engine, waiting, workflows) =
-                (Arc::clone(&engine), Arc::clone(&waiting), Arc::clone(&workflows));
-            async move {
-                let turn = caller + usize::try_from(round).unwrap_or(0);
-                one(&engine, &waiting, workflows[turn % workflows.len()]).await
-            }
-        })
-        .await?;
+        let measured = loaded(&engine, &waiting, &workflows, in_flight, seconds).await?;
         sustained = sustained.max(measured.per_second);
-        let params = json!({"steps": 3, "in_flight": in_flight, "resident_mib": resident_mib(), "grew_mib": resident_mib() - before});
+        let params = json!({"steps": 3, "in_flight": in_flight});
         report.row(params, measured.per_second, "runs/s", Some(&measured.latency), Some(limit));
     }
     let pace = (sustained / 4.0).max(1.0);
@@ -106,9 +118,49 @@ pub(crate) async fn run(
         Some(&latency),
         Some(limit),
     );
+    for (definition, count, in_flight, params) in [
+        (steps(1), 1, 256, json!({"steps": 1, "in_flight": 256})),
+        (steps(10), 10, 256, json!({"steps": 10, "in_flight": 256})),
+        (fan_out(FAN_OUT), FAN_OUT + 1, 16, json!({"fan_out": FAN_OUT, "in_flight": 16})),
+    ] {
+        let workflows = Arc::new(many(&engine, &definition).await?);
+        let measured = loaded(&engine, &waiting, &workflows, in_flight, seconds).await?;
+        let limit = Some(events / events_a_run(count));
+        report.row(params, measured.per_second, "runs/s", Some(&measured.latency), limit);
+    }
     Arc::into_inner(engine).expect("every caller has ended").stop().await;
     let _ = fs::remove_dir_all(folder);
     Ok(())
+}
+
+/// Workflows that share the load.
+async fn many(engine: &Engine, definition: &Value) -> anyhow::Result<Vec<WorkflowId>> {
+    let mut workflows = Vec::new();
+    for _ in 0..WORKFLOWS {
+        workflows.push(engine.workflow(definition).await?);
+    }
+    Ok(workflows)
+}
+
+/// So many runs at once, each followed by another.
+async fn loaded(
+    engine: &Arc<Engine>,
+    waiting: &Waiting,
+    workflows: &Arc<Vec<WorkflowId>>,
+    in_flight: usize,
+    seconds: f64,
+) -> anyhow::Result<Measured> {
+    let (engine, waiting, workflows) =
+        (Arc::clone(engine), Arc::clone(waiting), Arc::clone(workflows));
+    closed_loop(in_flight, seconds, move |caller, round| {
+        let (engine, waiting, workflows) =
+            (Arc::clone(&engine), Arc::clone(&waiting), Arc::clone(&workflows));
+        async move {
+            let turn = caller + usize::try_from(round).unwrap_or(0);
+            one(&engine, &waiting, workflows[turn % workflows.len()]).await
+        }
+    })
+    .await
 }
 
 /// Starts runs at an even pace, whatever becomes of them, and measures each from its start to its end.
@@ -118,7 +170,7 @@ async fn paced(
     workflows: &Arc<Vec<WorkflowId>>,
     per_second: f64,
     seconds: f64,
-) -> anyhow::Result<Histogram<u64>> {
+) -> anyhow::Result<Latency> {
     let mut runs = JoinSet::new();
     let mut ticks = tokio::time::interval(Duration::from_secs_f64(1.0 / per_second));
     let end = Instant::now() + Duration::from_secs_f64(seconds);
@@ -134,16 +186,9 @@ async fn paced(
             one(&engine, &waiting, workflow).await.map(|()| begun.elapsed())
         });
     }
-    let mut latency = Histogram::new_with_bounds(1, 60_000_000, 3)?;
+    let mut latency = Latency::default();
     while let Some(run) = runs.join_next().await {
-        latency.saturating_record(u64::try_from(run??.as_micros()).unwrap_or(u64::MAX));
+        latency.record(run??);
     }
     Ok(latency)
-}
-
-/// What this process holds in memory, in MiB; 0 where the system does not say.
-fn resident_mib() -> i64 {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap_or_default();
-    line.split_whitespace().nth(1).and_then(|kib| kib.parse::<i64>().ok()).unwrap_or(0) / 1024
 }
