@@ -12,7 +12,7 @@ use ledgerline_domain::{
 
 use crate::{
     identity::api_key,
-    problem::{Problem, ProblemKind},
+    problem::{FieldError, Problem, ProblemKind},
 };
 
 /// Everything that plans of commands refuse with.
@@ -117,7 +117,7 @@ impl From<Refusal> for Problem {
             Refusal::Execution(ExecutionRejection::InputTooLarge { .. }) => {
                 Self::invalid("/input", "too_large", detail)
             }
-            Refusal::Execution(rejection) => Self::rule_refused(execution_rule(&rejection), detail),
+            Refusal::Execution(rejection) => of_execution(rejection, detail),
             Refusal::Vault(rejection) => of_vault(&rejection, detail),
             Refusal::Full(detail) => Self::queue_full(detail),
             Refusal::Input(detail) => Self::invalid("/input", "invalid_value", detail),
@@ -193,6 +193,24 @@ fn of_workflow(rejection: WorkflowRejection, detail: String) -> Problem {
     }
 }
 
+fn of_execution(rejection: ExecutionRejection, detail: String) -> Problem {
+    match rejection {
+        // Who may answer is said where it is asked, and belongs to the role matrix in spirit: known, but not allowed.
+        ExecutionRejection::NotAnApprover { .. } => Problem::forbidden(detail),
+        ExecutionRejection::AnswerInvalid(errors) => {
+            let errors = errors.into_iter();
+            Problem::invalid_values(
+                errors
+                    .map(|error| FieldError::new(error.pointer, error.code, error.reason))
+                    .collect(),
+            )
+        }
+        ExecutionRejection::SignalNameInvalid => Problem::invalid("/name", "out_of_range", detail),
+        ExecutionRejection::SignalTooLarge => Problem::invalid("", "out_of_range", detail),
+        rejection => Problem::rule_refused(execution_rule(&rejection), detail),
+    }
+}
+
 const fn execution_rule(rejection: &ExecutionRejection) -> &'static str {
     match rejection {
         ExecutionRejection::NotRequested => "execution_not_found",
@@ -207,5 +225,14 @@ const fn execution_rule(rejection: &ExecutionRejection) -> &'static str {
         ExecutionRejection::Contradiction { .. } => "report_contradicts",
         ExecutionRejection::NothingToRetry => "nothing_to_retry",
         ExecutionRejection::OtherLimit => "other_limit",
+        ExecutionRejection::ApprovalNotOpen { .. } => "approval_not_open",
+        ExecutionRejection::NotAnApprover { .. } => "not_an_approver",
+        ExecutionRejection::AnswerInvalid(_) => "answer_invalid",
+        ExecutionRejection::SignalNameInvalid | ExecutionRejection::SignalTooLarge => {
+            "signal_invalid"
+        }
+        ExecutionRejection::SignalsFull { .. } => "signals_full",
+        ExecutionRejection::TaskTaken => "task_taken",
+        ExecutionRejection::TaskLost => "task_lost",
     }
 }

@@ -20,7 +20,7 @@ use crate::{
     problem::{PROBLEM_MEDIA_TYPE, Problem, ProblemBody, ProblemKind},
     routes::{
         auth, docs,
-        executions::{self, control, history, logs, nodes, output, stuck, why},
+        executions::{self, answers, control, history, logs, nodes, output, stuck, why},
         health, log, secrets,
         system::{self, dispatch, projections},
         workflows, workspaces,
@@ -82,6 +82,8 @@ fn api() -> OpenApiRouter<AppState> {
         .routes(routes!(control::resume))
         .routes(routes!(control::retry))
         .routes(routes!(control::rerun))
+        .routes(routes!(answers::approve))
+        .routes(routes!(answers::signal))
         .routes(routes!(output::get))
         .routes(routes!(nodes::list))
         .routes(routes!(logs::list))

@@ -75,6 +75,12 @@ impl Fold for Dispatch {
             "node_failed",
             "node_skipped",
             "timer_set",
+            "approval_requested",
+            "signal_awaited",
+            "signal_consumed",
+            "task_offered",
+            "task_taken",
+            "task_returned",
             "variable_set",
         ];
         match category {

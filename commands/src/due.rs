@@ -4,7 +4,7 @@ use std::any::Any;
 
 use ledgerline_domain::{
     Aggregate,
-    execution::{Attempt, Execution, ExecutionEvent, NodePath, TimerKind},
+    execution::{Attempt, Execution, ExecutionEvent, NodePath, SignalReceived, TimerKind},
 };
 use ledgerline_store::{DueKey, DueTime, StreamId};
 
@@ -24,6 +24,8 @@ pub const fn due_kind(kind: TimerKind) -> &'static str {
         TimerKind::Wait => "wait",
         TimerKind::Retry => "retry",
         TimerKind::ExecutionTimeout => "execution_timeout",
+        TimerKind::WaitTimeout => "wait_timeout",
+        TimerKind::TaskLease => "task_lease",
     }
 }
 
@@ -44,6 +46,8 @@ pub fn timer_of(due: &DueKey) -> Option<(TimerKind, NodePath, Attempt)> {
         "wait" => TimerKind::Wait,
         "retry" => TimerKind::Retry,
         "execution_timeout" => TimerKind::ExecutionTimeout,
+        "wait_timeout" => TimerKind::WaitTimeout,
+        "task_lease" => TimerKind::TaskLease,
         _ => return None,
     };
     let (attempt, path) = due.key.split_once(':')?;
@@ -58,20 +62,31 @@ fn timeout_key(stream: StreamId) -> DueKey {
 /// What an event of an execution means for its due times.
 ///
 /// Timers that are left when a run ends are not looked for here: a due time whose command has nothing to do is removed when it comes.
-/// The timeout of the run goes at once, because it may be days away and every run may have one.
+/// The timeout of the run, and of what a person or a program has answered, goes at once, because it may be months away.
 #[must_use]
-pub fn due_of(stream: StreamId, event: &ExecutionEvent) -> Option<DueChange> {
+pub fn due_of(stream: StreamId, event: &ExecutionEvent) -> Vec<DueChange> {
+    let done =
+        |kind, path: &NodePath, attempt| DueChange::Done(due_key(stream, kind, path, attempt));
+    let answered = |path, attempt| vec![done(TimerKind::WaitTimeout, path, attempt)];
+    let task_over = |path, attempt| {
+        [TimerKind::WaitTimeout, TimerKind::TaskLease].map(|kind| done(kind, path, attempt)).into()
+    };
     match event {
         ExecutionEvent::TimerSet(event) => {
             let due = due_key(stream, event.kind, &event.path, event.attempt);
-            Some(DueChange::Set(DueTime { due_at: event.due_at, due }))
+            vec![DueChange::Set(DueTime { due_at: event.due_at, due })]
         }
-        ExecutionEvent::TimerFired(event) => {
-            Some(DueChange::Done(due_key(stream, event.kind, &event.path, event.attempt)))
+        ExecutionEvent::TimerFired(event) => vec![done(event.kind, &event.path, event.attempt)],
+        ExecutionEvent::ApprovalGiven(event) => answered(&event.path, event.attempt),
+        ExecutionEvent::ApprovalRefused(event) => answered(&event.path, event.attempt),
+        ExecutionEvent::SignalReceived(SignalReceived { node: Some(node), .. }) => {
+            answered(&node.path, node.attempt)
         }
+        ExecutionEvent::TaskCompleted(event) => task_over(&event.path, event.attempt),
+        ExecutionEvent::TaskFailed(event) => task_over(&event.path, event.attempt),
         ExecutionEvent::ExecutionCompleted(_)
         | ExecutionEvent::ExecutionFailed(_)
-        | ExecutionEvent::ExecutionCancelled(_) => Some(DueChange::Done(timeout_key(stream))),
+        | ExecutionEvent::ExecutionCancelled(_) => vec![DueChange::Done(timeout_key(stream))],
         ExecutionEvent::ExecutionRequested(_)
         | ExecutionEvent::ExecutionQueued(_)
         | ExecutionEvent::ExecutionDispatched(_)
@@ -83,11 +98,19 @@ pub fn due_of(stream: StreamId, event: &ExecutionEvent) -> Option<DueChange> {
         | ExecutionEvent::NodeSkipped(_)
         | ExecutionEvent::LoopIterated(_)
         | ExecutionEvent::LoopItemFailed(_)
+        | ExecutionEvent::ApprovalRequested(_)
+        | ExecutionEvent::ApprovalTimedOut(_)
+        | ExecutionEvent::SignalAwaited(_)
+        | ExecutionEvent::SignalReceived(_)
+        | ExecutionEvent::SignalConsumed(_)
+        | ExecutionEvent::TaskOffered(_)
+        | ExecutionEvent::TaskTaken(_)
+        | ExecutionEvent::TaskReturned(_)
         | ExecutionEvent::VariableSet(_)
         | ExecutionEvent::ExecutionWaiting(_)
         | ExecutionEvent::ExecutionPaused(_)
         | ExecutionEvent::ExecutionUnpaused(_)
-        | ExecutionEvent::CancelRequested(_) => None,
+        | ExecutionEvent::CancelRequested(_) => Vec::new(),
     }
 }
 
@@ -102,8 +125,9 @@ pub(crate) fn due_changes<A: Aggregate>(
         return (due, done);
     };
     let times_out = execution.run().is_some_and(|run| run.request.timeout_at.is_some());
-    let events = events.iter().filter_map(|event| (event as &dyn Any).downcast_ref());
-    for change in events.filter_map(|event| due_of(stream, event)) {
+    let events =
+        events.iter().filter_map(|event| (event as &dyn Any).downcast_ref::<ExecutionEvent>());
+    for change in events.flat_map(|event| due_of(stream, event)) {
         match change {
             DueChange::Set(time) => {
                 done.retain(|key| *key != time.due);

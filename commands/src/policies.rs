@@ -56,6 +56,18 @@ impl Fold for PolicyState {
             "loop_item_failed",
             "timer_set",
             "timer_fired",
+            "approval_requested",
+            "approval_given",
+            "approval_refused",
+            "approval_timed_out",
+            "signal_awaited",
+            "signal_received",
+            "signal_consumed",
+            "task_offered",
+            "task_taken",
+            "task_returned",
+            "task_completed",
+            "task_failed",
             "variable_set",
         ];
         ![WorkspaceEvent::CATEGORY, VaultEvent::CATEGORY].contains(&category)

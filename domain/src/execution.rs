@@ -6,6 +6,7 @@
 //! Invariants: an ended run never changes; at most one claim is live, and only its worker reports; an open run always waits for
 //! something that has a name ([`Execution::waits_for`]).
 
+mod approval;
 mod command;
 mod decide;
 mod events;
@@ -16,6 +17,8 @@ mod origin;
 mod path;
 mod plan;
 mod report;
+mod signal;
+mod task;
 mod view;
 mod waiting;
 
@@ -28,6 +31,9 @@ use chrono::{DateTime, Utc};
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
+pub use approval::{
+    AnswerApproval, AnswerError, Approval, Button, FieldType, FormField, TIMEOUT_PORT,
+};
 pub use command::{
     AfterFailure, ExecutionCommand, ExecutionRejection, Outcome, Report, RequestExecution, Step,
     VariableValue,
@@ -37,6 +43,8 @@ pub use gather::Gather;
 pub use next::{Action, Ending, Planner, next};
 pub use origin::{rerun_of, retry_of};
 pub use plan::{Plan, PlanConnection, PlanNode, Work};
+pub use signal::{KeptSignal, is_signal_name};
+pub use task::{Task, TaskLease, TaskOutcome, TaskRef};
 pub use view::{ScopeView, Status, WaitsFor};
 pub use waiting::{Awaited, Failing, NodeWait, Waiting};
 
@@ -159,6 +167,8 @@ pub struct Run {
     pub nodes: IndexMap<NodePath, NodeRun>,
     /// Its variables by name.
     pub variables: BTreeMap<String, Variable>,
+    /// Signals that nobody waited for yet, the oldest first.
+    pub signals: Vec<KeptSignal>,
     /// Indexes in `nodes` of what completed or was skipped, in that order.
     settled: Vec<u32>,
     /// Indexes in `nodes` of what was begun and did not end.

@@ -122,3 +122,35 @@ pub const MAX_LOST_CLAIMS: u32 = 5;
 pub const MAX_PLANNED_ACTIONS: usize = 256;
 /// Nodes that are named when it is asked what a run waits for; the others are counted.
 pub const MAX_NAMED_WAITS: usize = 20;
+
+/// Fields of the form of an approval, and options of one of them: what a person would fill in.
+pub const MAX_FORM_FIELDS: usize = 50;
+/// Options of a choice.
+pub const MAX_FORM_OPTIONS: usize = 200;
+/// Buttons of an approval: each is a branch.
+pub const MAX_FORM_BUTTONS: usize = 20;
+/// People that an approval names, beside roles.
+pub const MAX_APPROVERS: usize = 100;
+/// The values of a form as JSON: they are kept in the event of the answer and in the output of the node.
+pub const MAX_FORM_BYTES: usize = 64 * 1024;
+/// What somebody may write beside an answer.
+pub const MAX_COMMENT_CHARS: usize = 10_000;
+/// The title, description and labels of an approval after evaluation: every run that waits for one holds them.
+pub const MAX_APPROVAL_TEXT_CHARS: usize = 10_000;
+/// The name of a signal.
+pub const MAX_SIGNAL_NAME_CHARS: usize = 128;
+/// What may come with a signal.
+pub const MAX_SIGNAL_BYTES: usize = 64 * 1024;
+/// Signals of one run that nobody waits for yet.
+pub const MAX_KEPT_SIGNALS: usize = 100;
+/// The same in bytes: the fold of the run holds them.
+pub const MAX_KEPT_SIGNAL_BYTES: usize = 1024 * 1024;
+/// The shortest time after which an external worker counts as lost: heartbeats cross a network.
+pub const MIN_HEARTBEAT_TIMEOUT_MS: u64 = 1_000;
+/// The longest: a day.
+pub const MAX_HEARTBEAT_TIMEOUT_MS: u64 = 24 * 60 * 60 * 1000;
+/// The name that an external worker gives itself.
+pub const MAX_WORKER_NAME_CHARS: usize = 255;
+
+const _: () = assert!(MAX_SIGNAL_BYTES <= MAX_INLINE_OUTPUT_BYTES);
+const _: () = assert!(MAX_FORM_BYTES + 8 * MAX_COMMENT_CHARS < MAX_INLINE_OUTPUT_BYTES);

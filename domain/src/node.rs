@@ -3,6 +3,7 @@
 //! The set is closed, so that the compiler names every place that a new kind concerns. To add one: a variant of [`NodeKind`] and of
 //! [`NodeConfig`], its configuration in `node/config.rs` (read, resolve), its schema in `node/schema.rs`, and the effect in the worker.
 
+mod awaiting;
 mod config;
 mod kind;
 mod read;
@@ -12,6 +13,7 @@ mod schema;
 mod steer;
 
 pub use self::{
+    awaiting::{ApprovalConfig, ResolvedSignal, ResolvedWorker, SignalConfig, WorkerConfig},
     config::{
         CommandConfig, FileConfig, FileOperation, HttpConfig, HttpMethod, IfConfig, NodeConfig,
         SetVariableConfig, SwitchCase, SwitchConfig, TransformConfig, WaitConfig,
@@ -169,10 +171,10 @@ impl Node {
         ports
     }
 
-    /// Whether it has the unnamed port, as every kind without ports of its own has.
+    /// Whether it has the unnamed port, as every kind has that does not choose a branch.
     #[must_use]
     pub fn has_unnamed_port(&self) -> bool {
-        self.config.ports().is_empty()
+        self.config.has_unnamed_port()
     }
 
     /// Its configuration with every expression and template evaluated.

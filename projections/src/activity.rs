@@ -203,6 +203,13 @@ fn execution_detail(event: &ExecutionEvent) -> Option<Value> {
         ExecutionEvent::ExecutionCancelled(event) => {
             Some(json!({ "reason": cancel_word(event.reason) }))
         }
+        ExecutionEvent::ApprovalGiven(event) => {
+            Some(json!({ "node": event.path, "decision": event.decision }))
+        }
+        ExecutionEvent::ApprovalRefused(event) => {
+            Some(json!({ "node": event.path, "decision": event.decision }))
+        }
+        ExecutionEvent::ApprovalTimedOut(event) => Some(json!({ "node": event.path })),
         ExecutionEvent::ExecutionQueued(_)
         | ExecutionEvent::ExecutionDispatched(_)
         | ExecutionEvent::ExecutionStarted(_)
@@ -215,6 +222,15 @@ fn execution_detail(event: &ExecutionEvent) -> Option<Value> {
         | ExecutionEvent::LoopItemFailed(_)
         | ExecutionEvent::TimerSet(_)
         | ExecutionEvent::TimerFired(_)
+        | ExecutionEvent::ApprovalRequested(_)
+        | ExecutionEvent::SignalAwaited(_)
+        | ExecutionEvent::SignalReceived(_)
+        | ExecutionEvent::SignalConsumed(_)
+        | ExecutionEvent::TaskOffered(_)
+        | ExecutionEvent::TaskTaken(_)
+        | ExecutionEvent::TaskReturned(_)
+        | ExecutionEvent::TaskCompleted(_)
+        | ExecutionEvent::TaskFailed(_)
         | ExecutionEvent::VariableSet(_)
         | ExecutionEvent::ExecutionWaiting(_) => None,
     }

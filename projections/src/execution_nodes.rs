@@ -296,6 +296,11 @@ impl ExecutionNodes {
         row
     }
 
+    /// A node waits for something from outside.
+    fn wait(&mut self, at: &LogEvent, path: &NodePath, until: Option<DateTime<Utc>>) {
+        self.node(at, &path.0, NodeStatus::Waiting).wait_until = until;
+    }
+
     /// A change of a node that must be there; an event for one that was never begun changes nothing.
     fn change(&mut self, at: &LogEvent, path: &str, change: impl FnOnce(&mut Row)) {
         if let Some(row) = self.nodes.edit(&(at.stream, path.to_owned())) {
@@ -369,14 +374,29 @@ impl ExecutionNodes {
                 TimerKind::Retry => {
                     self.change(at, &event.path.0, |row| row.retry_at = Some(event.due_at));
                 }
-                TimerKind::ExecutionTimeout => {}
+                // Said by what began the wait.
+                TimerKind::ExecutionTimeout | TimerKind::WaitTimeout | TimerKind::TaskLease => {}
             },
             ExecutionEvent::TimerFired(event) => match event.kind {
                 TimerKind::Wait => {
                     self.node(at, &event.path.0, NodeStatus::Running).wait_until = None;
                 }
-                TimerKind::Retry | TimerKind::ExecutionTimeout => {}
+                TimerKind::Retry
+                | TimerKind::ExecutionTimeout
+                | TimerKind::WaitTimeout
+                | TimerKind::TaskLease => {}
             },
+            ExecutionEvent::ApprovalRequested(event) => {
+                self.wait(at, &event.path, event.until);
+            }
+            ExecutionEvent::SignalAwaited(event) => self.wait(at, &event.path, event.until),
+            ExecutionEvent::TaskOffered(event) => self.wait(at, &event.path, event.until),
+            ExecutionEvent::TaskTaken(event) => {
+                self.node(at, &event.path.0, NodeStatus::Running);
+            }
+            ExecutionEvent::TaskReturned(event) => {
+                self.node(at, &event.path.0, NodeStatus::Waiting);
+            }
             ExecutionEvent::ExecutionCompleted(_)
             | ExecutionEvent::ExecutionFailed(_)
             | ExecutionEvent::ExecutionCancelled(_) => self.end(at),
@@ -384,6 +404,13 @@ impl ExecutionNodes {
             | ExecutionEvent::ExecutionDispatched(_)
             | ExecutionEvent::ExecutionStarted(_)
             | ExecutionEvent::ExecutionResumed(_)
+            | ExecutionEvent::ApprovalGiven(_)
+            | ExecutionEvent::ApprovalRefused(_)
+            | ExecutionEvent::ApprovalTimedOut(_)
+            | ExecutionEvent::SignalReceived(_)
+            | ExecutionEvent::SignalConsumed(_)
+            | ExecutionEvent::TaskCompleted(_)
+            | ExecutionEvent::TaskFailed(_)
             | ExecutionEvent::VariableSet(_)
             | ExecutionEvent::LoopItemFailed(_)
             | ExecutionEvent::ExecutionWaiting(_)
@@ -429,8 +456,20 @@ fn path_of(event: &ExecutionEvent) -> Option<&NodePath> {
         ExecutionEvent::TimerFired(event) if event.kind != TimerKind::ExecutionTimeout => {
             Some(&event.path)
         }
+        ExecutionEvent::ApprovalRequested(event) => Some(&event.path),
+        ExecutionEvent::SignalAwaited(event) => Some(&event.path),
+        ExecutionEvent::TaskOffered(event) => Some(&event.path),
+        ExecutionEvent::TaskTaken(event) => Some(&event.path),
+        ExecutionEvent::TaskReturned(event) => Some(&event.path),
         ExecutionEvent::TimerSet(_)
         | ExecutionEvent::TimerFired(_)
+        | ExecutionEvent::ApprovalGiven(_)
+        | ExecutionEvent::ApprovalRefused(_)
+        | ExecutionEvent::ApprovalTimedOut(_)
+        | ExecutionEvent::SignalReceived(_)
+        | ExecutionEvent::SignalConsumed(_)
+        | ExecutionEvent::TaskCompleted(_)
+        | ExecutionEvent::TaskFailed(_)
         | ExecutionEvent::ExecutionRequested(_)
         | ExecutionEvent::ExecutionCompleted(_)
         | ExecutionEvent::ExecutionFailed(_)

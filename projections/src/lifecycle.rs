@@ -68,6 +68,18 @@ impl Lifecycle {
             | ExecutionEvent::LoopItemFailed(_)
             | ExecutionEvent::TimerSet(_)
             | ExecutionEvent::TimerFired(_)
+            | ExecutionEvent::ApprovalRequested(_)
+            | ExecutionEvent::ApprovalGiven(_)
+            | ExecutionEvent::ApprovalRefused(_)
+            | ExecutionEvent::ApprovalTimedOut(_)
+            | ExecutionEvent::SignalAwaited(_)
+            | ExecutionEvent::SignalReceived(_)
+            | ExecutionEvent::SignalConsumed(_)
+            | ExecutionEvent::TaskOffered(_)
+            | ExecutionEvent::TaskTaken(_)
+            | ExecutionEvent::TaskReturned(_)
+            | ExecutionEvent::TaskCompleted(_)
+            | ExecutionEvent::TaskFailed(_)
             | ExecutionEvent::VariableSet(_) => {}
         }
     }
@@ -95,6 +107,18 @@ impl Lifecycle {
             | ExecutionEvent::LoopItemFailed(_)
             | ExecutionEvent::TimerSet(_)
             | ExecutionEvent::TimerFired(_)
+            | ExecutionEvent::ApprovalRequested(_)
+            | ExecutionEvent::ApprovalGiven(_)
+            | ExecutionEvent::ApprovalRefused(_)
+            | ExecutionEvent::ApprovalTimedOut(_)
+            | ExecutionEvent::SignalAwaited(_)
+            | ExecutionEvent::SignalReceived(_)
+            | ExecutionEvent::SignalConsumed(_)
+            | ExecutionEvent::TaskOffered(_)
+            | ExecutionEvent::TaskTaken(_)
+            | ExecutionEvent::TaskReturned(_)
+            | ExecutionEvent::TaskCompleted(_)
+            | ExecutionEvent::TaskFailed(_)
             | ExecutionEvent::VariableSet(_) => false,
         }
     }

@@ -154,6 +154,7 @@ impl Belongings {
             "PATCH /api/v1/workflows/{id}/status" => json!({ "status": "published" }),
             "PUT /api/v1/secrets/{name}" => json!({ "value": "a secret value" }),
             "POST /api/v1/executions" => json!({ "workflow_id": self.workflow }),
+            "POST /api/v1/executions/{id}/approvals/{node}" => json!({ "decision": "approved" }),
             _ => json!({}),
         }
     }

@@ -63,8 +63,11 @@ pub(crate) async fn perform(resolved: Resolved, of: &Try) -> Result<Value, NodeE
         | Resolved::SetVariable(_)
         | Resolved::Wait(_)
         | Resolved::Merge(_)
+        | Resolved::While(_)
         | Resolved::ForEach(_)
-        | Resolved::While(_) => Err(failure(
+        | Resolved::Approval(_)
+        | Resolved::Signal(_)
+        | Resolved::Worker(_) => Err(failure(
             ErrorKind::Permanent,
             format!("{} has no effect to perform", resolved.kind().as_str()),
         )),

@@ -15,7 +15,7 @@ use ledgerline_domain::{
     execution::{
         Action, AfterFailure, Attempt, Awaited, Claim, Ending, ErrorKind, Execution,
         ExecutionCommand, ExecutionRejection, Gather, NodeError, NodeOutput, NodePath, Outcome,
-        Planner, Report, Run, Step, VariableValue,
+        Planner, Report, Run, Step, Task, TaskLease, VariableValue,
     },
     expression::Scope,
     json::Json,
@@ -286,13 +286,7 @@ impl<'a> Round<'a> {
             Ok(resolved) => {
                 let input = resolved.input();
                 if input.as_str().len() > MAX_INLINE_OUTPUT_BYTES {
-                    let error = failure(
-                        ErrorKind::Validation,
-                        format!(
-                            "the evaluated configuration is larger than {MAX_INLINE_OUTPUT_BYTES} bytes"
-                        ),
-                    );
-                    return Some(self.ended(path, attempt, Err(error), None, None, 0));
+                    return Some(self.ended(path, attempt, Err(too_large()), None, None, 0));
                 }
                 self.bytes += input.as_str().len();
                 self.begin.push(Begin { path: path.clone(), attempt, resolved, timeout_ms });
@@ -328,8 +322,11 @@ impl<'a> Round<'a> {
             | Resolved::File(_)
             | Resolved::Wait(_)
             | Resolved::Merge(_)
+            | Resolved::While(_)
             | Resolved::ForEach(_)
-            | Resolved::While(_) => {
+            | Resolved::Approval(_)
+            | Resolved::Signal(_)
+            | Resolved::Worker(_) => {
                 let error =
                     failure(ErrorKind::Permanent, "this kind of node is not computed in place");
                 return Some(self.ended(path, attempt, Err(error), None, None, 0));
@@ -368,15 +365,33 @@ impl<'a> Round<'a> {
             Err(error) => return Some(self.ended(path, attempt, Err(error), None, None, 0)),
         };
         let now = self.beginning.now;
+        let after = |duration_ms: u64| {
+            let duration = i64::try_from(duration_ms).ok().and_then(TimeDelta::try_milliseconds);
+            now.checked_add_signed(duration.unwrap_or_default()).unwrap_or(now)
+        };
         let (awaited, until) = match &resolved {
             Resolved::Wait(ResolvedWait::DurationMs(duration)) => {
-                let duration = i64::try_from(*duration)
-                    .ok()
-                    .and_then(TimeDelta::try_milliseconds)
-                    .unwrap_or_default();
-                (Awaited::Time, Some(now.checked_add_signed(duration).unwrap_or(now)))
+                (Awaited::Time, Some(after(*duration)))
             }
             Resolved::Wait(ResolvedWait::Until(time)) => (Awaited::Time, Some(*time)),
+            Resolved::Approval(approval) => {
+                (Awaited::Approval(approval.clone()), approval.timeout_ms.map(after))
+            }
+            Resolved::Signal(signal) => {
+                (Awaited::Signal { name: signal.name.clone() }, signal.timeout_ms.map(after))
+            }
+            Resolved::Worker(worker) => {
+                let node = self.known(&path).ok();
+                let task = Task {
+                    queue: worker.queue.clone(),
+                    heartbeat_timeout_ms: worker.heartbeat_timeout_ms,
+                    idempotent: node.is_some_and(Node::is_idempotent),
+                    lease: TaskLease(0),
+                    worker: None,
+                };
+                let until = node.and_then(Node::timeout_ms).map(after);
+                (Awaited::Task(Box::new(task)), until)
+            }
             other => {
                 let error = failure(
                     ErrorKind::Permanent,
@@ -385,7 +400,12 @@ impl<'a> Round<'a> {
                 return Some(self.ended(path, attempt, Err(error), None, None, 0));
             }
         };
-        Some(Step::Wait { path, attempt, input: resolved.input(), awaited, until })
+        let input = resolved.input();
+        if input.as_str().len() > MAX_INLINE_OUTPUT_BYTES {
+            return Some(self.ended(path, attempt, Err(too_large()), None, None, 0));
+        }
+        self.bytes += input.as_str().len();
+        Some(Step::Wait { path, attempt, input, awaited, until })
     }
 
     fn outcome(&mut self, ending: Ending) -> Option<Outcome> {
@@ -512,6 +532,12 @@ impl<'a> Round<'a> {
 fn unresolved(error: ResolveError) -> NodeError {
     let details = json!({"errors": [{"pointer": error.field, "detail": error.error.to_string()}]});
     detailed(ErrorKind::Validation, error.to_string(), &details)
+}
+
+fn too_large() -> NodeError {
+    let message =
+        format!("the evaluated configuration is larger than {MAX_INLINE_OUTPUT_BYTES} bytes");
+    failure(ErrorKind::Validation, message)
 }
 
 fn millis(begun: Instant) -> u64 {

@@ -162,7 +162,19 @@ fn name_of(category: &str, r#type: &str) -> &'static str {
         ("execution", "node_started" | "node_completed" | "node_failed" | "node_skipped") => {
             "node_status"
         }
-        ("execution", "timer_set" | "timer_fired" | "variable_set") => "execution_update",
+        (
+            "execution",
+            "approval_requested" | "approval_given" | "approval_refused" | "approval_timed_out",
+        ) => "approval_update",
+        (
+            "execution",
+            "task_offered" | "task_taken" | "task_returned" | "task_completed" | "task_failed",
+        ) => "task_status",
+        (
+            "execution",
+            "timer_set" | "timer_fired" | "variable_set" | "signal_awaited" | "signal_received"
+            | "signal_consumed",
+        ) => "execution_update",
         ("execution", _) => "status_change",
         ("workspace", "workspace_created") => "workspace_created",
         ("workspace", "member_added" | "member_role_changed" | "member_removed") => "member_update",

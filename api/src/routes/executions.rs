@@ -3,6 +3,7 @@
 //! Rules are the domain's; a handler names the command and who may give it. Reading order: here (start, list, one), [`control`] (the
 //! commands on one), [`view`] (how one is shown), [`output`], [`nodes`], [`logs`], [`history`], [`why`], [`stuck`].
 
+pub mod answers;
 pub mod control;
 pub mod history;
 pub mod logs;

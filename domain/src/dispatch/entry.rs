@@ -8,9 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::line::{Rank, Ticket};
 use crate::{
     event::{Actor, AnyEvent, Recorded},
-    execution::{
-        Claim, ConcurrencyLimit, ExecutionEvent, ExecutionRequested, PauseReason, Queue, TimerKind,
-    },
+    execution::{Claim, ConcurrencyLimit, ExecutionEvent, ExecutionRequested, PauseReason, Queue},
     id::{ExecutionId, WorkflowId, WorkspaceId},
 };
 
@@ -189,9 +187,17 @@ impl Entry {
                 self.paused_by = None;
                 self.unpause(recorded.position);
             }
-            ExecutionEvent::TimerFired(event) if event.kind != TimerKind::ExecutionTimeout => {
+            ExecutionEvent::TimerFired(event) if event.kind.wakes() => {
                 self.wake(recorded.position);
             }
+            ExecutionEvent::SignalReceived(event) if event.node.is_some() => {
+                self.wake(recorded.position);
+            }
+            ExecutionEvent::ApprovalGiven(_)
+            | ExecutionEvent::ApprovalRefused(_)
+            | ExecutionEvent::ApprovalTimedOut(_)
+            | ExecutionEvent::TaskCompleted(_)
+            | ExecutionEvent::TaskFailed(_) => self.wake(recorded.position),
             ExecutionEvent::ExecutionCompleted(_)
             | ExecutionEvent::ExecutionFailed(_)
             | ExecutionEvent::ExecutionCancelled(_) => return false,
@@ -204,6 +210,13 @@ impl Entry {
             | ExecutionEvent::LoopItemFailed(_)
             | ExecutionEvent::TimerSet(_)
             | ExecutionEvent::TimerFired(_)
+            | ExecutionEvent::ApprovalRequested(_)
+            | ExecutionEvent::SignalAwaited(_)
+            | ExecutionEvent::SignalReceived(_)
+            | ExecutionEvent::SignalConsumed(_)
+            | ExecutionEvent::TaskOffered(_)
+            | ExecutionEvent::TaskTaken(_)
+            | ExecutionEvent::TaskReturned(_)
             | ExecutionEvent::VariableSet(_) => {}
             ExecutionEvent::CancelRequested(_) => {
                 self.cancelling = true;
@@ -269,6 +282,12 @@ pub(super) fn moves(event: &ExecutionEvent) -> bool {
         | ExecutionEvent::ExecutionStarted(_)
         | ExecutionEvent::ExecutionResumed(_)
         | ExecutionEvent::TimerFired(_)
+        | ExecutionEvent::ApprovalGiven(_)
+        | ExecutionEvent::ApprovalRefused(_)
+        | ExecutionEvent::ApprovalTimedOut(_)
+        | ExecutionEvent::SignalReceived(_)
+        | ExecutionEvent::TaskCompleted(_)
+        | ExecutionEvent::TaskFailed(_)
         | ExecutionEvent::ExecutionWaiting(_)
         | ExecutionEvent::ExecutionPaused(_)
         | ExecutionEvent::ExecutionUnpaused(_)
@@ -283,6 +302,12 @@ pub(super) fn moves(event: &ExecutionEvent) -> bool {
         | ExecutionEvent::LoopIterated(_)
         | ExecutionEvent::LoopItemFailed(_)
         | ExecutionEvent::TimerSet(_)
+        | ExecutionEvent::ApprovalRequested(_)
+        | ExecutionEvent::SignalAwaited(_)
+        | ExecutionEvent::SignalConsumed(_)
+        | ExecutionEvent::TaskOffered(_)
+        | ExecutionEvent::TaskTaken(_)
+        | ExecutionEvent::TaskReturned(_)
         | ExecutionEvent::VariableSet(_) => false,
     }
 }

@@ -3,12 +3,14 @@
 use chrono::{DateTime, Utc};
 
 use super::{
-    Attempt, Awaited, CancelReason, Claim, ConcurrencyLimit, NodeError, NodeOutput, NodePath,
-    Origin, PauseReason, Queue, SkipReason, Status, TimerKind, TriggerType,
+    AnswerApproval, AnswerError, Attempt, Awaited, CancelReason, Claim, ConcurrencyLimit,
+    NodeError, NodeOutput, NodePath, Origin, PauseReason, Queue, SkipReason, Status, TaskLease,
+    TaskOutcome, TaskRef, TimerKind, TriggerType,
 };
 use crate::{
     id::{WorkflowId, WorkspaceId},
     json::Json,
+    limits::{MAX_SIGNAL_BYTES, MAX_SIGNAL_NAME_CHARS},
     workflow::WorkflowVersion,
 };
 
@@ -52,6 +54,31 @@ pub enum ExecutionCommand {
         attempt: Attempt,
         /// What for.
         kind: TimerKind,
+    },
+    /// Answer an approval.
+    AnswerApproval(AnswerApproval),
+    /// Hear a signal: the first node that waits for its name goes on, else it is kept.
+    Signal {
+        /// Its name.
+        name: String,
+        /// What comes with it.
+        payload: Json,
+    },
+    /// Give a task to a worker.
+    TakeTask {
+        /// Which.
+        task: TaskRef,
+        /// What the worker calls itself.
+        worker: String,
+    },
+    /// Take note of what a worker made of a task.
+    FinishTask {
+        /// Which.
+        task: TaskRef,
+        /// The lease that the worker has.
+        lease: TaskLease,
+        /// What came of it.
+        outcome: TaskOutcome,
     },
     /// The worker that held this claim is gone, or nobody took it: be offered again under the next claim.
     Redispatch {
@@ -310,6 +337,39 @@ pub enum ExecutionRejection {
     /// Only what failed or was cancelled can be retried.
     #[error("the execution has neither failed nor been cancelled")]
     NothingToRetry,
+    /// The node does not wait for an answer, or not any more: an approval is answered once.
+    #[error("node '{path}' does not wait for an answer, or was answered already")]
+    ApprovalNotOpen {
+        /// The node.
+        path: String,
+    },
+    /// The approval is for others.
+    #[error("the approval of node '{path}' is for others to answer")]
+    NotAnApprover {
+        /// The node.
+        path: String,
+    },
+    /// The answer does not fit the form.
+    #[error("the answer does not fit the form")]
+    AnswerInvalid(Vec<AnswerError>),
+    /// A signal has no such name.
+    #[error("a signal has a name of 1 to {MAX_SIGNAL_NAME_CHARS} characters")]
+    SignalNameInvalid,
+    /// A signal is too large.
+    #[error("has at most {MAX_SIGNAL_BYTES} bytes")]
+    SignalTooLarge,
+    /// Too many signals came that nobody waits for.
+    #[error("{kept} signals are kept already that nobody waits for, and no more fit")]
+    SignalsFull {
+        /// How many.
+        kept: usize,
+    },
+    /// Another worker has the task.
+    #[error("another worker has the task")]
+    TaskTaken,
+    /// The lease is not the newest, or the task has come to an end: what the worker does is of no use any more.
+    #[error("the task is not this worker's any more")]
+    TaskLost,
     /// No limit concerns it, or others do.
     #[error("the execution does not wait for this limit")]
     OtherLimit,

@@ -3,11 +3,12 @@
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::{
-    Attempt, Awaited, CancelReason, CancelRequested, Claim, ConcurrencyLimit, ErrorKind, Execution,
-    ExecutionCancelled, ExecutionCommand, ExecutionDispatched, ExecutionEvent, ExecutionFailed,
-    ExecutionPaused, ExecutionQueued, ExecutionRejection, ExecutionRequested, ExecutionUnpaused,
-    ExecutionWaiting, Intent, NodeError, NodeFailed, NodePath, NodeState, Open, PauseReason, Phase,
-    RequestExecution, Rest, TimerFired, TimerKind, TimerSet,
+    ApprovalTimedOut, Attempt, Awaited, CancelReason, CancelRequested, Claim, ConcurrencyLimit,
+    ErrorKind, Execution, ExecutionCancelled, ExecutionCommand, ExecutionDispatched,
+    ExecutionEvent, ExecutionFailed, ExecutionPaused, ExecutionQueued, ExecutionRejection,
+    ExecutionRequested, ExecutionUnpaused, ExecutionWaiting, Intent, NodeError, NodeFailed,
+    NodePath, NodeState, Open, PauseReason, Phase, RequestExecution, Rest, TIMEOUT_PORT, TaskRef,
+    TimerFired, TimerKind, TimerSet, Waiting,
 };
 use crate::{
     json::Json,
@@ -35,7 +36,19 @@ pub(super) fn decide(
             ExecutionCommand::Unpause { reason } => unpaused(open, *reason),
             ExecutionCommand::Cancel { reason } => cancelled(open, *reason),
             ExecutionCommand::FireTimer { path, attempt, kind } => {
-                Ok(fired(open, path, *attempt, *kind))
+                Ok(fired(open, path, *attempt, *kind, now))
+            }
+            ExecutionCommand::AnswerApproval(answer) => {
+                super::approval::answered(open, answer, now)
+            }
+            ExecutionCommand::Signal { name, payload } => {
+                super::signal::signalled(open, name, payload, now)
+            }
+            ExecutionCommand::TakeTask { task, worker } => {
+                super::task::taken(open, task, worker, now)
+            }
+            ExecutionCommand::FinishTask { task, lease, outcome } => {
+                super::task::finished(open, task, *lease, outcome, now)
             }
             ExecutionCommand::Redispatch { claim } => Ok(redispatched(open, *claim)),
         },
@@ -61,6 +74,10 @@ fn ended(execution: &Execution, command: &ExecutionCommand) -> Decision {
         | ExecutionCommand::Report(_)
         | ExecutionCommand::Pause { .. }
         | ExecutionCommand::Unpause { .. }
+        | ExecutionCommand::AnswerApproval(_)
+        | ExecutionCommand::Signal { .. }
+        | ExecutionCommand::TakeTask { .. }
+        | ExecutionCommand::FinishTask { .. }
         | ExecutionCommand::Cancel { .. } => refused(),
     }
 }
@@ -181,7 +198,13 @@ fn cancelled(open: &Open, reason: CancelReason) -> Decision {
 }
 
 /// Without effect when it no longer waits for that timer.
-fn fired(open: &Open, path: &NodePath, attempt: Attempt, kind: TimerKind) -> Vec<ExecutionEvent> {
+fn fired(
+    open: &Open,
+    path: &NodePath,
+    attempt: Attempt,
+    kind: TimerKind,
+    now: DateTime<Utc>,
+) -> Vec<ExecutionEvent> {
     let mut events = vec![TimerFired { path: path.clone(), attempt, kind }.into()];
     if kind == TimerKind::ExecutionTimeout {
         if open.run.request.timeout_at.is_none() || open.is_cancelling() {
@@ -204,8 +227,43 @@ fn fired(open: &Open, path: &NodePath, attempt: Attempt, kind: TimerKind) -> Vec
             }
             Some(_) | None => return Vec::new(),
         },
+        TimerKind::WaitTimeout => {
+            let waiting = open.waiting(path, attempt);
+            match waiting.and_then(|waiting| gave_up(path, attempt, waiting, now)) {
+                Some(outcome) => events.extend(outcome),
+                None => return Vec::new(),
+            }
+        }
+        TimerKind::TaskLease => {
+            let task = TaskRef { path: path.clone(), attempt };
+            return super::task::lost(open, &task, now);
+        }
     }
     events
+}
+
+/// What follows when what a node waited for did not come in time; nothing where time alone is what it waits for.
+fn gave_up(
+    path: &NodePath,
+    attempt: Attempt,
+    waiting: &Waiting,
+    now: DateTime<Utc>,
+) -> Option<Vec<ExecutionEvent>> {
+    let by_timeout = |output| {
+        waiting.completed(path, attempt, output, Some(TIMEOUT_PORT.to_owned()), now).into()
+    };
+    Some(match &waiting.awaited {
+        Awaited::Time => return None,
+        Awaited::Approval(_) => vec![
+            ApprovalTimedOut { path: path.clone(), attempt }.into(),
+            by_timeout(super::approval::output_of_timeout(now)),
+        ],
+        Awaited::Signal { .. } => vec![by_timeout(Json::null())],
+        Awaited::Task(offered) => {
+            let task = TaskRef { path: path.clone(), attempt };
+            vec![super::task::timed_out(&task, waiting, offered, now).into()]
+        }
+    })
 }
 
 /// Without effect when the claim is not live any more.
@@ -244,7 +302,7 @@ impl Open {
         ExecutionRejection::ClaimLost { reported: reported.0, newest: self.claim.0 }
     }
 
-    fn is_cancelling(&self) -> bool {
+    pub(super) fn is_cancelling(&self) -> bool {
         matches!(self.phase, Phase::Running { intent: Intent::Cancel(_), .. })
     }
 

@@ -5,9 +5,10 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+use super::{Approval, TaskLease};
 use crate::{
     event::events,
-    id::{ExecutionId, WorkflowId, WorkspaceId},
+    id::{ExecutionId, UserId, WorkflowId, WorkspaceId},
     json::Json,
     workflow::WorkflowVersion,
 };
@@ -28,6 +29,18 @@ events! {
         "loop_item_failed" 1 => LoopItemFailed,
         "timer_set" 1 => TimerSet,
         "timer_fired" 1 => TimerFired,
+        "approval_requested" 1 => ApprovalRequested,
+        "approval_given" 1 => ApprovalGiven,
+        "approval_refused" 1 => ApprovalRefused,
+        "approval_timed_out" 1 => ApprovalTimedOut,
+        "signal_awaited" 1 => SignalAwaited,
+        "signal_received" 1 => SignalReceived,
+        "signal_consumed" 1 => SignalConsumed,
+        "task_offered" 1 => TaskOffered,
+        "task_taken" 1 => TaskTaken,
+        "task_returned" 1 => TaskReturned,
+        "task_completed" 1 => TaskCompleted,
+        "task_failed" 1 => TaskFailed,
         "variable_set" 1 => VariableSet,
         "execution_waiting" 1 => ExecutionWaiting,
         "execution_paused" 1 => ExecutionPaused,
@@ -451,8 +464,24 @@ pub enum TimerKind {
     Wait,
     /// A failed node is tried again.
     Retry,
+    /// What a node waits for did not come: an answer, a signal, the end of a task.
+    WaitTimeout,
+    /// The worker of a task was not heard of.
+    TaskLease,
     /// The whole run times out.
     ExecutionTimeout,
+}
+
+impl TimerKind {
+    /// Whether a run has something to do as soon as it fires.
+    #[must_use]
+    pub const fn wakes(self) -> bool {
+        match self {
+            Self::Wait | Self::Retry | Self::WaitTimeout => true,
+            // The one ends the run, and what follows on the other is said by the event after it.
+            Self::ExecutionTimeout | Self::TaskLease => false,
+        }
+    }
 }
 
 /// A time came.
@@ -464,6 +493,185 @@ pub struct TimerFired {
     pub attempt: Attempt,
     /// What for.
     pub kind: TimerKind,
+}
+
+/// A person is asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApprovalRequested {
+    /// The node.
+    pub path: NodePath,
+    /// Which try.
+    pub attempt: Attempt,
+    /// What is asked, and of whom.
+    pub approval: Approval,
+    /// When, so that the length of the wait follows from the log.
+    pub since: DateTime<Utc>,
+    /// When nobody need answer any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<DateTime<Utc>>,
+}
+
+/// Somebody answered by a button that does not refuse.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApprovalGiven {
+    /// The node.
+    pub path: NodePath,
+    /// Which try.
+    pub attempt: Attempt,
+    /// The port of the button.
+    pub decision: String,
+    /// What was filled in.
+    pub values: Json,
+    /// In their words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub comment: Option<String>,
+    /// Who answered.
+    pub by: UserId,
+}
+
+/// Somebody answered by a button that refuses.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApprovalRefused {
+    /// The node.
+    pub path: NodePath,
+    /// Which try.
+    pub attempt: Attempt,
+    /// The port of the button.
+    pub decision: String,
+    /// What was filled in.
+    pub values: Json,
+    /// In their words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub comment: Option<String>,
+    /// Who answered.
+    pub by: UserId,
+}
+
+/// Nobody answered in time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApprovalTimedOut {
+    /// The node.
+    pub path: NodePath,
+    /// Which try.
+    pub attempt: Attempt,
+}
+
+/// A node waits for a signal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignalAwaited {
+    /// The node.
+    pub path: NodePath,
+    /// Which try.
+    pub attempt: Attempt,
+    /// The name of the signal.
+    pub name: String,
+    /// Since when, so that the length of the wait follows from the log.
+    pub since: DateTime<Utc>,
+    /// When it waits no longer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<DateTime<Utc>>,
+}
+
+/// Something outside said something.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignalReceived {
+    /// The name of the signal.
+    pub name: String,
+    /// What came with it.
+    pub payload: Json,
+    /// The node that waited for it; none when it is kept for one that will.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<SignalNode>,
+}
+
+/// The node that a signal goes to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignalNode {
+    /// The node.
+    pub path: NodePath,
+    /// Which try.
+    pub attempt: Attempt,
+}
+
+/// A node took the oldest kept signal of its name, and need not wait.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignalConsumed {
+    /// The node.
+    pub path: NodePath,
+    /// Which try.
+    pub attempt: Attempt,
+    /// The name of the signal.
+    pub name: String,
+}
+
+/// A step waits for an external worker. What it works on is the input of the node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskOffered {
+    /// The node.
+    pub path: NodePath,
+    /// Which try.
+    pub attempt: Attempt,
+    /// The queue that its workers ask.
+    pub queue: String,
+    /// How long its worker may not be heard of.
+    pub heartbeat_timeout_ms: u64,
+    /// Whether it may be done again when its worker was lost.
+    pub idempotent: bool,
+    /// Since when, so that the length of the wait follows from the log.
+    pub since: DateTime<Utc>,
+    /// When it must have ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<DateTime<Utc>>,
+}
+
+/// An external worker took a task.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskTaken {
+    /// The node.
+    pub path: NodePath,
+    /// Which try.
+    pub attempt: Attempt,
+    /// Under which lease.
+    pub lease: TaskLease,
+    /// What the worker calls itself.
+    pub worker: String,
+}
+
+/// The worker of a task was lost, and it is offered again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskReturned {
+    /// The node.
+    pub path: NodePath,
+    /// Which try.
+    pub attempt: Attempt,
+    /// The lease that was lost.
+    pub lease: TaskLease,
+}
+
+/// An external worker is done with a task.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskCompleted {
+    /// The node.
+    pub path: NodePath,
+    /// Which try.
+    pub attempt: Attempt,
+    /// Under which lease.
+    pub lease: TaskLease,
+}
+
+/// A task failed: its worker says so, was lost, or took too long. What follows is decided when the run goes on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskFailed {
+    /// The node.
+    pub path: NodePath,
+    /// Which try.
+    pub attempt: Attempt,
+    /// Under which lease; 0 when it was never taken.
+    pub lease: TaskLease,
+    /// Why.
+    pub error: NodeError,
+    /// How long the try took.
+    pub duration_ms: u64,
 }
 
 /// A variable of the run has a value from now on.

@@ -5,12 +5,14 @@ use std::{
     sync::Arc,
 };
 
+use chrono::{DateTime, Utc};
 use indexmap::{IndexMap, map::Entry};
 
 use super::{
-    Attempt, Awaited, Claim, Completed, Execution, ExecutionEvent, ExecutionRequested, Intent,
-    ItemFailure, Loop, LoopItemFailed, NodeOutput, NodePath, NodeRun, NodeState, Open, Phase,
-    Reached, Rest, Run, TimerKind, Variable, Waiting, path::body_of,
+    Attempt, Awaited, Claim, Completed, Execution, ExecutionEvent, ExecutionRequested, Failing,
+    Intent, ItemFailure, KeptSignal, Loop, LoopItemFailed, NodeOutput, NodePath, NodeRun,
+    NodeState, Open, Phase, Reached, Rest, Run, Task, TaskLease, TimerKind, Variable, Waiting,
+    path::body_of,
 };
 use crate::json::Json;
 
@@ -115,18 +117,28 @@ impl Open {
             ExecutionEvent::LoopItemFailed(event) => self.run.fail_item(event),
             ExecutionEvent::TimerSet(event) => match event.kind {
                 TimerKind::Wait => {
-                    let waiting = Waiting {
-                        since: event.set_at,
-                        until: Some(event.due_at),
-                        awaited: Awaited::Time,
-                    };
-                    let state = NodeState::Waiting(Box::new(waiting));
-                    self.run.set(&event.path, event.attempt, state);
+                    let (since, until) = (event.set_at, Some(event.due_at));
+                    self.run.wait(&event.path, event.attempt, Awaited::Time, since, until);
                 }
-                // Known already: from the failure before it, and from the request.
-                TimerKind::Retry | TimerKind::ExecutionTimeout => {}
+                // Known already: from the failure, the request or the offer before it.
+                TimerKind::Retry
+                | TimerKind::ExecutionTimeout
+                | TimerKind::WaitTimeout
+                | TimerKind::TaskLease => {}
             },
             ExecutionEvent::TimerFired(event) => self.fire(&event.path, event.attempt, event.kind),
+            ExecutionEvent::ApprovalRequested(_)
+            | ExecutionEvent::ApprovalGiven(_)
+            | ExecutionEvent::ApprovalRefused(_)
+            | ExecutionEvent::ApprovalTimedOut(_)
+            | ExecutionEvent::SignalAwaited(_)
+            | ExecutionEvent::SignalReceived(_)
+            | ExecutionEvent::SignalConsumed(_)
+            | ExecutionEvent::TaskOffered(_)
+            | ExecutionEvent::TaskTaken(_)
+            | ExecutionEvent::TaskReturned(_)
+            | ExecutionEvent::TaskCompleted(_)
+            | ExecutionEvent::TaskFailed(_) => self.apply_wait(event),
             ExecutionEvent::VariableSet(event) => {
                 self.run.bytes += event.value.as_str().len();
                 let variable = Variable { value: event.value.clone(), set_by: event.path.clone() };
@@ -136,6 +148,60 @@ impl Open {
             | ExecutionEvent::ExecutionCompleted(_)
             | ExecutionEvent::ExecutionFailed(_)
             | ExecutionEvent::ExecutionCancelled(_) => corrupt!(event.type_name(), "open"),
+        }
+    }
+
+    /// What begins or ends a wait for something from outside. Where an outcome follows, it follows in the same append.
+    fn apply_wait(&mut self, event: &ExecutionEvent) {
+        match event {
+            ExecutionEvent::ApprovalRequested(event) => {
+                let awaited = Awaited::Approval(Box::new(event.approval.clone()));
+                self.run.wait(&event.path, event.attempt, awaited, event.since, event.until);
+            }
+            ExecutionEvent::SignalAwaited(event) => {
+                let awaited = Awaited::Signal { name: event.name.clone() };
+                self.run.wait(&event.path, event.attempt, awaited, event.since, event.until);
+            }
+            ExecutionEvent::TaskOffered(event) => {
+                let awaited = Awaited::Task(Box::new(Task::offered(event)));
+                self.run.wait(&event.path, event.attempt, awaited, event.since, event.until);
+            }
+            ExecutionEvent::SignalReceived(event) if event.node.is_none() => {
+                self.interventions += 1;
+                self.run.bytes += event.payload.as_str().len();
+                let (name, payload) = (event.name.clone(), event.payload.clone());
+                self.run.signals.push(KeptSignal { name, payload });
+            }
+            ExecutionEvent::SignalConsumed(event) => {
+                let kept = self.run.signals.iter().position(|signal| signal.name == event.name);
+                match kept {
+                    Some(kept) => _ = self.run.signals.remove(kept),
+                    None => corrupt!("signal_consumed", "without that signal"),
+                }
+            }
+            ExecutionEvent::TaskTaken(event) => {
+                self.interventions += 1;
+                let worker = Some(event.worker.clone());
+                self.run.hand_task(&event.path, event.lease, worker);
+            }
+            ExecutionEvent::TaskReturned(event) => {
+                self.interventions += 1;
+                self.run.hand_task(&event.path, event.lease, None);
+            }
+            ExecutionEvent::TaskFailed(event) => {
+                let (error, duration_ms) = (event.error.clone(), event.duration_ms);
+                let failing = NodeState::Failing(Box::new(Failing { error, duration_ms }));
+                self.run.set(&event.path, event.attempt, failing);
+                self.wake();
+            }
+            // What was waited for came; the outcome follows.
+            ExecutionEvent::ApprovalGiven(_)
+            | ExecutionEvent::ApprovalRefused(_)
+            | ExecutionEvent::ApprovalTimedOut(_)
+            | ExecutionEvent::SignalReceived(_)
+            | ExecutionEvent::TaskCompleted(_) => self.wake(),
+            #[expect(clippy::wildcard_enum_match_arm, reason = "the caller sends these only")]
+            _ => corrupt!("an event", "of another sort"),
         }
     }
 
@@ -224,7 +290,9 @@ impl Open {
         match kind {
             TimerKind::Retry => self.run.set(path, Attempt(attempt.0 + 1), NodeState::Ready),
             // The outcome of the wait, or of the run, follows in the same append.
-            TimerKind::Wait | TimerKind::ExecutionTimeout => {}
+            TimerKind::Wait | TimerKind::ExecutionTimeout | TimerKind::WaitTimeout => {}
+            // Whether the run has anything to do is said by the event that follows.
+            TimerKind::TaskLease => return,
         }
         self.wake();
     }
@@ -249,6 +317,7 @@ impl Run {
         let mut run = Self {
             nodes: IndexMap::new(),
             variables: BTreeMap::new(),
+            signals: Vec::new(),
             settled: Vec::new(),
             active: BTreeSet::new(),
             failures: Vec::new(),
@@ -274,6 +343,32 @@ impl Run {
         }
         run.request = request;
         run
+    }
+
+    fn wait(
+        &mut self,
+        path: &NodePath,
+        attempt: Attempt,
+        awaited: Awaited,
+        since: DateTime<Utc>,
+        until: Option<DateTime<Utc>>,
+    ) {
+        let waiting = Waiting { since, until, awaited };
+        self.set(path, attempt, NodeState::Waiting(Box::new(waiting)));
+    }
+
+    /// A task goes to a worker, or comes back from one.
+    fn hand_task(&mut self, path: &NodePath, lease: TaskLease, worker: Option<String>) {
+        let Some(NodeState::Waiting(waiting)) =
+            self.nodes.get_mut(path).map(|node| &mut node.state)
+        else {
+            corrupt!("task_taken", "not waiting for it")
+        };
+        let Awaited::Task(task) = &mut waiting.awaited else {
+            corrupt!("task_taken", "waiting for something else")
+        };
+        task.lease = lease;
+        task.worker = worker;
     }
 
     fn complete(&mut self, path: &NodePath, attempt: Attempt, completed: Completed) {

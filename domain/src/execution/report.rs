@@ -12,8 +12,9 @@ use super::{
     AfterFailure, Attempt, Awaited, Claim, ErrorKind, ExecutionCancelled, ExecutionCompleted,
     ExecutionEvent, ExecutionFailed, ExecutionRejection, ExecutionResumed, ExecutionStarted,
     ExecutionWaiting, Intent, Loop, LoopItemFailed, LoopIterated, NodeCompleted, NodeError,
-    NodeFailed, NodePath, NodeSkipped, NodeStarted, NodeState, Open, Outcome, Phase, Reached,
-    Report, Step, TimerKind, TimerSet, VariableSet, path::body_of, waiting,
+    NodeFailed, NodeOutput, NodePath, NodeSkipped, NodeStarted, NodeState, Open, Outcome, Phase,
+    Reached, Report, SignalConsumed, Step, TimerKind, TimerSet, VariableSet, path::body_of,
+    waiting,
 };
 use crate::json::Json;
 
@@ -32,6 +33,7 @@ pub(super) fn decide(
         touched: HashMap::new(),
         closed: Vec::new(),
         iterated: HashMap::new(),
+        consumed: HashMap::new(),
         events,
     };
     for (index, step) in report.steps.iter().enumerate() {
@@ -106,6 +108,8 @@ struct Deciding<'a> {
     closed: Vec<String>,
     /// How many iterations the loops have by the steps so far, and may have.
     iterated: HashMap<&'a NodePath, (u32, u32)>,
+    /// How many kept signals of a name the steps so far took.
+    consumed: HashMap<&'a str, usize>,
     events: Vec<ExecutionEvent>,
 }
 
@@ -121,12 +125,7 @@ impl<'a> Deciding<'a> {
                 if *awaited == Awaited::Time && until.is_none() {
                     return Err(Contradiction(path.clone()));
                 }
-                if self.begins(path, *attempt, Seen::Waiting(*attempt))? {
-                    self.push(started(path, *attempt, input.clone(), None));
-                    if let Some(until) = until {
-                        self.push(waiting::timer(path, *attempt, awaited, self.now, *until));
-                    }
-                }
+                self.wait(path, *attempt, input, awaited, *until)?;
             }
             Step::OpenLoop { path, attempt, items } => {
                 if self.begins(path, *attempt, Seen::Looping(*attempt))? {
@@ -348,6 +347,48 @@ impl<'a> Deciding<'a> {
     fn close(&mut self, below: String, message: &str) {
         self.abandon(ErrorKind::UnknownOutcome, message, |node| node.as_str().starts_with(&below));
         self.closed.push(below);
+    }
+
+    /// A node begins to wait; for a signal that came before, it need not.
+    fn wait(
+        &mut self,
+        path: &'a NodePath,
+        attempt: Attempt,
+        input: &Json,
+        awaited: &'a Awaited,
+        until: Option<DateTime<Utc>>,
+    ) -> Result<(), Contradiction> {
+        let kept = match awaited {
+            Awaited::Signal { name } => self.kept_signal(name).map(|payload| (name, payload)),
+            Awaited::Time | Awaited::Approval(_) | Awaited::Task(_) => None,
+        };
+        let Some((name, payload)) = kept else {
+            if self.begins(path, attempt, Seen::Waiting(attempt))? {
+                self.push(started(path, attempt, input.clone(), None));
+                self.events.extend(waiting::begun(path, attempt, awaited, self.now, until));
+            }
+            return Ok(());
+        };
+        if self.begins(path, attempt, Seen::Completed(attempt))? {
+            *self.consumed.entry(name).or_default() += 1;
+            self.push(started(path, attempt, input.clone(), None));
+            self.push(SignalConsumed { path: path.clone(), attempt, name: name.clone() });
+            self.push(NodeCompleted {
+                path: path.clone(),
+                attempt,
+                output: NodeOutput::Inline(payload),
+                port: None,
+                duration_ms: 0,
+            });
+        }
+        Ok(())
+    }
+
+    /// The oldest signal of a name that no step so far took.
+    fn kept_signal(&self, name: &str) -> Option<Json> {
+        let taken = self.consumed.get(name).copied().unwrap_or(0);
+        let kept = self.open.run.signals.iter().filter(|signal| signal.name == name);
+        kept.map(|signal| signal.payload.clone()).nth(taken)
     }
 
     fn timer(

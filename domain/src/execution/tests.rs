@@ -5,6 +5,7 @@ mod histories;
 mod planning;
 mod reports;
 mod steering;
+mod waits;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value, json};

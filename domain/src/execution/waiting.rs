@@ -10,7 +10,8 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Attempt, NodeCompleted, NodeError, NodeOutput, NodePath, NodeState, Open, TimerKind, TimerSet,
+    Approval, ApprovalRequested, Attempt, ExecutionEvent, NodeCompleted, NodeError, NodeOutput,
+    NodePath, NodeState, Open, SignalAwaited, Task, TaskOffered, TimerKind, TimerSet,
 };
 use crate::json::Json;
 
@@ -30,6 +31,15 @@ pub struct Waiting {
 pub enum Awaited {
     /// Nothing but that its time comes.
     Time,
+    /// The answer of a person.
+    Approval(Box<Approval>),
+    /// A signal of this name.
+    Signal {
+        /// The name.
+        name: String,
+    },
+    /// That an external worker does a task.
+    Task(Box<Task>),
 }
 
 /// What a node waited for came to nothing, outside of any worker; its plan says what follows.
@@ -94,16 +104,44 @@ impl Open {
     }
 }
 
-/// The timer of a wait that does not last for ever.
-pub(super) fn timer(
+/// What is recorded when a node begins to wait, after its start.
+pub(super) fn begun(
     path: &NodePath,
     attempt: Attempt,
     awaited: &Awaited,
-    set_at: DateTime<Utc>,
-    due_at: DateTime<Utc>,
-) -> TimerSet {
+    since: DateTime<Utc>,
+    until: Option<DateTime<Utc>>,
+) -> Vec<ExecutionEvent> {
+    let path = || path.clone();
+    let named: Option<ExecutionEvent> = match awaited {
+        // The timer says it all.
+        Awaited::Time => None,
+        Awaited::Approval(approval) => {
+            let approval = Approval::clone(approval);
+            Some(ApprovalRequested { path: path(), attempt, approval, since, until }.into())
+        }
+        Awaited::Signal { name } => {
+            let name = name.clone();
+            Some(SignalAwaited { path: path(), attempt, name, since, until }.into())
+        }
+        Awaited::Task(task) => Some(
+            TaskOffered {
+                path: path(),
+                attempt,
+                queue: task.queue.clone(),
+                heartbeat_timeout_ms: task.heartbeat_timeout_ms,
+                idempotent: task.idempotent,
+                since,
+                until,
+            }
+            .into(),
+        ),
+    };
     let kind = match awaited {
         Awaited::Time => TimerKind::Wait,
+        Awaited::Approval(_) | Awaited::Signal { .. } | Awaited::Task(_) => TimerKind::WaitTimeout,
     };
-    TimerSet { path: path.clone(), attempt, kind, set_at, due_at }
+    let timer =
+        until.map(|due_at| TimerSet { path: path(), attempt, kind, set_at: since, due_at }.into());
+    named.into_iter().chain(timer).collect()
 }

@@ -4,8 +4,12 @@ use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 
-use super::{DEFAULT_PORT, ForEachConfig, MergeConfig, NodeKind, WhileConfig};
+use super::{
+    ApprovalConfig, DEFAULT_PORT, ForEachConfig, MergeConfig, NodeKind, SignalConfig, WhileConfig,
+    WorkerConfig,
+};
 use crate::{
+    execution::TIMEOUT_PORT,
     expression::{Expression, TemplateValue},
     graph::Graph,
 };
@@ -37,6 +41,12 @@ pub enum NodeConfig {
     ForEach(Box<ForEachConfig>),
     /// `logic.while`
     While(Box<WhileConfig>),
+    /// `logic.approval`
+    Approval(Box<ApprovalConfig>),
+    /// `logic.signal`
+    Signal(SignalConfig),
+    /// `integration.worker`
+    Worker(WorkerConfig),
 }
 
 /// A request over HTTP.
@@ -231,10 +241,13 @@ impl NodeConfig {
             Self::Merge(_) => NodeKind::Merge,
             Self::ForEach(_) => NodeKind::ForEach,
             Self::While(_) => NodeKind::While,
+            Self::Approval(_) => NodeKind::Approval,
+            Self::Signal(_) => NodeKind::Signal,
+            Self::Worker(_) => NodeKind::Worker,
         }
     }
 
-    /// The named ports of the kind itself; empty where it only has the unnamed one.
+    /// The named ports of the kind itself.
     pub(super) fn ports(&self) -> Vec<Cow<'_, str>> {
         match self {
             Self::If(_) => vec![Cow::Borrowed("true"), Cow::Borrowed("false")],
@@ -244,6 +257,10 @@ impl NodeConfig {
                 .map(|case| Cow::Borrowed(case.port.as_str()))
                 .chain([Cow::Borrowed(DEFAULT_PORT)])
                 .collect(),
+            Self::Approval(approval) => approval.ports().map(Cow::Borrowed).collect(),
+            Self::Signal(signal) => {
+                signal.timeout_ms.map(|_| Cow::Borrowed(TIMEOUT_PORT)).into_iter().collect()
+            }
             Self::TriggerManual
             | Self::Http(_)
             | Self::Command(_)
@@ -253,7 +270,27 @@ impl NodeConfig {
             | Self::Wait(_)
             | Self::Merge(_)
             | Self::ForEach(_)
-            | Self::While(_) => Vec::new(),
+            | Self::While(_)
+            | Self::Worker(_) => Vec::new(),
+        }
+    }
+
+    /// Whether it can be left by the unnamed port: every kind that does not choose a branch.
+    pub(super) fn has_unnamed_port(&self) -> bool {
+        match self {
+            Self::If(_) | Self::Switch(_) | Self::Approval(_) => false,
+            Self::TriggerManual
+            | Self::Http(_)
+            | Self::Command(_)
+            | Self::File(_)
+            | Self::Transform(_)
+            | Self::SetVariable(_)
+            | Self::Wait(_)
+            | Self::Merge(_)
+            | Self::ForEach(_)
+            | Self::While(_)
+            | Self::Signal(_)
+            | Self::Worker(_) => true,
         }
     }
 
@@ -263,7 +300,8 @@ impl NodeConfig {
             Self::Http(http) => {
                 matches!(http.method, HttpMethod::Get | HttpMethod::Head | HttpMethod::Options)
             }
-            Self::Command(_) => false,
+            // Nobody knows what a program does.
+            Self::Command(_) | Self::Worker(_) => false,
             // Writing the same content again changes nothing; appending does, and a second delete finds nothing.
             Self::File(file) => match file.operation {
                 FileOperation::Read | FileOperation::List | FileOperation::Write => true,
@@ -277,7 +315,9 @@ impl NodeConfig {
             | Self::Wait(_)
             | Self::Merge(_)
             | Self::ForEach(_)
-            | Self::While(_) => true,
+            | Self::While(_)
+            | Self::Approval(_)
+            | Self::Signal(_) => true,
         }
     }
 
@@ -296,7 +336,10 @@ impl NodeConfig {
             | Self::Transform(_)
             | Self::SetVariable(_)
             | Self::Wait(_)
-            | Self::Merge(_) => None,
+            | Self::Merge(_)
+            | Self::Approval(_)
+            | Self::Signal(_)
+            | Self::Worker(_) => None,
         }
     }
 
@@ -350,6 +393,9 @@ impl NodeConfig {
             }
             Self::ForEach(for_each) => expressions.push(&for_each.items),
             Self::While(repeat) => expressions.push(&repeat.condition),
+            Self::Approval(approval) => values.extend(approval.values()),
+            Self::Signal(signal) => values.push(&signal.name),
+            Self::Worker(worker) => values.extend(&worker.input),
         }
         (values, expressions)
     }

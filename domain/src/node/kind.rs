@@ -29,6 +29,12 @@ pub enum NodeKind {
     ForEach,
     /// `logic.while`: a body as long as a condition holds.
     While,
+    /// `logic.approval`: until somebody decides.
+    Approval,
+    /// `logic.signal`: until a program outside says so.
+    Signal,
+    /// `integration.worker`: a step that an external worker does.
+    Worker,
 }
 
 /// Who does a node.
@@ -46,7 +52,7 @@ pub enum NodeClass {
 
 impl NodeKind {
     /// Every kind, in the order in which they are listed.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 15] = [
         Self::TriggerManual,
         Self::Http,
         Self::Command,
@@ -59,6 +65,9 @@ impl NodeKind {
         Self::Merge,
         Self::ForEach,
         Self::While,
+        Self::Approval,
+        Self::Signal,
+        Self::Worker,
     ];
 
     /// The stored name.
@@ -77,6 +86,9 @@ impl NodeKind {
             Self::Merge => "logic.merge",
             Self::ForEach => "logic.for_each",
             Self::While => "logic.while",
+            Self::Approval => "logic.approval",
+            Self::Signal => "logic.signal",
+            Self::Worker => "integration.worker",
         }
     }
 
@@ -97,9 +109,15 @@ impl NodeKind {
             | Self::SetVariable
             | Self::Merge => NodeClass::Inline,
             Self::Http | Self::Command | Self::File => NodeClass::Effect,
-            Self::Wait => NodeClass::Wait,
+            Self::Wait | Self::Approval | Self::Signal | Self::Worker => NodeClass::Wait,
             Self::ForEach | Self::While => NodeClass::Loop,
         }
+    }
+
+    /// Whether it does something in the world, and so can be retried and time out.
+    #[must_use]
+    pub const fn is_effect(self) -> bool {
+        matches!(self.class(), NodeClass::Effect) || matches!(self, Self::Worker)
     }
 
     /// Whether runs begin at it.
@@ -122,8 +140,12 @@ impl NodeKind {
             | Self::SetVariable
             | Self::Wait
             | Self::Merge
+            | Self::While
             | Self::ForEach
-            | Self::While => None,
+            | Self::Approval
+            | Self::Signal
+            // Its workers may be away for long; whether that is too long is for the definition to say.
+            | Self::Worker => None,
         }
     }
 }

@@ -6,6 +6,7 @@ use super::{
     CommandConfig, DEFAULT_PORT, ERROR_PORT, FileConfig, FileOperation, HttpConfig, HttpMethod,
     IfConfig, Node, NodeConfig, NodeKind, OnError, Position, RetryPolicy, SetVariableConfig,
     SwitchCase, SwitchConfig, TransformConfig, WaitConfig,
+    awaiting::{read_approval, read_signal, read_worker},
     steer::{read_for_each, read_merge, read_while},
 };
 use crate::{
@@ -165,13 +166,16 @@ fn read_config(
         NodeKind::Merge => Some(read_merge(fields_ref, reader)),
         NodeKind::ForEach => read_for_each(fields_ref, settings, reader),
         NodeKind::While => read_while(fields_ref, settings, reader),
+        NodeKind::Approval => read_approval(fields_ref, reader),
+        NodeKind::Signal => read_signal(fields_ref, reader),
+        NodeKind::Worker => read_worker(fields_ref, reader),
     };
     fields.finish(reader);
     config
 }
 
 /// A template that must be there and not empty.
-fn required_template(
+pub(super) fn required_template(
     fields: &mut Fields<'_>,
     name: &'static str,
     reader: &mut Reader,

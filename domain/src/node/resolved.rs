@@ -6,9 +6,11 @@ use serde_json::{Map, Value};
 
 use super::{
     CommandConfig, DEFAULT_PORT, FileConfig, FileOperation, HttpConfig, HttpMethod, NodeConfig,
-    NodeKind, ResolvedForEach, ResolvedMerge, ResolvedWhile, SwitchConfig, WaitConfig,
+    NodeKind, ResolvedForEach, ResolvedMerge, ResolvedSignal, ResolvedWhile, ResolvedWorker,
+    SwitchConfig, WaitConfig,
 };
 use crate::{
+    execution::Approval,
     expression::{ExpressionError, Scope, TemplateValue},
     json::Json,
     limits,
@@ -51,6 +53,12 @@ pub enum Resolved {
     ForEach(ResolvedForEach),
     /// `logic.while`
     While(ResolvedWhile),
+    /// `logic.approval`
+    Approval(Box<Approval>),
+    /// `logic.signal`
+    Signal(ResolvedSignal),
+    /// `integration.worker`
+    Worker(ResolvedWorker),
 }
 
 /// A request.
@@ -160,6 +168,9 @@ impl Resolved {
             Self::Merge(_) => NodeKind::Merge,
             Self::ForEach(_) => NodeKind::ForEach,
             Self::While(_) => NodeKind::While,
+            Self::Approval(_) => NodeKind::Approval,
+            Self::Signal(_) => NodeKind::Signal,
+            Self::Worker(_) => NodeKind::Worker,
         }
     }
 
@@ -179,6 +190,9 @@ impl Resolved {
             Self::Merge(resolved) => serde_json::to_value(resolved),
             Self::ForEach(resolved) => serde_json::to_value(resolved),
             Self::While(resolved) => serde_json::to_value(resolved),
+            Self::Approval(resolved) => serde_json::to_value(resolved),
+            Self::Signal(resolved) => serde_json::to_value(resolved),
+            Self::Worker(resolved) => serde_json::to_value(resolved),
         };
         Json::from_value(&value.expect("these structs have only string keys"))
     }
@@ -201,6 +215,9 @@ impl Resolved {
             NodeKind::Merge => Self::Merge(input.to()?),
             NodeKind::ForEach => Self::ForEach(input.to()?),
             NodeKind::While => Self::While(input.to()?),
+            NodeKind::Approval => Self::Approval(input.to()?),
+            NodeKind::Signal => Self::Signal(input.to()?),
+            NodeKind::Worker => Self::Worker(input.to()?),
         })
     }
 }
@@ -230,15 +247,18 @@ impl NodeConfig {
             Self::While(repeat) => {
                 Resolved::While(ResolvedWhile { max_iterations: repeat.max_iterations })
             }
+            Self::Approval(approval) => Resolved::Approval(Box::new(approval.resolve(scope)?)),
+            Self::Signal(signal) => Resolved::Signal(signal.resolve(scope)?),
+            Self::Worker(worker) => Resolved::Worker(worker.resolve(scope)?),
         })
     }
 }
 
-fn at<T>(field: &str, result: Result<T, ExpressionError>) -> Result<T, ResolveError> {
+pub(super) fn at<T>(field: &str, result: Result<T, ExpressionError>) -> Result<T, ResolveError> {
     result.map_err(|error| ResolveError { field: field.to_owned(), error })
 }
 
-fn wrong<T>(field: &str, message: impl Into<String>) -> Result<T, ResolveError> {
+pub(super) fn wrong<T>(field: &str, message: impl Into<String>) -> Result<T, ResolveError> {
     at(field, Err(ExpressionError::Evaluation { message: message.into() }))
 }
 

@@ -5,15 +5,18 @@
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{FileOperation, HttpMethod, MergeMode, NodeClass, NodeKind, OnItemError};
-use crate::limits;
+use super::{
+    FileOperation, HttpMethod, MergeMode, NodeKind, OnItemError,
+    awaiting::{approval_schema, signal_schema, worker_schema},
+};
+use crate::{execution::TIMEOUT_PORT, limits};
 
 /// A kind as it is served.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct KindDescription {
     /// Its stored name.
     pub r#type: &'static str,
-    /// What it is listed under: `trigger`, `action`, `logic`.
+    /// What it is listed under: `trigger`, `action`, `logic`, `integration`.
     pub group: &'static str,
     /// A few words.
     pub title: &'static str,
@@ -21,7 +24,8 @@ pub struct KindDescription {
     pub description: &'static str,
     /// The JSON Schema (2020-12) of its configuration.
     pub config: Value,
-    /// The named ports it is left by; a switch adds one a case. Empty for the unnamed port.
+    /// The named ports it is left by; a switch adds one a case, and the buttons of an approval are its own. Empty for the unnamed port
+    /// alone.
     pub ports: Vec<&'static str>,
     /// Whether it does something in the world, and so can be retried and time out.
     pub is_effect: bool,
@@ -47,6 +51,8 @@ fn describe(kind: NodeKind) -> KindDescription {
         ports: match kind {
             NodeKind::If => vec!["true", "false"],
             NodeKind::Switch => vec![super::DEFAULT_PORT],
+            NodeKind::Approval => vec!["approved", "rejected", TIMEOUT_PORT],
+            NodeKind::Signal => vec![TIMEOUT_PORT],
             NodeKind::TriggerManual
             | NodeKind::Http
             | NodeKind::Command
@@ -56,9 +62,10 @@ fn describe(kind: NodeKind) -> KindDescription {
             | NodeKind::Wait
             | NodeKind::Merge
             | NodeKind::ForEach
-            | NodeKind::While => vec![],
+            | NodeKind::While
+            | NodeKind::Worker => vec![],
         },
-        is_effect: kind.class() == NodeClass::Effect,
+        is_effect: kind.is_effect(),
         default_timeout_ms: kind.default_timeout_ms(),
     }
 }
@@ -94,10 +101,22 @@ fn words(kind: NodeKind) -> (&'static str, &'static str) {
             "While",
             "Runs its body again as long as a condition holds, and gives the last output and how often.",
         ),
+        NodeKind::Approval => (
+            "Approval",
+            "Asks people with a form and goes on by the port of the button they press.",
+        ),
+        NodeKind::Signal => (
+            "Signal",
+            "Waits until a program outside sends a signal of its name, and gives what came with it.",
+        ),
+        NodeKind::Worker => (
+            "External worker",
+            "Offers a task to workers in any language, and gives what they make of it.",
+        ),
     }
 }
 
-fn object(properties: Value, required: &[&str]) -> Value {
+pub(super) fn object(properties: Value, required: &[&str]) -> Value {
     json!({
         "type": "object",
         "properties": properties,
@@ -116,7 +135,7 @@ fn cel(title: &str) -> Value {
     })
 }
 
-fn template(title: &str) -> Value {
+pub(super) fn template(title: &str) -> Value {
     json!({
         "type": "string",
         "format": "template",
@@ -134,7 +153,7 @@ fn templates(title: &str) -> Value {
     })
 }
 
-fn whole(title: &str, min: u64, max: u64, default: Option<u64>) -> Value {
+pub(super) fn whole(title: &str, min: u64, max: u64, default: Option<u64>) -> Value {
     let mut schema = json!({ "type": "integer", "title": title, "minimum": min, "maximum": max });
     if let Some(default) = default {
         schema["default"] = default.into();
@@ -186,6 +205,9 @@ fn schema(kind: NodeKind) -> Value {
             &["name", "expression"],
         ),
         NodeKind::Wait => wait(),
+        NodeKind::Approval => approval_schema(),
+        NodeKind::Signal => signal_schema(),
+        NodeKind::Worker => worker_schema(),
         NodeKind::Merge => object(
             json!({
                 "mode": {
@@ -227,7 +249,7 @@ fn for_each() -> Value {
     )
 }
 
-fn identifier(title: &str) -> Value {
+pub(super) fn identifier(title: &str) -> Value {
     json!({ "type": "string", "title": title, "pattern": "^[A-Za-z0-9_-]{1,64}$" })
 }
 

@@ -1,7 +1,11 @@
 //! What the nodes of an execution wait for, as `why` and the execution itself show it.
 
 use chrono::{DateTime, SecondsFormat, Utc};
-use ledgerline_domain::execution::{Awaited, NodePath, NodeWait};
+use ledgerline_domain::{
+    execution::{Approval, Awaited, NodePath, NodeWait},
+    id::UserId,
+    permission::Role,
+};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -26,6 +30,29 @@ pub enum AwaitedView {
     Time {},
     /// Its next try, after one that failed.
     NextTry {},
+    /// The answer of a person.
+    Approval {
+        /// What is asked.
+        title: String,
+        /// Least roles that may answer; when neither roles nor users are named, whoever may approve.
+        #[schema(value_type = Vec<String>)]
+        roles: Vec<Role>,
+        /// Who else may answer.
+        #[schema(value_type = Vec<Uuid>)]
+        users: Vec<UserId>,
+    },
+    /// A signal.
+    Signal {
+        /// Its name.
+        name: String,
+    },
+    /// That an external worker does a task.
+    Task {
+        /// The queue that its workers ask.
+        queue: String,
+        /// The worker that has it.
+        worker: Option<String>,
+    },
 }
 
 impl From<NodeWait> for NodeWaitView {
@@ -33,6 +60,14 @@ impl From<NodeWait> for NodeWaitView {
         let awaited = match wait.awaited {
             None => AwaitedView::NextTry {},
             Some(Awaited::Time) => AwaitedView::Time {},
+            Some(Awaited::Approval(approval)) => {
+                let Approval { title, roles, users, .. } = *approval;
+                AwaitedView::Approval { title, roles, users }
+            }
+            Some(Awaited::Signal { name }) => AwaitedView::Signal { name },
+            Some(Awaited::Task(task)) => {
+                AwaitedView::Task { queue: task.queue, worker: task.worker }
+            }
         };
         Self { node: wait.path, until: wait.until, awaited }
     }
@@ -50,6 +85,12 @@ pub(super) fn explain(
     let what = match &wait.awaited {
         None => "the next try of a node".to_owned(),
         Some(Awaited::Time) => "a time".to_owned(),
+        Some(Awaited::Approval(approval)) => format!("an answer by {}", approvers(approval)),
+        Some(Awaited::Signal { name }) => format!("the signal '{name}'"),
+        Some(Awaited::Task(task)) => match &task.worker {
+            None => format!("a worker of the queue '{}'", task.queue),
+            Some(worker) => format!("the worker {worker} of the queue '{}'", task.queue),
+        },
     };
     let node = wait.path.as_str();
     let others = match count.saturating_sub(1) {
@@ -61,4 +102,15 @@ pub(super) fn explain(
         format!("; the next time is {}", due.to_rfc3339_opts(SecondsFormat::Millis, true))
     });
     format!("node '{node}' waits for {what}{others}{due}")
+}
+
+fn approvers(approval: &Approval) -> String {
+    let roles = approval.roles.iter().map(|role| format!("{} and above", role.as_str()));
+    let users = match approval.users.len() {
+        0 => None,
+        1 => Some("1 person named".to_owned()),
+        more => Some(format!("{more} people named")),
+    };
+    let who: Vec<String> = roles.chain(users).collect();
+    if who.is_empty() { "anybody who may approve".to_owned() } else { who.join(" or ") }
 }
