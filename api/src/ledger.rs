@@ -3,10 +3,11 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
-use ledgerline_commands::Commands;
+use ledgerline_commands::{Commands, definitions::at_hand};
 use ledgerline_domain::{
     event::{Actor, Metadata},
-    id::UserId,
+    id::{UserId, WorkflowId},
+    workflow::{Content, SavedVersion, WorkflowVersion},
 };
 use ledgerline_projections::{Behind, Model, Positions};
 use ledgerline_store::{Filter, Position, Receipt, RecordedEvent, StreamId, StreamVersion};
@@ -195,6 +196,20 @@ impl Ledger {
         let touch = touch_of(event)?;
         self.0.touches.insert((stream, version), touch);
         Ok(touch)
+    }
+
+    /// Puts the definition of a version at hand in a state of its workflow, and gives the version.
+    ///
+    /// # Errors
+    /// 404 where there is no such version; when the database is away.
+    pub async fn stored<'a>(
+        &self,
+        id: WorkflowId,
+        content: &'a Content,
+        version: WorkflowVersion,
+    ) -> Result<&'a SavedVersion, Problem> {
+        at_hand(self.0.commands.log().as_ref(), id, content, version).await?;
+        content.version(version).ok_or_else(|| Problem::not_found("version"))
     }
 
     /// When each version of a workflow was saved and by whom, at least up to a number; the first is version 1.

@@ -180,6 +180,10 @@ fn of_workflow(rejection: WorkflowRejection, detail: String) -> Problem {
         WorkflowRejection::TagsInvalid => Problem::invalid("/tags", "out_of_range", detail),
         WorkflowRejection::LabelInvalid => Problem::invalid("/label", "out_of_range", detail),
         WorkflowRejection::NoteTooLong => Problem::invalid("/note", "out_of_range", detail),
+        WorkflowRejection::DefinitionElsewhere => {
+            tracing::error!("a definition was needed and not looked up");
+            Problem::broken()
+        }
         WorkflowRejection::DefinitionTooLarge => Problem::invalid("", "too_large", detail),
         WorkflowRejection::AlreadyExists
         | WorkflowRejection::LabelTaken

@@ -8,6 +8,7 @@
 pub mod cache;
 pub mod clock;
 pub mod context;
+pub mod definitions;
 pub mod dispatch;
 pub mod due;
 pub mod error;

@@ -19,7 +19,7 @@ use ledgerline_domain::{
 use sha2::{Digest, Sha256};
 use tokio::task::spawn_blocking;
 
-use crate::{CommandError, Decided, LoadError, Scope, Target};
+use crate::{CommandError, Decided, LoadError, Scope, Target, definitions::at_hand};
 
 /// The carried outputs of a retry that stand in its first event; larger ones are blobs. Half of what an event may hold, since the input
 /// stands there too.
@@ -116,7 +116,7 @@ pub type Request = Result<(Target, ExecutionCommand), CommandError<StartRejectio
 /// What the workflow or its concurrency key refuses.
 pub async fn start(scope: &Scope, start: &Start) -> Request {
     let plan =
-        plan_of(scope, start.workflow_id, |workflow| workflow.start_plan(start.trigger_type));
+        plan_of(scope, start.workflow_id, |workflow| workflow.started_version(start.trigger_type));
     let plan = plan.await?;
     let mut request = RequestExecution {
         workspace_id: plan.workspace_id,
@@ -169,7 +169,7 @@ pub async fn rerun(scope: &Scope, rerun: &Rerun) -> Request {
         request.input = input.clone();
     }
     let version = rerun.version.unwrap_or(request.workflow_version);
-    let plan = plan_of(scope, request.workflow_id, |workflow| workflow.version_plan(version));
+    let plan = plan_of(scope, request.workflow_id, |_| Ok(version));
     settle(scope, rerun.execution_id, &mut request, &plan.await?).await?;
     Ok(command(rerun.execution_id, request))
 }
@@ -183,7 +183,7 @@ pub async fn retry(scope: &Scope, retry: &Retry) -> Request {
     let rejected = |rejection: ExecutionRejection| CommandError::Rejected(rejection.into());
     let asked = &origin.run().ok_or_else(|| rejected(ExecutionRejection::NotRequested))?.request;
     let version = asked.workflow_version;
-    let plan = plan_of(scope, asked.workflow_id, |workflow| workflow.version_plan(version)).await?;
+    let plan = plan_of(scope, asked.workflow_id, |_| Ok(version)).await?;
     let nodes = Plan::of(&plan.graph);
     let mut request = retry_of(retry.of, &origin, &nodes, plan.timeout_ms).map_err(rejected)?;
     settle(scope, retry.execution_id, &mut request, &plan).await?;
@@ -204,13 +204,23 @@ pub async fn retry(scope: &Scope, retry: &Retry) -> Request {
     Ok(command(retry.execution_id, request))
 }
 
+/// What a run of a version needs, with its definition looked up where the state does not have it.
 async fn plan_of(
     scope: &Scope,
     workflow_id: WorkflowId,
-    plan: impl FnOnce(&Workflow) -> Result<StartPlan, WorkflowRejection>,
+    version: impl FnOnce(&Workflow) -> Result<WorkflowVersion, WorkflowRejection>,
 ) -> Result<StartPlan, CommandError<StartRejection>> {
-    let workflow = scope.read::<Workflow>(workflow_id).await?;
-    plan(&workflow.state).map_err(|rejection| CommandError::Rejected(rejection.into()))
+    let rejected = |rejection: WorkflowRejection| CommandError::Rejected(rejection.into());
+    let workflow = scope.read::<Workflow>(workflow_id).await?.state;
+    let version = version(&workflow).map_err(rejected)?;
+    if let Some(content) = workflow.content() {
+        at_hand(scope.log().as_ref(), workflow_id, content, version).await?;
+    }
+    // A large definition takes a moment to parse, in which nobody else's command should have to wait.
+    let plan = spawn_blocking(move || workflow.version_plan(version)).await;
+    let broken =
+        |_| CommandError::Invalid { reason: "the parser of the definition broke off".to_owned() };
+    plan.map_err(broken)?.map_err(rejected)
 }
 
 /// What a run that is made from another one takes from the version that it runs.

@@ -26,6 +26,7 @@ use crate::{
     json::Json,
     limits,
     node::{Node, NodeKind, is_id, read_node},
+    workflow::DefinitionBlob,
 };
 
 /// A sound definition: its text as it was written, and its graph.
@@ -33,6 +34,7 @@ use crate::{
 pub struct Definition {
     text: Json,
     graph: Arc<Graph>,
+    blob: Option<DefinitionBlob>,
 }
 
 impl Definition {
@@ -42,13 +44,25 @@ impl Definition {
     /// Everything that is wrong with it, up to [`limits::MAX_PROBLEMS`].
     pub fn parse(text: Json) -> Result<Self, Vec<Problem>> {
         let graph = Graph::parse(&text.to_value())?;
-        Ok(Self { text, graph: Arc::new(graph) })
+        Ok(Self { text, graph: Arc::new(graph), blob: None })
     }
 
     /// The text as it was written.
     #[must_use]
     pub fn text(&self) -> &Json {
         &self.text
+    }
+
+    /// The same, with its text kept in a blob: what no event can hold must be.
+    #[must_use]
+    pub fn kept_in(self, blob: DefinitionBlob) -> Self {
+        Self { blob: Some(blob), ..self }
+    }
+
+    /// The blob that its text is kept in.
+    #[must_use]
+    pub fn blob(&self) -> Option<&DefinitionBlob> {
+        self.blob.as_ref()
     }
 
     /// The graph.

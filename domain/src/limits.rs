@@ -34,8 +34,10 @@ pub const MAX_NOTE_CHARS: usize = 2_000;
 /// Versions of one workflow that its state keeps: a run may be pinned to any of them.
 pub const MAX_VERSIONS: usize = 10_000;
 
-/// The text of a definition. A draft is one event, and an event must fit in 512 KiB with its metadata.
-pub const MAX_DEFINITION_BYTES: usize = 448 * 1024;
+/// The text of a definition: what a graph of [`MAX_NODES`] nodes needs, and what a request may carry.
+pub const MAX_DEFINITION_BYTES: usize = 8 * 1024 * 1024;
+/// The text of a definition that its event holds; a larger one is a blob. An event must fit in 512 KiB with its metadata.
+pub const MAX_INLINE_DEFINITION_BYTES: usize = 448 * 1024;
 /// Nodes of a definition, those of loop bodies included: what is validated within a request and drawn in the editor.
 pub const MAX_NODES: usize = 10_000;
 /// Connections of a definition.

@@ -1,17 +1,17 @@
 //! A workflow: its drafts, its published version, and whether it takes in work.
 //!
-//! Every version that was ever saved stays in the state, because a run keeps the version it started with to its end. Commands carry a
-//! [`Definition`], which only parsing makes, so that what is saved is known to be sound; the event keeps the text as it was written.
+//! Every version that was ever saved stays known, because a run keeps the version it started with to its end; the definitions of those
+//! that nothing new runs are looked up when they are asked for ([`Content::whereabouts`]). Commands carry a
+//! [`Definition`](crate::graph::Definition), which only parsing makes, so that what is saved is known to be sound; the event keeps the text as
+//! it was written, or names the blob that does.
 
 mod command;
+mod content;
 mod decide;
 pub mod diff;
 mod events;
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, OnceLock},
-};
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -20,8 +20,8 @@ use crate::{
     Aggregate,
     event::corrupt,
     execution::{Queue, TriggerType},
-    graph::{Concurrency, Definition, Graph},
-    id::{WorkflowId, WorkspaceId},
+    graph::{Concurrency, Graph},
+    id::WorkspaceId,
     json::Json,
 };
 
@@ -30,6 +30,7 @@ pub use self::{
         CreateWorkflow, NameVersion, NewDraft, PublishWorkflow, SaveDraft, WorkflowCommand,
         WorkflowRejection,
     },
+    content::{Content, SavedVersion, VersionName, Whereabouts},
     events::*,
 };
 
@@ -53,45 +54,6 @@ pub enum Workflow {
     Archived(Content),
     /// Gone from every list. The versions stay, since runs name them.
     Deleted(Content),
-}
-
-/// What a workflow holds in every shape.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Content {
-    /// The workspace it belongs to.
-    pub workspace_id: WorkspaceId,
-    /// The workflow it was copied from.
-    pub parent_workflow_id: Option<WorkflowId>,
-    /// Whether triggers start executions.
-    pub intake: Intake,
-    /// Every version, from 1, in order.
-    versions: Vec<Arc<SavedVersion>>,
-    /// What people call versions; most have no name.
-    names: BTreeMap<WorkflowVersion, VersionName>,
-}
-
-/// What people call a version.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct VersionName {
-    /// A short name, which no other version of the workflow has.
-    pub label: Option<String>,
-    /// What is to be said about it.
-    pub note: Option<String>,
-}
-
-/// One saved version, with its graph once somebody asked for it.
-#[derive(Debug, Serialize, Deserialize)]
-struct SavedVersion {
-    draft: Draft,
-    /// Parsing is pure, so this is a memory of a result and no part of the state: never stored, never compared.
-    #[serde(skip)]
-    graph: OnceLock<Option<Arc<Graph>>>,
-}
-
-impl PartialEq for SavedVersion {
-    fn eq(&self, other: &Self) -> bool {
-        self.draft == other.draft
-    }
 }
 
 /// Whether a workflow takes in work.
@@ -216,6 +178,17 @@ impl Workflow {
     /// # Errors
     /// The rule that refuses the start.
     pub fn start_plan(&self, trigger: TriggerType) -> Result<StartPlan, WorkflowRejection> {
+        self.version_plan(self.started_version(trigger)?)
+    }
+
+    /// The version that a start runs, whose definition [`Self::start_plan`] must have at hand.
+    ///
+    /// # Errors
+    /// The rule that refuses the start.
+    pub fn started_version(
+        &self,
+        trigger: TriggerType,
+    ) -> Result<WorkflowVersion, WorkflowRejection> {
         let (content, published) = match self {
             Self::Absent | Self::Deleted(_) => return Err(WorkflowRejection::NotFound),
             Self::Archived(_) => return Err(WorkflowRejection::Archived),
@@ -231,12 +204,11 @@ impl Workflow {
             Intake::Inactive if by_trigger => return Err(WorkflowRejection::IntakeInactive),
             Intake::Active | Intake::Inactive => {}
         }
-        let version = match published {
-            Some(version) => version,
-            None if by_trigger => return Err(WorkflowRejection::NotPublished),
-            None => content.latest_version(),
-        };
-        content.plan(version)
+        match published {
+            Some(version) => Ok(version),
+            None if by_trigger => Err(WorkflowRejection::NotPublished),
+            None => Ok(content.latest_version()),
+        }
     }
 
     /// What another run of a version needs, whatever the intake: a retry or rerun of an execution that names it.
@@ -249,77 +221,6 @@ impl Workflow {
             Self::Archived(_) => Err(WorkflowRejection::Archived),
             Self::Draft(content) | Self::Published { content, .. } => content.plan(version),
         }
-    }
-}
-
-impl Content {
-    /// The number of the latest version.
-    #[must_use]
-    pub fn latest_version(&self) -> WorkflowVersion {
-        WorkflowVersion(i32::try_from(self.versions.len()).unwrap_or(i32::MAX))
-    }
-
-    /// The latest version.
-    #[must_use]
-    pub fn latest(&self) -> &Draft {
-        &self.versions.last().expect("a workflow is created with version 1").draft
-    }
-
-    /// A version, where there is one.
-    #[must_use]
-    pub fn version(&self, version: WorkflowVersion) -> Option<&Draft> {
-        self.saved(version).map(|saved| &saved.draft)
-    }
-
-    /// What people call a version.
-    #[must_use]
-    pub fn name_of(&self, version: WorkflowVersion) -> VersionName {
-        self.names.get(&version).cloned().unwrap_or_default()
-    }
-
-    /// The graph of a version, parsed once for as long as this state lives.
-    ///
-    /// # Errors
-    /// [`WorkflowRejection::VersionNotFound`], or [`WorkflowRejection::DefinitionInvalid`] when it was saved under looser rules.
-    pub fn graph(&self, version: WorkflowVersion) -> Result<Arc<Graph>, WorkflowRejection> {
-        let saved = self.saved(version).ok_or(WorkflowRejection::VersionNotFound)?;
-        saved
-            .graph
-            .get_or_init(|| {
-                Definition::parse(saved.draft.definition.clone())
-                    .ok()
-                    .map(|definition| Arc::clone(definition.graph()))
-            })
-            .clone()
-            .ok_or(WorkflowRejection::DefinitionInvalid)
-    }
-
-    fn saved(&self, version: WorkflowVersion) -> Option<&SavedVersion> {
-        let index = usize::try_from(version.0).ok()?.checked_sub(1)?;
-        self.versions.get(index).map(Arc::as_ref)
-    }
-
-    fn plan(&self, version: WorkflowVersion) -> Result<StartPlan, WorkflowRejection> {
-        let graph = self.graph(version)?;
-        if graph.is_empty() {
-            return Err(WorkflowRejection::GraphEmpty);
-        }
-        let draft = self.version(version).ok_or(WorkflowRejection::VersionNotFound)?;
-        let settings = graph.settings();
-        Ok(StartPlan {
-            workspace_id: self.workspace_id,
-            version,
-            definition: draft.definition.clone(),
-            planned_nodes: u32::try_from(graph.len()).unwrap_or(u32::MAX),
-            queue: settings.queue,
-            concurrency: settings.concurrency.clone(),
-            timeout_ms: settings.timeout_ms,
-            graph,
-        })
-    }
-
-    fn push(&mut self, draft: &Draft) {
-        self.versions.push(Arc::new(SavedVersion { draft: draft.clone(), graph: OnceLock::new() }));
     }
 }
 
@@ -351,15 +252,7 @@ impl Aggregate for Workflow {
     fn evolve(self, event: &WorkflowEvent) -> Self {
         let (mut content, shape) = match (self, event) {
             (Self::Absent, WorkflowEvent::WorkflowCreated(created)) => {
-                let mut content = Content {
-                    workspace_id: created.workspace_id,
-                    parent_workflow_id: created.parent_workflow_id,
-                    intake: Intake::Inactive,
-                    versions: Vec::new(),
-                    names: BTreeMap::new(),
-                };
-                content.push(&created.draft);
-                return Self::Draft(content);
+                return Self::Draft(Content::created(created));
             }
             (Self::Absent, event) => corrupt!("the workflow was not created", event),
             (Self::Deleted(_), event) => corrupt!("the workflow was deleted", event),
@@ -367,6 +260,7 @@ impl Aggregate for Workflow {
             (Self::Archived(content), _) => (content, Shape::Archived),
             (Self::Published { content, version }, _) => (content, Shape::Published(version)),
         };
+        content.folded();
         let shape = match event {
             WorkflowEvent::WorkflowCreated(_) => corrupt!("created twice", event),
             WorkflowEvent::DraftSaved(saved) => {
@@ -374,12 +268,7 @@ impl Aggregate for Workflow {
                 shape
             }
             WorkflowEvent::VersionNamed(named) => {
-                let VersionNamed { version, label, note } = named.clone();
-                if label.is_none() && note.is_none() {
-                    content.names.remove(&version);
-                } else {
-                    content.names.insert(version, VersionName { label, note });
-                }
+                content.call(named);
                 shape
             }
             WorkflowEvent::IntakeActivated(_) => {
@@ -401,6 +290,10 @@ impl Aggregate for Workflow {
             WorkflowEvent::WorkflowArchived(_) => Shape::Archived,
             WorkflowEvent::WorkflowDeleted(_) => return Self::Deleted(content),
         };
+        content.keep_at_hand(match shape {
+            Shape::Published(version) => Some(version),
+            Shape::Draft | Shape::Archived => None,
+        });
         match shape {
             Shape::Draft => Self::Draft(content),
             Shape::Published(version) => Self::Published { content, version },
@@ -408,18 +301,10 @@ impl Aggregate for Workflow {
         }
     }
 
-    const SNAPSHOT: &'static str = "workflow/2";
+    const SNAPSHOT: &'static str = "workflow/3";
 
     fn weight(&self) -> usize {
-        let Some(content) = self.content() else { return 0 };
-        let versions = content.versions.iter();
-        // A parsed graph takes a small multiple of its text.
-        versions
-            .map(|saved| {
-                let text = saved.draft.definition.as_str().len();
-                256 + text + if saved.graph.get().is_some() { text * 8 } else { 0 }
-            })
-            .sum()
+        self.content().map_or(0, Content::weight)
     }
 }
 

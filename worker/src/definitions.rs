@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ledgerline_commands::{Commands, LoadError};
+use ledgerline_commands::{Commands, LoadError, definitions::at_hand};
 use ledgerline_domain::{
     execution::Plan,
     graph::Graph,
@@ -12,6 +12,7 @@ use ledgerline_domain::{
 };
 use moka::sync::Cache;
 use serde_json::json;
+use tokio::task::spawn_blocking;
 
 use crate::pace::Pace;
 
@@ -85,8 +86,15 @@ impl Definitions {
             content.version(version).ok_or_else(|| unusable("it does not exist".to_owned()))?;
         let facts =
             Json::from_value(&json!({"id": workflow, "name": draft.name, "version": version}));
-        let graph = content.graph(version).map_err(|error| unusable(error.to_string()))?;
-        let bytes = draft.definition.as_str().len().saturating_mul(PARSED_BYTES_PER_BYTE);
+        at_hand(self.commands.log().as_ref(), workflow, content, version).await?;
+        let bytes = draft.definition().map_or(0, |text| text.as_str().len());
+        let bytes = bytes.saturating_mul(PARSED_BYTES_PER_BYTE);
+        // A large definition takes a moment to parse, in which the other runs should not have to wait.
+        let parsing = Arc::clone(&state);
+        let graph = spawn_blocking(move || parsing.content().map(|content| content.graph(version)));
+        let graph = graph.await.ok().flatten();
+        let graph = graph.ok_or_else(|| unusable("its parser broke off".to_owned()))?;
+        let graph = graph.map_err(|error| unusable(error.to_string()))?;
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         let (plan, pace) = (Plan::of(&graph), Pace::default());
         let definition = Arc::new(Definition { plan, graph, facts, pace, bytes });

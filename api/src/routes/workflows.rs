@@ -13,7 +13,10 @@ mod versions;
 mod view;
 
 use axum::{extract::State, http::StatusCode, response::IntoResponse};
-use ledgerline_commands::{CommandError, Context, Executed, Loaded, Scope, Target};
+use ledgerline_commands::{
+    CommandError, Context, Executed, Loaded, Scope, Target,
+    definitions::{keep, look_up},
+};
 use ledgerline_domain::{
     id::{UserId, WorkflowId, WorkspaceId},
     permission::Permission,
@@ -145,9 +148,10 @@ async fn make(
     mut context: Context,
     workspace_id: WorkspaceId,
     parent_workflow_id: Option<WorkflowId>,
-    draft: NewDraft,
+    mut draft: NewDraft,
 ) -> Reply {
     let id = WorkflowId(state.commands.clock().new_id());
+    draft.definition = keep(state.commands.log().as_ref(), id, draft.definition).await?;
     context.made_ids.push(id.0);
     let create = &CreateWorkflow { workspace_id, parent_workflow_id, draft };
     let plan = |scope: Scope| async move {
@@ -202,7 +206,9 @@ pub async fn update(
     let workspace = workspace_of(&state, id).await?;
     access::demand(&state, &writing.caller, workspace, Permission::EditWorkflow, "workflow")
         .await?;
-    let draft = &body.draft().await?;
+    let mut draft = body.draft().await?;
+    draft.definition = keep(state.commands.log().as_ref(), id, draft.definition).await?;
+    let draft = &draft;
     let context = writing.context(workspace, hash);
     apply(&state, &writing, context, id, workspace, |_| {
         WorkflowCommand::SaveDraft(SaveDraft { draft: draft.clone() })
@@ -271,7 +277,11 @@ async fn apply(
     let plan = |scope: Scope| async move {
         writing.authorise(&scope, workspace, Permission::EditWorkflow, "workflow").await?;
         let now = scope.peek::<Workflow>(id).await?;
-        Ok((Target::existing(id), command(&now.state)))
+        let mut command = command(&now.state);
+        if let WorkflowCommand::Publish(publish) = &mut command {
+            look_up(state.commands.log().as_ref(), id, &now.state, publish).await?;
+        }
+        Ok((Target::existing(id), command))
     };
     let executed = writing.execute::<Workflow, _, _>(&context, plan).await?;
     let figures = figures.of_first_time(&executed);

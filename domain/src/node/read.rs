@@ -73,10 +73,11 @@ fn read_kind(fields: &mut Fields<'_>, reader: &mut Reader) -> Option<NodeKind> {
     let kind = NodeKind::from_name(name);
     if kind.is_none() {
         let known = NodeKind::ALL.map(NodeKind::as_str).join(", ");
+        let shown: String = name.chars().take(limits::MAX_NODE_ID_CHARS).collect();
         reader.report(
             &place,
             ProblemCode::KindUnknown,
-            format!("unknown kind of node `{name}`; known are {known}"),
+            format!("unknown kind of node `{shown}`; known are {known}"),
         );
     }
     kind

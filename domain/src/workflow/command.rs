@@ -4,6 +4,7 @@ use super::{Draft, WorkflowVersion};
 use crate::{
     graph::Definition,
     id::{WorkflowId, WorkspaceId},
+    json::Json,
     limits,
 };
 
@@ -87,6 +88,8 @@ pub struct PublishWorkflow {
     pub label: Option<String>,
     /// Its note, as in [`NameVersion`].
     pub note: Option<String>,
+    /// The definition of the version where it had to be looked up.
+    pub definition: Option<Json>,
 }
 
 /// Which rule refuses a command on a workflow, or a start of it.
@@ -114,7 +117,7 @@ pub enum WorkflowRejection {
         limits::MAX_TAG_CHARS
     )]
     TagsInvalid,
-    /// The definition does not fit in one event.
+    /// The definition is too large, or does not fit in an event and is kept nowhere else.
     #[error("the definition of a workflow has at most {} bytes", limits::MAX_DEFINITION_BYTES)]
     DefinitionTooLarge,
     /// Too many versions.
@@ -141,6 +144,9 @@ pub enum WorkflowRejection {
     /// Triggers run published versions only.
     #[error("the workflow has no published version, and triggers run nothing else")]
     NotPublished,
+    /// Its definition was not looked up: a fault of whoever gave the command, and none of its sender.
+    #[error("the definition of this version is not at hand")]
+    DefinitionElsewhere,
     /// It is in the archive.
     #[error("the workflow is archived: it can't be edited, published or started")]
     Archived,
@@ -170,6 +176,7 @@ impl WorkflowRejection {
             Self::VersionNotFound => "version_not_found",
             Self::GraphEmpty => "graph_empty",
             Self::DefinitionInvalid => "definition_invalid",
+            Self::DefinitionElsewhere => "definition_elsewhere",
             Self::NotPublished => "workflow_not_published",
             Self::Archived => "workflow_archived",
             Self::IntakePaused => "intake_paused",
@@ -192,13 +199,20 @@ impl NewDraft {
         if self.tags.len() > limits::MAX_TAGS || !self.tags.iter().all(tag_fits) {
             return Err(WorkflowRejection::TagsInvalid);
         }
-        if self.definition.text().as_str().len() > limits::MAX_DEFINITION_BYTES {
+        let size = self.definition.text().as_str().len();
+        let fits = size <= limits::MAX_INLINE_DEFINITION_BYTES;
+        if size > limits::MAX_DEFINITION_BYTES || !fits && self.definition.blob().is_none() {
             return Err(WorkflowRejection::DefinitionTooLarge);
         }
+        let blob = self.definition.blob().cloned().filter(|_| !fits);
         Ok(Draft {
             name: self.name.clone(),
             description: self.description.clone(),
-            definition: self.definition.text().clone(),
+            definition: match blob {
+                Some(_) => Json::null(),
+                None => self.definition.text().clone(),
+            },
+            blob,
             tags: self.tags.clone(),
             is_public: self.is_public,
         })

@@ -37,7 +37,7 @@ impl Workflow {
                 if content.workspace_id == command.workspace_id
                     && content.parent_workflow_id == command.parent_workflow_id
                     && content.versions.len() == 1
-                    && content.latest() == &draft =>
+                    && content.latest().is(&draft) =>
             {
                 Ok(vec![])
             }
@@ -54,7 +54,7 @@ impl Workflow {
     ) -> Result<Vec<WorkflowEvent>, WorkflowRejection> {
         let content = self.editable()?;
         let draft = command.draft.checked()?;
-        if content.latest() == &draft {
+        if content.latest().is(&draft) {
             return Ok(vec![]);
         }
         if content.versions.len() >= limits::MAX_VERSIONS {
@@ -111,6 +111,9 @@ impl Workflow {
         let (label, note) = (command.label.clone(), command.note.clone());
         let mut events = self.name_version(&NameVersion { version, label, note })?;
         if self.published_version() != Some(version) {
+            if let Some(definition) = &command.definition {
+                content.supply(version, definition.clone());
+            }
             content.plan(version)?;
             events.push(WorkflowPublished { version }.into());
         }

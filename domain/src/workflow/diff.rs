@@ -7,10 +7,10 @@
 mod items;
 
 use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use self::items::{CONNECTION_KEYS, NODE_KEYS};
-use super::Draft;
+use super::SavedVersion;
 
 /// The fields of a graph, which are compared item by item.
 const GRAPH: [&str; 2] = ["nodes", "connections"];
@@ -88,10 +88,10 @@ pub struct BodyDiff {
 }
 
 impl Diff {
-    /// What leads from one draft to another.
+    /// What leads from one version to another; none while the definition of one is not at hand.
     #[must_use]
-    pub fn between(from: &Draft, to: &Draft) -> Self {
-        Self::of_documents(&from.document(), &to.document())
+    pub fn between(from: &SavedVersion, to: &SavedVersion) -> Option<Self> {
+        Some(Self::of_documents(&from.document()?, &to.document()?))
     }
 
     /// What leads from one document (`{name, …, nodes, connections, settings}`) to another.
@@ -129,19 +129,17 @@ impl Diff {
     }
 }
 
-impl Draft {
-    /// The draft as one JSON object: what a person sends to save it, and what an export holds.
+impl SavedVersion {
+    /// The version as one JSON object: what a person sends to save it, and what an export holds. None while its definition is not
+    /// at hand.
     #[must_use]
-    pub fn document(&self) -> Value {
-        let mut document = match self.definition.to_value() {
-            Value::Object(definition) => definition,
-            _ => Map::new(),
-        };
+    pub fn document(&self) -> Option<Value> {
+        let Value::Object(mut document) = self.definition()?.to_value() else { return None };
         document.insert("name".to_owned(), Value::from(self.name.as_str()));
         document.insert("description".to_owned(), Value::from(self.description.as_str()));
         document.insert("tags".to_owned(), Value::from(self.tags.as_slice()));
         document.insert("is_public".to_owned(), Value::from(self.is_public));
-        Value::Object(document)
+        Some(Value::Object(document))
     }
 }
 

@@ -32,15 +32,27 @@ events! {
 #[serde(transparent)]
 pub struct WorkflowVersion(pub i32);
 
-/// What a person wrote: name, graph, settings. Kept whole in each draft, so that a version is one event.
+/// A definition that is kept beside the log, by what it holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DefinitionBlob {
+    /// SHA-256 of its text, in lower-case hex.
+    pub hash: String,
+    /// Size of its text.
+    pub size_bytes: u64,
+}
+
+/// What a person wrote: name, graph, settings. A version is one event; only its definition may be a blob beside it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Draft {
     /// 1 to 255 characters.
     pub name: String,
     /// What it is for.
     pub description: String,
-    /// `{nodes, connections, settings}`: see `graph::Definition`.
+    /// `{nodes, connections, settings}`: see `graph::Definition`. `null` where it is a blob.
     pub definition: Json,
+    /// The blob that holds the definition, where it is too large for an event.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blob: Option<DefinitionBlob>,
     /// Words to find it by.
     pub tags: Vec<String>,
     /// Whether any signed-in user may see the definition (never the runs).

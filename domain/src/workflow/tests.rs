@@ -5,7 +5,12 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::*;
-use crate::testing::{given, now};
+use crate::{
+    graph::Definition,
+    json::Json,
+    limits,
+    testing::{given, now},
+};
 
 const WORKSPACE: WorkspaceId = WorkspaceId(Uuid::from_u128(7));
 
@@ -150,9 +155,15 @@ fn a_draft_may_be_empty_and_cannot_be_published_or_started() {
 fn publishing_names_a_version_or_takes_the_latest() {
     let history = || [created(), saved(2, "2")];
     given::<Workflow>(history()).when(&publish(None)).then([published(2)]);
+    // Nothing new runs version 1, so whoever publishes it looks it up first.
     given::<Workflow>(history())
         .when(&publish(Some(1)))
-        .then([published(1)])
+        .rejected(&WorkflowRejection::DefinitionElsewhere);
+    let workflow = given::<Workflow>(history()).state();
+    let content = workflow.content().expect("created");
+    content.supply(WorkflowVersion(1), definition("1").text().clone());
+    assert_eq!(workflow.decide(&publish(Some(1)), now()), Ok(vec![published(1)]));
+    given::<Workflow>([created(), published(1), saved(2, "2")])
         .when(&publish(Some(1)))
         .then_nothing()
         .when(&publish(Some(2)))
@@ -374,6 +385,12 @@ fn a_plan_holds_all_that_a_start_needs() {
 fn a_run_keeps_its_version_whatever_is_published_later() {
     let workflow =
         given::<Workflow>([created(), published(1), saved(2, "2"), published(2)]).state();
+    // Nothing new runs version 1, so whoever runs it again has to look it up.
+    let content = workflow.content().expect("created");
+    let first = WorkflowVersion(1);
+    assert_eq!(content.whereabouts(first), Some(Whereabouts::Event(1)));
+    assert_eq!(workflow.version_plan(first).err(), Some(WorkflowRejection::DefinitionElsewhere));
+    content.supply(first, definition("1").text().clone());
     let of = |version| workflow.version_plan(WorkflowVersion(version)).map(|plan| plan.version.0);
     assert_eq!([of(1), of(2), of(3)], [Ok(1), Ok(2), Err(WorkflowRejection::VersionNotFound)]);
 }
@@ -396,6 +413,59 @@ fn a_graph_is_parsed_once() {
     let later = workflow.clone();
     let second = later.content().expect("created").graph(WorkflowVersion(1)).expect("sound");
     assert!(Arc::ptr_eq(&first, &second));
+}
+
+/// A definition that no event can hold.
+fn large() -> Definition {
+    let nodes: Vec<_> = (0..10_000)
+        .map(|n| json!({ "id": format!("node-{n}"), "type": "logic.wait", "config": { "duration_ms": n } }))
+        .collect();
+    Definition::parse(json!({ "nodes": nodes }).into()).expect("sound")
+}
+
+#[test]
+fn a_large_definition_is_saved_by_the_blob_that_holds_it() {
+    let text = large().text().clone();
+    assert!(text.as_str().len() > limits::MAX_INLINE_DEFINITION_BYTES);
+    let blob = DefinitionBlob {
+        hash: "ab".repeat(32),
+        size_bytes: u64::try_from(text.as_str().len()).unwrap(),
+    };
+    let kept = new_draft(large().kept_in(blob.clone()));
+    let save = |draft: &NewDraft| WorkflowCommand::SaveDraft(SaveDraft { draft: draft.clone() });
+    let draft = kept.checked().expect("kept elsewhere");
+    assert_eq!((&draft.definition, &draft.blob), (&Json::null(), &Some(blob.clone())));
+    let saved = WorkflowEvent::from(DraftSaved { version: WorkflowVersion(2), draft });
+    given::<Workflow>([created()])
+        .when(&save(&new_draft(large())))
+        .rejected(&WorkflowRejection::DefinitionTooLarge);
+    given::<Workflow>([created()])
+        .when(&save(&kept))
+        .then([saved.clone()])
+        .when(&save(&kept))
+        .then_nothing();
+
+    let workflow = given::<Workflow>([created(), saved]).state();
+    let content = workflow.content().expect("created");
+    let second = WorkflowVersion(2);
+    assert_eq!(content.whereabouts(second), Some(Whereabouts::Blob(blob.clone())));
+    assert_eq!(workflow.decide(&publish(None), now()), Err(WorkflowRejection::DefinitionElsewhere));
+    content.supply(second, text);
+    assert_eq!(workflow.decide(&publish(None), now()), Ok(vec![published(2)]));
+    assert_eq!(workflow.start_plan(TriggerType::Manual).map(|plan| plan.planned_nodes), Ok(10_000));
+    let small = new_draft(definition("1").kept_in(blob));
+    assert_eq!(small.checked().map(|draft| draft.blob), Ok(None), "what fits stays in its event");
+}
+
+#[test]
+fn a_workflow_with_many_versions_stays_small() {
+    let events = (2..=1_000).map(|n| saved(n, &n.to_string()));
+    let workflow = given::<Workflow>([created(), published(1)].into_iter().chain(events)).state();
+    let content = workflow.content().expect("created");
+    let at_hand: Vec<i32> =
+        (1..=1_000).filter(|n| content.whereabouts(WorkflowVersion(*n)).is_none()).collect();
+    assert_eq!(at_hand, [1, 1_000], "what is published, and what is edited");
+    assert_eq!(content.whereabouts(WorkflowVersion(500)), Some(Whereabouts::Event(501)));
 }
 
 fn any_command() -> impl Strategy<Value = WorkflowCommand> {

@@ -186,6 +186,71 @@ async fn a_public_workflow_is_taken_by_anybody_without_its_past() {
     refused.is_problem(403, "forbidden");
 }
 
+/// The largest graph that is valid, in a text that no event can hold.
+fn largest(name: &str) -> Value {
+    let step = |n: usize| json!({ "id": format!("step-{n}"), "type": "logic.transform", "config": { "expression": "input.n" } });
+    let mut nodes = vec![json!({ "id": "start", "type": "trigger.manual", "config": {} })];
+    nodes.extend((1..10_000).map(step));
+    // One after the other would be ten thousand rounds; all at once is what a wide graph asks of everything.
+    let connections: Vec<Value> =
+        (1..10_000).map(|n| json!({ "from": "start", "to": format!("step-{n}") })).collect();
+    json!({ "name": name, "nodes": nodes, "connections": connections })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_graph_of_ten_thousand_nodes_is_saved_published_compared_and_run() {
+    let house = Deployment::start().await;
+    let ada = house.sign_up("ada").await;
+    let body = largest("Large");
+    assert!(body.to_string().len() > 1024 * 1024);
+    let made = ada.post("/workflows", &body).await.expect(201);
+    let path = format!("/workflows/{}", made.id());
+    assert_eq!(made.body["nodes"], body["nodes"]);
+    let events = ada.get(&format!("/log/streams/{}", made.id())).await;
+    assert!(!events.body.to_string().contains("step-9999"), "no event holds it");
+    let mut next = body.clone();
+    next["nodes"][9_999]["config"]["expression"] = json!("input.n + 1");
+    assert_eq!(ada.put(&path, &next).await.expect(200).body["version"], 2);
+    assert_eq!(ada.put(&path, &next).await.expect(200).body["version"], 2, "nothing is new");
+    let diff = ada.get(&format!("{path}/versions/diff")).await.expect(200);
+    assert_eq!(diff.body["nodes"]["changed"].as_array().unwrap().len(), 1);
+    let first = json!({ "version": 1, "label": "large" });
+    let published = ada.post(&format!("{path}/publish"), &first).await.expect(200);
+    assert_eq!(published.body["published_version"], 1);
+    let restored = ada.command(&format!("{path}/versions/1/restore")).await.expect(200);
+    assert_eq!((&restored.body["version"], &restored.body["nodes"]), (&json!(3), &body["nodes"]));
+    ada.command(&format!("{path}/duplicate")).await.expect(201);
+
+    let run = ada.post(&format!("{path}/start"), &json!({ "input": { "n": 7 } })).await.expect(202);
+    let run = format!("/executions/{}", run.id());
+    let ended = ada.until(&run, |run| run["status"] == "completed").await;
+    assert_eq!(ended.body["output"]["step-9999"], 7, "the published version ran");
+
+    let over = json!({ "name": "x", "nodes": [{ "id": "a", "type": "x".repeat(9_000_000) }] });
+    assert_eq!(ada.post("/workflows", &over).await.pointers(), ["/nodes"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_early_version_is_published_and_run_again() {
+    let house = Deployment::start().await;
+    let ada = house.sign_up("ada").await;
+    let id = ada.make_workflow(&greeting("First")).await;
+    let path = format!("/workflows/{id}");
+    for name in ["Second", "Third"] {
+        ada.put(&path, &waiting(name)).await.expect(200);
+    }
+    ada.post(&format!("{path}/publish"), &json!({ "version": 1 })).await.expect(200);
+    let input = json!({ "input": { "name": "Ada" } });
+    let run = ada.post(&format!("{path}/start"), &input).await.expect(202);
+    let first = format!("/executions/{}", run.id());
+    ada.until(&first, |run| run["status"] == "completed").await;
+    ada.post(&format!("{path}/publish"), &json!({ "version": 3 })).await.expect(200);
+    let again = ada.post(&format!("{first}/rerun"), &json!({})).await.expect(202);
+    let again = format!("/executions/{}", again.id());
+    let ended = ada.until(&again, |run| run["status"] == "completed").await;
+    assert_eq!(ended.body["output"], "Hello, Ada", "it keeps the version that nothing new runs");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_workflow_begins_from_a_template() {
     let house = Deployment::start().await;

@@ -80,7 +80,7 @@ async fn everything_wrong_with_a_definition_is_said_at_once() {
     assert_eq!(ada.post("/workflows", &long).await.pointers(), ["/name"]);
     let unknown = json!({ "name": "x", "status": "published" });
     assert_eq!(ada.post("/workflows", &unknown).await.pointers(), ["/status"]);
-    let large = json!({ "name": "x", "nodes": [{ "id": "a", "type": "x".repeat(500_000) }] });
+    let large = json!({ "name": "x", "nodes": [{ "id": "a", "type": "x".repeat(9_000_000) }] });
     assert_eq!(ada.post("/workflows", &large).await.pointers(), ["/nodes"]);
     let kinds = ada.get("/node-kinds").await.expect(200);
     assert!(kinds.each("type").contains(&"action.http"));

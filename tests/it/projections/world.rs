@@ -195,6 +195,7 @@ pub(crate) fn draft(name: &str, tags: &[&str]) -> Draft {
         name: name.to_owned(),
         description: format!("About {name}"),
         definition: json!({ "nodes": [], "connections": [] }).into(),
+        blob: None,
         tags: tags.iter().map(|tag| (*tag).to_owned()).collect(),
         is_public: false,
     }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::{FutureExt as _, StreamExt as _, stream::FuturesUnordered};
-use ledgerline_commands::{CommandError, Context, Target};
+use ledgerline_commands::{CommandError, Context, Target, definitions::at_hand};
 use ledgerline_domain::{
     Aggregate as _,
     event::Actor,
@@ -151,9 +151,12 @@ impl<'a> Running<'a> {
             return Ok(None);
         };
         let (workflow, version) = (open.run.request.workflow_id, open.run.request.workflow_version);
+        let id_of_workflow = workflow;
         let workflow =
             worker.commands.load::<Workflow>(workflow).await.map_err(|_| Stop::HandBack)?;
         let content = workflow.state.content().expect("no workflow is ever gone");
+        let log = worker.commands.log().as_ref();
+        at_hand(log, id_of_workflow, content, version).await.map_err(|_| Stop::HandBack)?;
         let plan = Plan::of(&content.graph(version).expect("the version was run"));
         Ok(Some(Self {
             planner: Planner::new(Arc::clone(&plan)),

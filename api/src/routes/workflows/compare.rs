@@ -1,5 +1,7 @@
 //! What differs between two versions of a workflow.
 
+use std::sync::Arc;
+
 use axum::extract::State;
 use ledgerline_domain::{
     id::WorkflowId,
@@ -12,10 +14,7 @@ use serde::{Deserialize, Serialize};
 use tokio::task::spawn_blocking;
 use utoipa::{IntoParams, ToSchema};
 
-use super::{
-    readable,
-    versions::{stored, versioned},
-};
+use super::{readable, versions::versioned};
 use crate::{
     answer::Answer,
     app::AppState,
@@ -76,11 +75,17 @@ pub async fn diff(
     let content = versioned(&now.state, audience)?;
     let to = to.unwrap_or(content.latest_version().0);
     let from = from.unwrap_or_else(|| to.saturating_sub(1).max(1));
-    let older = stored(&state, id, content, WorkflowVersion(from)).await?;
-    let newer = stored(&state, id, content, WorkflowVersion(to)).await?;
+    let (older, newer) = (WorkflowVersion(from), WorkflowVersion(to));
+    state.ledger.stored(id, content, older).await?;
+    state.ledger.stored(id, content, newer).await?;
+    let workflow = Arc::clone(&now.state);
     // Two large definitions take a moment, in which nobody else should have to wait.
-    let diff = spawn_blocking(move || Diff::between(&older, &newer)).await;
-    let diff = diff.map_err(|error| Problem::internal(&error))?;
+    let diff = spawn_blocking(move || {
+        let content = workflow.content()?;
+        Diff::between(content.version(older)?, content.version(newer)?)
+    });
+    let diff = diff.await.map_err(|error| Problem::internal(&error))?;
+    let diff = diff.ok_or_else(Problem::broken)?;
     let identical = diff.is_empty();
     let Diff { fields, nodes, connections } = diff;
     let view = VersionsDiff { workflow_id: id, from, to, identical, fields, nodes, connections };

@@ -12,7 +12,7 @@ use axum::{
 use ledgerline_domain::{
     id::WorkflowId,
     permission::Permission,
-    workflow::{Draft, WorkflowVersion},
+    workflow::{SavedVersion, WorkflowVersion},
 };
 use ledgerline_projections::Page;
 use serde::{Deserialize, Serialize};
@@ -20,9 +20,7 @@ use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
 use utoipa::{IntoParams, ToSchema};
 
-use super::{
-    Audience, WorkflowBody, WorkflowView, make, readable, shown, versions::stored, view::Parts,
-};
+use super::{Audience, WorkflowBody, WorkflowView, make, readable, shown, view::Parts};
 use crate::{
     access,
     app::AppState,
@@ -150,8 +148,8 @@ pub async fn export(
         Some(_) if audience == Audience::Everybody => return Err(Problem::not_found("version")),
         Some(version) => WorkflowVersion(version),
     };
-    let draft = stored(&state, id, content, version).await?;
-    let text = document(&draft)?;
+    let draft = state.ledger.stored(id, content, version).await?;
+    let text = document(draft)?;
     let (text, media_type, extension) = match format {
         Format::Json => (yaml::pretty_json(&text), "application/json", "json"),
         Format::Yaml => (yaml::from_json(&text), "application/yaml", "yaml"),
@@ -254,7 +252,7 @@ fn template(id: &'static str, text: &str) -> Result<Template, Problem> {
 }
 
 /// The document of a draft as JSON text, with the fields in the order in which people read them.
-fn document(draft: &Draft) -> Result<String, Problem> {
+fn document(draft: &SavedVersion) -> Result<String, Problem> {
     #[derive(Serialize)]
     struct Document<'a> {
         name: &'a str,
@@ -265,7 +263,7 @@ fn document(draft: &Draft) -> Result<String, Problem> {
         nodes: Box<RawValue>,
         connections: Box<RawValue>,
     }
-    let Parts { nodes, connections, settings } = Parts::of(&draft.definition)?;
+    let Parts { nodes, connections, settings } = Parts::of_version(draft)?;
     let document = Document {
         name: &draft.name,
         description: &draft.description,

@@ -72,7 +72,8 @@ pub async fn publish(
         .map_or_else(|| (PublishRequest::default(), hash_of(&[])), |body| (body.value, body.hash));
     let workspace = workspace_of(&state, id).await?;
     let PublishRequest { version, label, note } = request;
-    let publish = PublishWorkflow { version: version.map(WorkflowVersion), label, note };
+    let publish =
+        PublishWorkflow { version: version.map(WorkflowVersion), label, note, definition: None };
     let context = writing.context(workspace, hash);
     let publish = |_: &_| WorkflowCommand::Publish(publish.clone());
     apply(&state, &writing, context, id, workspace, publish).await

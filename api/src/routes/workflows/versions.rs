@@ -2,14 +2,17 @@
 
 use axum::extract::State;
 use chrono::{DateTime, Utc};
-use ledgerline_commands::{CommandError, Scope, Target};
+use ledgerline_commands::{
+    CommandError, Scope, Target,
+    definitions::{at_hand, keep},
+};
 use ledgerline_domain::{
     graph::Definition,
     id::{UserId, WorkflowId},
     permission::Permission,
     workflow::{
-        Content, Draft, NameVersion, NewDraft, SaveDraft, VersionName, Workflow, WorkflowCommand,
-        WorkflowRejection, WorkflowVersion,
+        Content, NameVersion, NewDraft, SaveDraft, SavedVersion, VersionName, Workflow,
+        WorkflowCommand, WorkflowRejection, WorkflowVersion,
     },
 };
 use ledgerline_projections::Page;
@@ -175,12 +178,12 @@ pub async fn version(
     let (now, audience) = readable(&state, &reading.caller, id).await?;
     let content = versioned(&now.state, audience)?;
     let version = WorkflowVersion(number);
-    let draft = stored(&state, id, content, version).await?;
+    let draft = state.ledger.stored(id, content, version).await?;
     let VersionName { label, note } = content.name_of(version);
     let touches = state.ledger.drafts(StreamId(id.0), number).await?;
     let index = usize::try_from(number - 1).unwrap_or(usize::MAX);
     let touch = touches.get(index).ok_or_else(|| Problem::not_found("version"))?;
-    let Parts { nodes, connections, settings } = Parts::of(&draft.definition)?;
+    let Parts { nodes, connections, settings } = Parts::of_version(draft)?;
     let view = VersionView {
         workflow_id: id,
         version: number,
@@ -231,14 +234,18 @@ pub async fn restore(
     let figures = Figures::of(&state.pool, id).await?;
     let mut context = writing.context(workspace, hash_of(&[]));
     context.answer = figures.kept(&context);
-    let writer = &writing;
+    let (writer, log) = (&writing, state.commands.log().as_ref());
     let plan = |scope: Scope| async move {
         writer.authorise(&scope, workspace, Permission::EditWorkflow, "workflow").await?;
         let now = scope.read::<Workflow>(id).await?;
-        let content = now.state.content();
-        let draft = content.and_then(|content| content.version(WorkflowVersion(number)));
-        let draft = draft.ok_or(WorkflowRejection::VersionNotFound).and_then(again);
-        let draft = draft.map_err(|refused| CommandError::Rejected(Refusal::from(refused)))?;
+        let rejected = |refused| CommandError::Rejected(Refusal::from(refused));
+        let version = WorkflowVersion(number);
+        let content =
+            now.state.content().ok_or_else(|| rejected(WorkflowRejection::VersionNotFound))?;
+        at_hand(log, id, content, version).await?;
+        let draft = content.version(version).ok_or(WorkflowRejection::VersionNotFound);
+        let mut draft = draft.and_then(again).map_err(rejected)?;
+        draft.definition = keep(log, id, draft.definition).await?;
         Ok((Target::existing(id), WorkflowCommand::SaveDraft(SaveDraft { draft })))
     };
     let executed = writing.execute::<Workflow, _, _>(&context, plan).await?;
@@ -270,7 +277,8 @@ pub async fn duplicate(
     });
     access::demand(&state, &writing.caller, workspace, Permission::CreateWorkflow, "workspace")
         .await?;
-    let mut draft = again(content.latest()).map_err(Refusal::from)?;
+    let latest = state.ledger.stored(id, content, content.latest_version()).await?;
+    let mut draft = again(latest).map_err(Refusal::from)?;
     draft.name = request.name.unwrap_or_else(|| copied_name(&draft.name));
     draft.is_public = false;
     let context = writing.context(workspace, hash);
@@ -285,22 +293,9 @@ pub(super) fn versioned(workflow: &Workflow, audience: Audience) -> Result<&Cont
     }
 }
 
-/// A version as it was saved, with its whole definition.
-///
-/// # Errors
-/// 404 where there is none.
-pub(super) async fn stored(
-    _state: &AppState,
-    _id: WorkflowId,
-    content: &Content,
-    version: WorkflowVersion,
-) -> Result<Draft, Problem> {
-    content.version(version).cloned().ok_or_else(|| Problem::not_found("version"))
-}
-
 fn item(
     version: WorkflowVersion,
-    draft: &Draft,
+    draft: &SavedVersion,
     name: VersionName,
     touch: Touch,
     published: bool,
@@ -321,9 +316,9 @@ fn item(
 }
 
 /// A stored draft as one to be saved. It may have been saved under rules that have become stricter since.
-fn again(draft: &Draft) -> Result<NewDraft, WorkflowRejection> {
-    let definition = Definition::parse(draft.definition.clone())
-        .map_err(|_| WorkflowRejection::DefinitionInvalid)?;
+fn again(draft: &SavedVersion) -> Result<NewDraft, WorkflowRejection> {
+    let text = draft.definition().cloned().ok_or(WorkflowRejection::DefinitionElsewhere)?;
+    let definition = Definition::parse(text).map_err(|_| WorkflowRejection::DefinitionInvalid)?;
     Ok(NewDraft {
         name: draft.name.clone(),
         description: draft.description.clone(),

@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use ledgerline_commands::{Context, Executed};
 use ledgerline_domain::{
     id::{UserId, WorkflowId, WorkspaceId},
-    workflow::{Content, Intake, Workflow, WorkflowStatus},
+    workflow::{Content, Intake, SavedVersion, Workflow, WorkflowStatus},
 };
 use ledgerline_projections::{values, workflows as rows};
 use ledgerline_store::{StreamId, StreamVersion};
@@ -124,8 +124,13 @@ pub(super) struct Parts {
 }
 
 impl Parts {
+    /// The parts of the definition of a version that is at hand.
+    pub(super) fn of_version(version: &SavedVersion) -> Result<Self, Problem> {
+        Self::of(version.definition().ok_or_else(Problem::broken)?)
+    }
+
     /// The parts of a stored definition.
-    pub(super) fn of(definition: &ledgerline_domain::json::Json) -> Result<Self, Problem> {
+    fn of(definition: &ledgerline_domain::json::Json) -> Result<Self, Problem> {
         definition.to().map_err(|error| {
             tracing::error!("a stored definition has not its three parts");
             Problem::internal(&error)
@@ -144,8 +149,8 @@ pub(super) async fn of(
 ) -> Result<WorkflowView, Problem> {
     let created = ledger.touch(StreamId(id.0), StreamVersion(1)).await?;
     let updated = ledger.touch(StreamId(id.0), version).await?;
-    let draft = content.latest();
-    let Parts { nodes, connections, settings } = Parts::of(&draft.definition)?;
+    let draft = ledger.stored(id, content, content.latest_version()).await?;
+    let Parts { nodes, connections, settings } = Parts::of_version(draft)?;
     let Figures { progress, execution_count, success_rate, last_execution } = figures;
     Ok(WorkflowView {
         id,
