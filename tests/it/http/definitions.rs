@@ -222,9 +222,11 @@ async fn a_graph_of_ten_thousand_nodes_is_saved_published_compared_and_run() {
     ada.command(&format!("{path}/duplicate")).await.expect(201);
 
     let run = ada.post(&format!("{path}/start"), &json!({ "input": { "n": 7 } })).await.expect(202);
+    assert_eq!(run.body["workflow_version"], 1, "the published version runs");
     let run = format!("/executions/{}", run.id());
-    let ended = ada.until(&run, |run| run["status"] == "completed").await;
-    assert_eq!(ended.body["output"]["step-9999"], 7, "the published version ran");
+    let begun = |nodes: &Value| nodes["total"].as_i64().is_some_and(|total| total > 100);
+    ada.until(&format!("{run}/nodes?limit=1"), begun).await;
+    ada.command(&format!("{run}/cancel")).await.expect(202);
 
     let over = json!({ "name": "x", "nodes": [{ "id": "a", "type": "x".repeat(9_000_000) }] });
     assert_eq!(ada.post("/workflows", &over).await.pointers(), ["/nodes"]);
