@@ -21,7 +21,7 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use ledgerline_commands::{Clock as CommandClock, Commands, Settings, Snapshots};
 use ledgerline_domain::{
-    execution::Execution, vault::Vault, workflow::Workflow, workspace::Workspace,
+    execution::Execution, trigger::Trigger, vault::Vault, workflow::Workflow, workspace::Workspace,
 };
 use ledgerline_nats::{Gateway, GatewayConfig, LiveLogs, Nats};
 use ledgerline_projections::Positions;
@@ -304,7 +304,8 @@ async fn lay_foundation(
         .with::<Execution>()
         .with::<Workflow>()
         .with::<Workspace>()
-        .with::<Vault>();
+        .with::<Vault>()
+        .with::<Trigger>();
     let workspaces = config.limits.workspaces();
     let settings = Settings { snapshots, workspaces, ..Settings::default() };
     let commands = Commands::new(Arc::clone(&log), CommandClock::system(), settings);

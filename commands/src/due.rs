@@ -1,10 +1,11 @@
-//! What an execution's events mean for the due times: written by the append that causes them, in the same transaction.
+//! What events mean for the due times of executions and schedules: written by the append that causes them, in the same transaction.
 
 use std::any::Any;
 
 use ledgerline_domain::{
     Aggregate,
     execution::{Attempt, Execution, ExecutionEvent, NodePath, SignalReceived, TimerKind},
+    trigger::Trigger,
 };
 use ledgerline_store::{DueKey, DueTime, StreamId};
 
@@ -57,6 +58,14 @@ pub fn timer_of(due: &DueKey) -> Option<(TimerKind, NodePath, Attempt)> {
 /// The timeout of a whole run: at most one, so its key is known without looking.
 fn timeout_key(stream: StreamId) -> DueKey {
     due_key(stream, TimerKind::ExecutionTimeout, &NodePath::run(), Attempt(1))
+}
+
+/// The name that the next fire time of a schedule has in the due times.
+pub const FIRE: &str = "fire";
+
+/// The due time of a schedule: one, since only the next fire time is waited for.
+fn fire_key(stream: StreamId) -> DueKey {
+    DueKey { stream, kind: FIRE.to_owned(), key: "next".to_owned() }
 }
 
 /// What an event of an execution means for its due times.
@@ -114,13 +123,22 @@ pub fn due_of(stream: StreamId, event: &ExecutionEvent) -> Vec<DueChange> {
     }
 }
 
-/// What the events of one command on one stream leave to set and to remove, given the state after them. Only executions wait for times.
+/// What the events of one command on one stream leave to set and to remove, given the state after them. Only executions and
+/// triggers wait for times.
 pub(crate) fn due_changes<A: Aggregate>(
     stream: StreamId,
     state: &A,
     events: &[A::Event],
 ) -> (Vec<DueTime>, Vec<DueKey>) {
     let (mut due, mut done) = (Vec::new(), Vec::new());
+    if let Some(trigger) = (state as &dyn Any).downcast_ref::<Trigger>() {
+        let key = fire_key(stream);
+        match trigger.due_at() {
+            Some(due_at) => due.push(DueTime { due_at, due: key }),
+            None => done.push(key),
+        }
+        return (due, done);
+    }
     let Some(execution) = (state as &dyn Any).downcast_ref::<Execution>() else {
         return (due, done);
     };

@@ -3,7 +3,8 @@
 //! `domain` knows what may follow from a state, `store` what did; this crate joins them and adds nothing of either.
 //! Reading order: [`context`] (what goes with a command), [`execute`] (load, decide, append, try again), [`scope`] (what one try
 //! looked at and rests on), [`load`] and [`cache`] (where states come from), [`preview`] (a dry run), [`start`] (an execution's
-//! first command); then the loops that lead by lease: [`policies`], [`dispatch`], [`timers`].
+//! first command), [`fire`] (the same by a trigger); then the loops that lead by lease: [`policies`], [`dispatch`], [`timers`] (with
+//! [`schedules`]), [`triggers`].
 
 pub mod cache;
 pub mod clock;
@@ -13,6 +14,7 @@ pub mod dispatch;
 pub mod due;
 pub mod error;
 pub mod execute;
+pub mod fire;
 mod follow;
 pub mod lead;
 pub mod lines;
@@ -20,12 +22,14 @@ pub mod load;
 pub mod policies;
 pub mod preview;
 pub mod record;
+pub mod schedules;
 pub mod scope;
 pub mod start;
 mod submit;
 #[cfg(test)]
 mod testing;
 pub mod timers;
+pub mod triggers;
 mod turns;
 
 pub use clock::Clock;
@@ -40,3 +44,4 @@ pub use policies::Policies;
 pub use preview::{Preview, PreviewedEvent};
 pub use scope::{Decided, Scope};
 pub use timers::Timers;
+pub use triggers::Triggers;

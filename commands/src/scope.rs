@@ -196,6 +196,14 @@ impl Scope {
         self.look(StreamId(id.into())).await
     }
 
+    /// The same, as the log holds it at this moment and not from memory.
+    pub(crate) async fn peek_fresh<A: Aggregate>(
+        &self,
+        id: impl Into<Uuid>,
+    ) -> Result<Loaded<A>, LoadError> {
+        self.commands.loader().load_fresh(StreamId(id.into())).await
+    }
+
     /// Decides a command and notes its events for the append. Several decisions of one plan are appended all or none; a second
     /// one on the same stream sees the first one's events.
     ///

@@ -129,6 +129,7 @@ pub async fn start(scope: &Scope, start: &Start) -> Request {
         held: false,
         timeout_ms: plan.timeout_ms,
         origin: None,
+        trigger_node: None,
         planned_nodes: plan.planned_nodes,
         depth: start.depth,
     };

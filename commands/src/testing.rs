@@ -2,7 +2,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
     time::Duration,
 };
 
@@ -27,7 +30,7 @@ use uuid::Uuid;
 
 use crate::{
     Clock, CommandError, Commands, Context, DispatchSettings, Dispatcher, Executed, Leading, Lines,
-    Policies, Scope, Settings, Target, Timers, WorkspaceLimits,
+    Policies, Scope, Settings, Target, Timers, Triggers, WorkspaceLimits,
     record::recorded,
     start,
     start::{Start, StartRejection},
@@ -40,6 +43,8 @@ pub(crate) struct World {
     pub(crate) log: Arc<SimulatedLog>,
     pub(crate) clock: Clock,
     pub(crate) workspace: WorkspaceId,
+    /// By how much the clocks of processes are wrong, in milliseconds.
+    wrong_by: Arc<AtomicI64>,
 }
 
 /// One process on the log; dropped, it has crashed.
@@ -58,13 +63,23 @@ impl World {
         let epoch = DateTime::from_timestamp(1_800_000_000, 0).unwrap();
         let now = move || epoch + TimeDelta::from_std(began.elapsed()).unwrap();
         let log = SimulatedLog::new(Uuid::now_v7(), Arc::new(now));
-        Self { log, clock: Clock::new(now, Uuid::now_v7), workspace: WorkspaceId(Uuid::now_v7()) }
+        let wrong_by = Arc::new(AtomicI64::new(0));
+        let skew = Arc::clone(&wrong_by);
+        let wrong = move || now() + TimeDelta::milliseconds(skew.load(Ordering::SeqCst));
+        let clock = Clock::new(wrong, Uuid::now_v7);
+        Self { log, clock, workspace: WorkspaceId(Uuid::now_v7()), wrong_by }
+    }
+
+    /// Sets the clocks of all processes wrong; the log's own goes on as it was.
+    pub(crate) fn set_wrong_by(&self, by: TimeDelta) {
+        self.wrong_by.store(by.num_milliseconds(), Ordering::SeqCst);
     }
 
     /// The same log, clock and workspace.
     pub(crate) fn share(&self) -> Self {
-        let Self { log, clock, workspace } = self;
-        Self { log: Arc::clone(log), clock: clock.clone(), workspace: *workspace }
+        let Self { log, clock, workspace, wrong_by } = self;
+        let (log, wrong_by) = (Arc::clone(log), Arc::clone(wrong_by));
+        Self { log, clock: clock.clone(), workspace: *workspace, wrong_by }
     }
 
     pub(crate) fn process(&self, name: &str) -> Process {
@@ -96,7 +111,8 @@ impl World {
             AnyEvent::Workflow(_)
             | AnyEvent::Workspace(_)
             | AnyEvent::Vault(_)
-            | AnyEvent::Deployment(_) => None,
+            | AnyEvent::Deployment(_)
+            | AnyEvent::Trigger(_) => None,
         };
         self.history().into_iter().filter_map(of_execution).collect()
     }
@@ -125,7 +141,6 @@ impl World {
     }
 
     pub(crate) async fn workflow_with(&self, settings: serde_json::Value) -> WorkflowId {
-        let workflow_id = WorkflowId(Uuid::now_v7());
         let definition = json!({
             "nodes": [
                 {"id": "one", "type": "logic.transform", "name": "One", "config": {"expression": "1"}},
@@ -134,10 +149,15 @@ impl World {
             "connections": [{"from": "one", "to": "two"}],
             "settings": settings,
         });
+        self.workflow_of(&definition).await
+    }
+
+    pub(crate) async fn workflow_of(&self, definition: &serde_json::Value) -> WorkflowId {
+        let workflow_id = WorkflowId(Uuid::now_v7());
         let draft = NewDraft {
             name: "Test".into(),
             description: String::new(),
-            definition: Definition::parse(Json::from_value(&definition)).unwrap(),
+            definition: Definition::parse(Json::from_value(definition)).unwrap(),
             tags: Vec::new(),
             is_public: false,
         };
@@ -203,6 +223,12 @@ impl Process {
         let policies = Policies::new(commands, tail, self.leading());
         let stop = self.stop.clone();
         self.spawn(async move { policies.run(stop).await.unwrap() });
+    }
+
+    pub(crate) fn triggers(&mut self) {
+        let triggers = Triggers::new(self.commands.clone(), Arc::clone(&self.tail), self.leading());
+        let stop = self.stop.clone();
+        self.spawn(async move { triggers.run(stop).await.unwrap() });
     }
 
     pub(crate) fn timers(&mut self) {

@@ -16,8 +16,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     CommandError, Commands, Context, LoadError, Target,
-    due::timer_of,
+    due::{FIRE, timer_of},
     lead::{Lead, Leading, StandDown, Term, TermEnd, lead_until_stopped},
+    schedules::{Settled, fire_due},
 };
 
 /// The lease under which due times are fired.
@@ -132,6 +133,9 @@ impl Timers {
 
     async fn fire(&self, due: DueTime, fence: &Fence) -> Fired {
         let DueTime { due, .. } = due;
+        if due.kind == FIRE {
+            return self.fire_schedule(due, fence).await;
+        }
         let Some((kind, path, attempt)) = timer_of(&due) else {
             tracing::error!(stream = %due.stream, kind = due.kind, "a due time of an unknown kind");
             return Fired::Stuck(due);
@@ -156,6 +160,31 @@ impl Timers {
             }
             Err(error) => {
                 tracing::error!(stream = %due.stream, kind = due.kind, %error, "a due time cannot be fired");
+                Fired::Stuck(due)
+            }
+        }
+    }
+
+    async fn fire_schedule(&self, due: DueKey, fence: &Fence) -> Fired {
+        match fire_due(&self.commands, due.stream, fence).await {
+            Ok(Settled::Done) => {
+                metrics::counter!("ledgerline_timers_fired_total", "kind" => FIRE).increment(1);
+                Fired::Applied
+            }
+            Ok(Settled::Nothing) => Fired::Nothing(due),
+            Ok(Settled::NotYet) => Fired::Later,
+            // It was paused, turned off or fired by another process at this very moment, which set or removed the row.
+            Err(CommandError::Rejected(rejection)) => {
+                tracing::debug!(stream = %due.stream, %rejection, "a fire time somebody else took care of");
+                Fired::Later
+            }
+            Err(error) if error.may_pass() => Fired::Later,
+            Err(CommandError::Fenced { .. }) => Fired::End(TermEnd::Lost),
+            Err(CommandError::Load(source @ LoadError::UnknownEvent { .. })) => {
+                Fired::End(TermEnd::unreadable(READER, source))
+            }
+            Err(error) => {
+                tracing::error!(stream = %due.stream, %error, "a schedule cannot be fired");
                 Fired::Stuck(due)
             }
         }

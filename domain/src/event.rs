@@ -12,6 +12,7 @@ use crate::{
     deployment::DeploymentEvent,
     execution::ExecutionEvent,
     id::{CorrelationId, EventId, UserId},
+    trigger::TriggerEvent,
     vault::VaultEvent,
     workflow::WorkflowEvent,
     workspace::WorkspaceEvent,
@@ -146,6 +147,8 @@ pub enum AnyEvent {
     Vault(VaultEvent),
     /// Of the deployment.
     Deployment(DeploymentEvent),
+    /// Of a trigger.
+    Trigger(TriggerEvent),
 }
 
 impl AnyEvent {
@@ -156,7 +159,21 @@ impl AnyEvent {
         (ExecutionEvent::CATEGORY, ExecutionEvent::TYPES),
         (VaultEvent::CATEGORY, VaultEvent::TYPES),
         (DeploymentEvent::CATEGORY, DeploymentEvent::TYPES),
+        (TriggerEvent::CATEGORY, TriggerEvent::TYPES),
     ];
+
+    /// The types of events that a workflow can start from. Those of triggers are not among them: a trigger that hears itself would
+    /// never come to an end, and no depth would tell.
+    pub fn heard() -> impl Iterator<Item = &'static str> {
+        let types = [WorkspaceEvent::TYPES, WorkflowEvent::TYPES, ExecutionEvent::TYPES];
+        types.into_iter().flatten().map(|(name, _)| *name)
+    }
+
+    /// Whether a workflow can start from events of this type.
+    #[must_use]
+    pub fn is_heard(name: &str) -> bool {
+        Self::heard().any(|heard| heard == name)
+    }
 
     /// Reads a recorded event, through the upcasters when its version is an old one.
     ///
@@ -185,6 +202,9 @@ impl AnyEvent {
             }
             DeploymentEvent::CATEGORY => {
                 DeploymentEvent::decode(r#type, schema_version, payload).map(Self::Deployment)
+            }
+            TriggerEvent::CATEGORY => {
+                TriggerEvent::decode(r#type, schema_version, payload).map(Self::Trigger)
             }
             _ => Err(DecodeError::Unknown {
                 category: category.to_owned(),

@@ -412,6 +412,7 @@ impl DraftGraph {
             self.report_cycles(&shape, reader);
         }
         self.report_unreachable(reader);
+        self.report_triggers(reader);
         let order = order.ok()?.into_iter().map(|index| NodeIndex(index.index())).collect();
         let (mut incoming, mut outgoing) =
             (vec![Vec::new(); self.declared.len()], vec![Vec::new(); self.declared.len()]);
@@ -451,6 +452,16 @@ impl DraftGraph {
             }
             let reason = format!("these nodes wait for each other: {ids}");
             reader.report(&self.declared[ring[0]].place, ProblemCode::Cycle, reason);
+        }
+    }
+
+    /// Each trigger is a stream of its own, which every publication brings in line.
+    fn report_triggers(&self, reader: &mut Reader) {
+        let mut triggers =
+            self.declared.iter().filter(|node| node.kind.is_some_and(NodeKind::is_trigger));
+        if let Some(over) = triggers.nth(limits::MAX_TRIGGERS) {
+            let reason = format!("a workflow has at most {} triggers", limits::MAX_TRIGGERS);
+            reader.report(&over.place.field("type"), ProblemCode::OutOfRange, reason);
         }
     }
 

@@ -48,6 +48,9 @@ ids! {
     WorkflowId,
     /// One run of a workflow.
     ExecutionId,
+    /// What starts a workflow by itself: one of its trigger nodes, over all versions.
+    TriggerId,
+
     /// One event.
     EventId,
     /// What ties everything together that one request or trigger caused.
@@ -84,5 +87,23 @@ impl WorkspaceId {
     #[must_use]
     pub fn vault(self) -> VaultId {
         VaultId(derived(&["vault", &self.to_string()]))
+    }
+}
+
+impl TriggerId {
+    /// The trigger that a node of a workflow is: the same over all versions that have the node.
+    #[must_use]
+    pub fn of(workflow: WorkflowId, node_id: &str) -> Self {
+        Self(derived(&["trigger", &workflow.to_string(), node_id]))
+    }
+
+    /// The execution that something starts by this trigger: one for ever, however often it is tried. `cause` is a fire time, a delivery
+    /// or an event, by a name that no other kind of cause shares.
+    #[must_use]
+    pub fn execution(self, cause: &[&str]) -> ExecutionId {
+        let id = self.to_string();
+        let parts: Vec<&str> =
+            ["triggered", id.as_str()].into_iter().chain(cause.iter().copied()).collect();
+        ExecutionId(derived(&parts))
     }
 }

@@ -1,7 +1,7 @@
 //! What is true: aggregates, events, decisions.
 //!
 //! Pure: no async, clock, randomness, logging or I/O. New ids, the actor and the time are inputs, so every decision can be
-//! replayed. Reading order: [`id`], [`event`], then the aggregates [`workspace`], [`workflow`] and [`execution`].
+//! replayed. Reading order: [`id`], [`event`], then the aggregates [`workspace`], [`workflow`], [`execution`] and [`trigger`].
 
 // A new variant is a compile error wherever it matters.
 #![cfg_attr(not(test), deny(clippy::wildcard_enum_match_arm))]
@@ -18,7 +18,9 @@ pub mod limits;
 pub mod node;
 pub mod permission;
 pub mod policy;
+pub mod schedule;
 pub mod testing;
+pub mod trigger;
 pub mod upcast;
 pub mod vault;
 pub mod workflow;

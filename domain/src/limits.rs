@@ -125,6 +125,39 @@ pub const MAX_PLANNED_ACTIONS: usize = 256;
 /// Nodes that are named when it is asked what a run waits for; the others are counted.
 pub const MAX_NAMED_WAITS: usize = 20;
 
+/// Triggers of one workflow: each is a stream of its own, brought in line at every publication.
+pub const MAX_TRIGGERS: usize = 32;
+
+/// The text of a cron pattern.
+pub const MAX_CRON_CHARS: usize = 255;
+
+/// The shortest catch-up window: a busy system may be some seconds late, and that is no downtime.
+pub const MIN_CATCH_UP_WINDOW_MS: u64 = 10_000;
+
+/// The longest catch-up window, 31 days: what is caught up with after that is not what anybody waits for.
+pub const MAX_CATCH_UP_WINDOW_MS: u64 = 31 * 24 * 60 * 60 * 1000;
+
+/// The usual catch-up window: a restart loses no fire.
+pub const DEFAULT_CATCH_UP_WINDOW_MS: u64 = 60_000;
+
+/// The most that a fire is put off: an hour spreads whatever comes due at midnight.
+pub const MAX_JITTER_MS: u64 = 60 * 60 * 1000;
+
+/// Missed fire times that are counted one by one; a schedule by the second misses millions in a month.
+pub const MAX_COUNTED_MISSED: u32 = 1_000;
+
+/// The longest time for which a signature is good: a day, since whoever copied a delivery may send it again until then.
+pub const MAX_REPLAY_WINDOW_MS: u64 = 24 * 60 * 60 * 1000;
+
+/// The usual time for which a signature is good, as Stripe has it.
+pub const DEFAULT_REPLAY_WINDOW_MS: u64 = 5 * 60 * 1000;
+
+/// The name of a delivery, as its sender gives it.
+pub const MAX_DELIVERY_ID_CHARS: usize = 255;
+
+/// The constant that a schedule gives its runs.
+pub const MAX_PAYLOAD_BYTES: usize = 64 * 1024;
+
 /// Fields of the form of an approval, and options of one of them: what a person would fill in.
 pub const MAX_FORM_FIELDS: usize = 50;
 /// Options of a choice.

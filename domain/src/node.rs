@@ -11,6 +11,7 @@ mod resolved;
 mod retry;
 mod schema;
 mod steer;
+mod trigger;
 
 pub use self::{
     awaiting::{ApprovalConfig, ResolvedSignal, ResolvedWorker, SignalConfig, WorkerConfig},

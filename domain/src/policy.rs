@@ -83,7 +83,10 @@ impl PolicyState {
             AnyEvent::Execution(event) => {
                 self.apply_execution(ExecutionId(recorded.stream), event);
             }
-            AnyEvent::Workspace(_) | AnyEvent::Vault(_) | AnyEvent::Deployment(_) => {}
+            AnyEvent::Workspace(_)
+            | AnyEvent::Vault(_)
+            | AnyEvent::Deployment(_)
+            | AnyEvent::Trigger(_) => {}
         }
     }
 

@@ -9,6 +9,7 @@ use ledgerline_domain::{
     deployment::DeploymentEvent,
     event::{AnyEvent, DomainEvent},
     execution::ExecutionEvent,
+    trigger::TriggerEvent,
     vault::VaultEvent,
     workflow::WorkflowEvent,
     workspace::WorkspaceEvent,
@@ -51,6 +52,7 @@ fn every_event_reads_and_writes_its_golden_file() {
     current.extend(check::<ExecutionEvent>());
     current.extend(check::<VaultEvent>());
     current.extend(check::<DeploymentEvent>());
+    current.extend(check::<TriggerEvent>());
     for entry in fs::read_dir(root().join("tests/golden/events")).unwrap() {
         let file = entry.unwrap().file_name().into_string().unwrap();
         if current.contains(&file) {

@@ -8,6 +8,7 @@ use chrono::{DateTime, Utc};
 use ledgerline_domain::{
     event::{Actor, AnyEvent, DomainEvent},
     execution::ExecutionEvent,
+    trigger::TriggerEvent,
     vault::VaultEvent,
     workflow::WorkflowEvent,
     workspace::WorkspaceEvent,
@@ -39,7 +40,7 @@ pub struct Activity {
     pub actor: RawJson,
     /// What: the stored name of the event, e.g. `workflow_published`.
     pub action: String,
-    /// To what: `workspace`, `workflow` or `execution`.
+    /// To what: `workspace`, `workflow`, `execution` or `trigger`.
     pub resource_kind: String,
     /// To which.
     pub resource_id: Uuid,
@@ -236,6 +237,24 @@ fn execution_detail(event: &ExecutionEvent) -> Option<Value> {
     }
 }
 
+/// None for what it fires for: that is the run's own entry, or on the trigger's page.
+fn trigger_detail(event: &TriggerEvent) -> Option<Value> {
+    match event {
+        TriggerEvent::TriggerArmed(event) => Some(json!({
+            "workflow_id": event.workflow_id,
+            "workflow_version": event.workflow_version,
+            "node_id": event.node_id,
+        })),
+        TriggerEvent::TriggerDisarmed(event) => Some(json!({ "reason": event.reason })),
+        TriggerEvent::TriggerPaused(_)
+        | TriggerEvent::TriggerResumed(_)
+        | TriggerEvent::WebhookTokenChanged(_)
+        | TriggerEvent::WebhookSecretChanged(_) => Some(json!({})),
+        TriggerEvent::FiresMissed(event) => Some(json!({ "count": event.count })),
+        TriggerEvent::TriggerFired(_) | TriggerEvent::TriggerRefused(_) => None,
+    }
+}
+
 /// Kind of the resource, action and detail; none where the feed says nothing.
 fn entry(event: &AnyEvent) -> Option<(&'static str, &'static str, Value)> {
     match event {
@@ -253,6 +272,9 @@ fn entry(event: &AnyEvent) -> Option<(&'static str, &'static str, Value)> {
         }
         // The feed is of one workspace each, and this belongs to none.
         AnyEvent::Deployment(_) => None,
+        AnyEvent::Trigger(event) => {
+            Some((TriggerEvent::CATEGORY, event.type_name(), trigger_detail(event)?))
+        }
     }
 }
 
@@ -265,6 +287,7 @@ impl Projection for ActivityFeed {
         WorkflowEvent::CATEGORY,
         ExecutionEvent::CATEGORY,
         VaultEvent::CATEGORY,
+        TriggerEvent::CATEGORY,
     ];
 
     fn want(&mut self, _event: &LogEvent) {}

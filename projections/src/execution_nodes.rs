@@ -561,7 +561,8 @@ impl Projection for ExecutionNodes {
             AnyEvent::Workflow(_)
             | AnyEvent::Workspace(_)
             | AnyEvent::Vault(_)
-            | AnyEvent::Deployment(_) => {}
+            | AnyEvent::Deployment(_)
+            | AnyEvent::Trigger(_) => {}
         }
     }
 
@@ -597,7 +598,8 @@ impl Projection for ExecutionNodes {
             AnyEvent::Workflow(_)
             | AnyEvent::Workspace(_)
             | AnyEvent::Vault(_)
-            | AnyEvent::Deployment(_) => {}
+            | AnyEvent::Deployment(_)
+            | AnyEvent::Trigger(_) => {}
         }
         Ok(())
     }

@@ -219,7 +219,8 @@ impl Projection for Executions {
             | AnyEvent::Workflow(_)
             | AnyEvent::Workspace(_)
             | AnyEvent::Vault(_)
-            | AnyEvent::Deployment(_) => {}
+            | AnyEvent::Deployment(_)
+            | AnyEvent::Trigger(_) => {}
         }
     }
 
@@ -294,7 +295,8 @@ impl Projection for Executions {
             AnyEvent::Execution(_)
             | AnyEvent::Workspace(_)
             | AnyEvent::Vault(_)
-            | AnyEvent::Deployment(_) => Ok(()),
+            | AnyEvent::Deployment(_)
+            | AnyEvent::Trigger(_) => Ok(()),
         }
     }
 

@@ -248,7 +248,10 @@ impl Projection for Workflows {
                     }
                 }
             }
-            AnyEvent::Workspace(_) | AnyEvent::Vault(_) | AnyEvent::Deployment(_) => {}
+            AnyEvent::Workspace(_)
+            | AnyEvent::Vault(_)
+            | AnyEvent::Deployment(_)
+            | AnyEvent::Trigger(_) => {}
         }
     }
 
@@ -289,7 +292,10 @@ impl Projection for Workflows {
         match &event.event {
             AnyEvent::Workflow(workflow) => self.apply_workflow(event, workflow),
             AnyEvent::Execution(execution) => self.apply_execution(event, execution),
-            AnyEvent::Workspace(_) | AnyEvent::Vault(_) | AnyEvent::Deployment(_) => Ok(()),
+            AnyEvent::Workspace(_)
+            | AnyEvent::Vault(_)
+            | AnyEvent::Deployment(_)
+            | AnyEvent::Trigger(_) => Ok(()),
         }
     }
 

@@ -170,7 +170,8 @@ impl Projection for Workspaces {
             AnyEvent::Workflow(_)
             | AnyEvent::Execution(_)
             | AnyEvent::Vault(_)
-            | AnyEvent::Deployment(_) => {}
+            | AnyEvent::Deployment(_)
+            | AnyEvent::Trigger(_) => {}
         }
     }
 

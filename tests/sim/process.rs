@@ -7,7 +7,7 @@ use std::{
 };
 
 use ledgerline_commands::{
-    Clock, Commands, DispatchSettings, Dispatcher, Leading, Policies, Settings, Timers,
+    Clock, Commands, DispatchSettings, Dispatcher, Leading, Policies, Settings, Timers, Triggers,
 };
 use ledgerline_store::{EventLog, SimulatedLog, Tail};
 use tokio::task::JoinSet;
@@ -121,9 +121,11 @@ fn engine(
     };
     let dispatcher = Dispatcher::new(commands.clone(), Arc::clone(tail), settings);
     let policies = Policies::new(commands.clone(), Arc::clone(tail), leading.clone());
+    let triggers = Triggers::new(commands.clone(), Arc::clone(tail), leading.clone());
     let timers = Timers::new(commands.clone(), leading);
-    let (a, b, c) = (stop.clone(), stop.clone(), stop.clone());
+    let (a, b, c, d) = (stop.clone(), stop.clone(), stop.clone(), stop.clone());
     crew.spawn(async move { dispatcher.run(a).await.expect("dispatch knows every event") });
     crew.spawn(async move { policies.run(b).await.expect("the policies know every event") });
     crew.spawn(async move { timers.run(c).await.expect("the timers know every event") });
+    crew.spawn(async move { triggers.run(d).await.expect("the triggers know every event") });
 }

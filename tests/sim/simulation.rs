@@ -266,8 +266,9 @@ impl Simulation {
             ledgerline_commands::dispatch::READER,
             ledgerline_commands::policies::READER,
             ledgerline_commands::timers::READER,
+            ledgerline_commands::triggers::READER,
         ];
-        let reader = self.dice.of(&readers).expect("there are three");
+        let reader = self.dice.of(&readers).expect("there are four");
         for process in &self.processes {
             // Only its holder may ask for one that is held; asking again makes the old term's appends void.
             let _held = self.ground.log.acquire_lease(reader, &process.name, 0).await;

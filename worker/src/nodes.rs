@@ -56,7 +56,7 @@ pub(crate) async fn perform(resolved: Resolved, of: &Try) -> Result<Value, NodeE
         Resolved::Http(request) => http::perform(request, of).await,
         Resolved::Command(command) => command::perform(command, of).await,
         Resolved::File(operation) => file::perform(operation, of).await,
-        Resolved::TriggerManual
+        Resolved::Trigger(_)
         | Resolved::If(_)
         | Resolved::Switch(_)
         | Resolved::Transform(_)

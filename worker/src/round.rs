@@ -304,7 +304,7 @@ impl<'a> Round<'a> {
             }
         };
         let (value, port, variable) = match resolved {
-            Resolved::TriggerManual => (self.run()?.request.input.clone(), None, None),
+            Resolved::Trigger(_) => (self.run()?.request.input.clone(), None, None),
             Resolved::If(taken) => {
                 (Json::from_value(&json!(taken.condition)), Some(taken.condition.to_string()), None)
             }

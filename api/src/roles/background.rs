@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use chrono::{TimeDelta, Utc};
 use futures_util::future::BoxFuture;
 use ledgerline_commands::{
-    Commands, DispatchSettings, Dispatcher, Leading, Lines, Policies, StandDown, Timers,
+    Commands, DispatchSettings, Dispatcher, Leading, Lines, Policies, StandDown, Timers, Triggers,
 };
 use ledgerline_nats::{Carrier, CarrierConfig, relay, work};
 use ledgerline_projections::ProjectorConfig;
@@ -114,15 +114,17 @@ fn start_policies(foundation: &Foundation, stages: &Stages) {
     };
     let stop = || stages.work.stop.clone();
     let policies = Policies::new(commands.clone(), Arc::clone(&tail), leading.clone());
+    let triggers = Triggers::new(commands.clone(), Arc::clone(&tail), leading.clone());
     let dispatch = Dispatcher::new(commands.clone(), tail, settings);
     let (forgetful, over) = (commands.clone(), stop());
     let forgetting = async move { over.run_until_cancelled(forget_keys(&forgetful)).await };
     stages.work.tasks.spawn(forgetting);
     let timers = Timers::new(commands, leading);
-    let loops: [(&'static str, BoxFuture<'static, Result<(), StandDown>>); 3] = [
+    let loops: [(&'static str, BoxFuture<'static, Result<(), StandDown>>); 4] = [
         ("policies", Box::pin(policies.run(stop()))),
         ("dispatch", Box::pin(dispatch.run(stop()))),
         ("timers", Box::pin(timers.run(stop()))),
+        ("triggers", Box::pin(triggers.run(stop()))),
     ];
     for (part, running) in loops {
         let health = foundation.health.clone();

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use axum::extract::State;
 use chrono::{DateTime, Utc};
-use ledgerline_commands::{dispatch::READER as DISPATCH, policies};
+use ledgerline_commands::{dispatch::READER as DISPATCH, policies, triggers};
 use ledgerline_nats::{relay, work};
 use ledgerline_projections::{
     Model, ProjectorStatus,
@@ -34,11 +34,12 @@ const NATS: &str = "nats";
 
 /// Readers of the log beside the projectors, with the part of `/health` that says how each is in the process that was asked.
 /// Timers are not among them: they wait for due times and have no position, so any lag of theirs would be a lie.
-const READERS: [(&str, &str); 4] = [
+const READERS: [(&str, &str); 5] = [
     (relay::READER, "relay"),
     (work::READER, "work_relay"),
     (policies::READER, "policies"),
     (DISPATCH, "dispatch"),
+    (triggers::READER, "triggers"),
 ];
 
 /// A deployment.

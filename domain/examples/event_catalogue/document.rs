@@ -6,8 +6,8 @@
 use std::{fmt::Write as _, fs, path::Path};
 
 use ledgerline_domain::{
-    deployment::DeploymentEvent, event::DomainEvent, execution::ExecutionEvent, vault::VaultEvent,
-    workflow::WorkflowEvent, workspace::WorkspaceEvent,
+    deployment::DeploymentEvent, event::DomainEvent, execution::ExecutionEvent,
+    trigger::TriggerEvent, vault::VaultEvent, workflow::WorkflowEvent, workspace::WorkspaceEvent,
 };
 
 /// The text of `docs/events.md`.
@@ -24,6 +24,7 @@ pub(crate) fn document(root: &Path) -> String {
     aggregate::<ExecutionEvent>(root, &["execution.rs", "execution/events.rs"], &mut text);
     aggregate::<VaultEvent>(root, &["vault.rs"], &mut text);
     aggregate::<DeploymentEvent>(root, &["deployment.rs"], &mut text);
+    aggregate::<TriggerEvent>(root, &["trigger.rs", "trigger/events.rs"], &mut text);
     text
 }
 

@@ -95,6 +95,7 @@ impl Log {
             held: self.dispatch.hold_of(WorkspaceId(Uuid::from_u128(workspace))).is_some(),
             timeout_ms: None,
             origin: None,
+            trigger_node: None,
             planned_nodes: 1,
             depth: 0,
         };

@@ -110,6 +110,8 @@ pub struct RequestExecution {
     pub timeout_ms: Option<u64>,
     /// The execution it is made from.
     pub origin: Option<Origin>,
+    /// The trigger node that it begins at; none for a run by hand or by another run.
+    pub trigger_node: Option<String>,
     /// How many nodes the graph has at its top level.
     pub planned_nodes: u32,
     /// How many triggers and child runs lie between this and a person.

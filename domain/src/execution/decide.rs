@@ -105,6 +105,7 @@ fn requested(request: &RequestExecution, now: DateTime<Utc>) -> Decision {
             limits: request.limits.clone(),
             timeout_at,
             origin: request.origin.clone(),
+            trigger_node: request.trigger_node.clone(),
             planned_nodes: request.planned_nodes,
             depth: request.depth,
         }

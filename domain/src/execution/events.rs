@@ -311,6 +311,9 @@ pub struct ExecutionRequested {
     /// The execution it was made from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin: Option<Origin>,
+    /// The trigger node that the run begins at; none for a run by hand or by another run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trigger_node: Option<String>,
     /// How many nodes the graph has at its top level, so that progress needs no definition.
     pub planned_nodes: u32,
     /// How many triggers and child runs lie between this and a person; refused above 16.

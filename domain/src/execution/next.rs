@@ -151,6 +151,8 @@ pub fn next(execution: &Execution, plan: &Arc<Plan>) -> Vec<Action> {
 #[derive(Clone, Debug)]
 pub struct Planner {
     plan: Arc<Plan>,
+    /// Whether it knows which trigger the run begins at.
+    begun: bool,
     /// How many of the settled nodes it has read.
     read: usize,
     scopes: HashMap<String, Frontier>,
@@ -182,6 +184,7 @@ impl Planner {
     pub fn new(plan: Arc<Plan>) -> Self {
         let mut planner = Self {
             plan: Arc::clone(&plan),
+            begun: false,
             read: 0,
             scopes: HashMap::new(),
             loops: HashMap::new(),
@@ -217,6 +220,7 @@ impl Planner {
             let (node, error) = (Some(node.clone()), error.clone());
             return vec![Action::Finish(Ending::Failed { node, error })];
         }
+        self.begin_at(run.request.trigger_node.as_deref());
         self.read(run);
         let mut actions = Vec::new();
         let halted = self.loop_actions(run, &active, &mut actions);

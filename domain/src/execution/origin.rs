@@ -112,6 +112,7 @@ fn request_of(run: &Run, origin: Origin, timeout_ms: Option<u64>) -> RequestExec
         held: false,
         timeout_ms,
         origin: Some(origin),
+        trigger_node: request.trigger_node.clone(),
         planned_nodes: request.planned_nodes,
         depth: request.depth,
     }

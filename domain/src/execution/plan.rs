@@ -10,7 +10,10 @@ use super::{AfterFailure, Attempt, NodeError, NodeOutput, NodePath, path::scope_
 use crate::{
     graph::{Edge, Graph, NodeIndex},
     json::Json,
-    node::{ERROR_PORT, MergeMode, Node, NodeClass, NodeConfig, OnError, OnItemError, RetryPolicy},
+    node::{
+        ERROR_PORT, MergeMode, Node, NodeClass, NodeConfig, NodeKind, OnError, OnItemError,
+        RetryPolicy,
+    },
 };
 
 /// A graph, or the body of a loop, ready to be walked.
@@ -22,6 +25,8 @@ pub struct Plan {
     incoming: Vec<u32>,
     sources: Vec<Vec<PlanSource>>,
     leaves: Vec<u32>,
+    /// Where runs begin: index, and whether it is where a person's do.
+    triggers: Vec<(u32, bool)>,
     parallelism: usize,
 }
 
@@ -124,6 +129,11 @@ impl Plan {
             .map(|(node, _)| graph.incoming(*node).iter().map(source).collect())
             .collect();
         let leaves = (0..).zip(&outgoing).filter(|(_, to)| to.is_empty()).map(|(i, _)| i).collect();
+        let triggers = (0..)
+            .zip(&indexed)
+            .filter(|(_, (_, node))| node.kind().is_trigger())
+            .map(|(index, (_, node))| (index, node.kind() == NodeKind::TriggerManual))
+            .collect();
         Arc::new(Self {
             nodes: indexed.iter().map(|(_, node)| PlanNode::of(node)).collect(),
             index,
@@ -131,6 +141,7 @@ impl Plan {
             incoming,
             sources,
             leaves,
+            triggers,
             parallelism: graph.settings().parallelism.max(1) as usize,
         })
     }
@@ -222,6 +233,20 @@ impl Plan {
 
     pub(super) fn sources(&self, index: u32) -> &[PlanSource] {
         &self.sources[index as usize]
+    }
+
+    /// The triggers that a run does not begin at: all but the one that started it; of a run by hand all but those for that, where there
+    /// are any.
+    pub(super) fn idle_triggers(&self, started_by: Option<&str>) -> impl Iterator<Item = u32> {
+        let started_by = started_by.and_then(|id| self.index_of(id));
+        let by_hand = self.triggers.iter().any(|(_, manual)| *manual);
+        self.triggers
+            .iter()
+            .filter(move |(index, manual)| match started_by {
+                Some(begun) => *index != begun,
+                None => by_hand && !manual,
+            })
+            .map(|(index, _)| *index)
     }
 
     pub(super) fn leaves(&self) -> &[u32] {

@@ -37,6 +37,7 @@ fn request(limit: Option<ConcurrencyLimit>) -> RequestExecution {
         held: false,
         timeout_ms: None,
         origin: None,
+        trigger_node: None,
         planned_nodes: 2,
         depth: 0,
     }

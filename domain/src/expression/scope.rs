@@ -25,6 +25,8 @@ pub struct Scope {
     pub workflow: Json,
     /// Values of the deployment that workflows may see.
     pub env: BTreeMap<String, String>,
+    /// The event that a trigger's filter looks at, before there is a run.
+    pub event: Option<Json>,
     /// The item of the innermost `logic.for_each`.
     pub item: Option<Json>,
     /// The index of the innermost loop, from 0.
@@ -38,6 +40,12 @@ impl Scope {
     #[must_use]
     pub fn of_input(input: Json) -> Self {
         Self { input, ..Self::default() }
+    }
+
+    /// A scope of an event alone, for the filter of a trigger.
+    #[must_use]
+    pub fn of_event(event: Json) -> Self {
+        Self { event: Some(event), ..Self::default() }
     }
 
     /// The variables that a program names, as values. What is not there is left out, and the program says so when it needs it.
@@ -65,6 +73,7 @@ impl Scope {
             "input" => Some(parsed(&self.input, left)?),
             "execution" => Some(parsed(&self.execution, left)?),
             "workflow" => Some(parsed(&self.workflow, left)?),
+            "event" => self.event.as_ref().map(|event| parsed(event, left)).transpose()?,
             "item" => self.item.as_ref().map(|item| parsed(item, left)).transpose()?,
             "last" => self.last.as_ref().map(|last| parsed(last, left)).transpose()?,
             "index" => self.index.map(Value::from),

@@ -33,6 +33,7 @@ fn scope() -> Scope {
         item: Some(json!({ "id": 5 }).into()),
         last: None,
         index: Some(3),
+        event: None,
     }
 }
 

@@ -12,6 +12,7 @@ use crate::{
     execution::TIMEOUT_PORT,
     expression::{Expression, TemplateValue},
     graph::Graph,
+    trigger::{CronConfig, EventConfig, TriggerConfig, WebhookConfig},
 };
 
 /// What a node does: its kind with its configuration.
@@ -19,6 +20,12 @@ use crate::{
 pub enum NodeConfig {
     /// `trigger.manual`
     TriggerManual,
+    /// `trigger.cron`
+    TriggerCron(Box<CronConfig>),
+    /// `trigger.webhook`
+    TriggerWebhook(WebhookConfig),
+    /// `trigger.event`
+    TriggerEvent(EventConfig),
     /// `action.http`
     Http(Box<HttpConfig>),
     /// `action.command`
@@ -230,6 +237,9 @@ impl NodeConfig {
     pub const fn kind(&self) -> NodeKind {
         match self {
             Self::TriggerManual => NodeKind::TriggerManual,
+            Self::TriggerCron(_) => NodeKind::TriggerCron,
+            Self::TriggerWebhook(_) => NodeKind::TriggerWebhook,
+            Self::TriggerEvent(_) => NodeKind::TriggerEvent,
             Self::Http(_) => NodeKind::Http,
             Self::Command(_) => NodeKind::Command,
             Self::File(_) => NodeKind::File,
@@ -247,6 +257,21 @@ impl NodeConfig {
         }
     }
 
+    /// What the trigger is armed with; none for a node that starts nothing by itself.
+    #[must_use]
+    pub fn trigger(&self) -> Option<TriggerConfig> {
+        if let Self::TriggerCron(cron) = self {
+            return Some(TriggerConfig::Cron((**cron).clone()));
+        }
+        if let Self::TriggerWebhook(webhook) = self {
+            return Some(TriggerConfig::Webhook(webhook.clone()));
+        }
+        if let Self::TriggerEvent(event) = self {
+            return Some(TriggerConfig::Event(event.clone()));
+        }
+        None
+    }
+
     /// The named ports of the kind itself.
     pub(super) fn ports(&self) -> Vec<Cow<'_, str>> {
         match self {
@@ -262,6 +287,9 @@ impl NodeConfig {
                 signal.timeout_ms.map(|_| Cow::Borrowed(TIMEOUT_PORT)).into_iter().collect()
             }
             Self::TriggerManual
+            | Self::TriggerCron(_)
+            | Self::TriggerWebhook(_)
+            | Self::TriggerEvent(_)
             | Self::Http(_)
             | Self::Command(_)
             | Self::File(_)
@@ -280,6 +308,9 @@ impl NodeConfig {
         match self {
             Self::If(_) | Self::Switch(_) | Self::Approval(_) => false,
             Self::TriggerManual
+            | Self::TriggerCron(_)
+            | Self::TriggerWebhook(_)
+            | Self::TriggerEvent(_)
             | Self::Http(_)
             | Self::Command(_)
             | Self::File(_)
@@ -308,6 +339,9 @@ impl NodeConfig {
                 FileOperation::Append | FileOperation::Delete => false,
             },
             Self::TriggerManual
+            | Self::TriggerCron(_)
+            | Self::TriggerWebhook(_)
+            | Self::TriggerEvent(_)
             | Self::If(_)
             | Self::Switch(_)
             | Self::Transform(_)
@@ -328,6 +362,9 @@ impl NodeConfig {
             Self::ForEach(for_each) => Some(&for_each.body),
             Self::While(repeat) => Some(&repeat.body),
             Self::TriggerManual
+            | Self::TriggerCron(_)
+            | Self::TriggerWebhook(_)
+            | Self::TriggerEvent(_)
             | Self::Http(_)
             | Self::Command(_)
             | Self::File(_)
@@ -368,7 +405,11 @@ impl NodeConfig {
         let mut values: Vec<&TemplateValue> = Vec::new();
         let mut expressions: Vec<&Expression> = Vec::new();
         match self {
-            Self::TriggerManual | Self::Merge(_) => {}
+            Self::TriggerManual
+            | Self::TriggerCron(_)
+            | Self::TriggerWebhook(_)
+            | Self::TriggerEvent(_)
+            | Self::Merge(_) => {}
             Self::Http(http) => {
                 values.push(&http.url);
                 values.extend(http.headers.iter().chain(&http.query).map(|(_, value)| value));

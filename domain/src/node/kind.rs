@@ -7,6 +7,12 @@ use std::fmt;
 pub enum NodeKind {
     /// `trigger.manual`: where a run by a person begins.
     TriggerManual,
+    /// `trigger.cron`: where a run at a time begins.
+    TriggerCron,
+    /// `trigger.webhook`: where a run by a delivery begins.
+    TriggerWebhook,
+    /// `trigger.event`: where a run by an event of the log begins.
+    TriggerEvent,
     /// `action.http`: a request.
     Http,
     /// `action.command`: a program in a sandbox.
@@ -52,8 +58,11 @@ pub enum NodeClass {
 
 impl NodeKind {
     /// Every kind, in the order in which they are listed.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 18] = [
         Self::TriggerManual,
+        Self::TriggerCron,
+        Self::TriggerWebhook,
+        Self::TriggerEvent,
         Self::Http,
         Self::Command,
         Self::File,
@@ -75,6 +84,9 @@ impl NodeKind {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::TriggerManual => "trigger.manual",
+            Self::TriggerCron => "trigger.cron",
+            Self::TriggerWebhook => "trigger.webhook",
+            Self::TriggerEvent => "trigger.event",
             Self::Http => "action.http",
             Self::Command => "action.command",
             Self::File => "action.file",
@@ -103,6 +115,9 @@ impl NodeKind {
     pub const fn class(self) -> NodeClass {
         match self {
             Self::TriggerManual
+            | Self::TriggerCron
+            | Self::TriggerWebhook
+            | Self::TriggerEvent
             | Self::If
             | Self::Switch
             | Self::Transform
@@ -123,7 +138,10 @@ impl NodeKind {
     /// Whether runs begin at it.
     #[must_use]
     pub const fn is_trigger(self) -> bool {
-        matches!(self, Self::TriggerManual)
+        matches!(
+            self,
+            Self::TriggerManual | Self::TriggerCron | Self::TriggerWebhook | Self::TriggerEvent
+        )
     }
 
     /// How long one try may take where the definition doesn't say. None for what the engine does itself.
@@ -134,6 +152,9 @@ impl NodeKind {
             Self::Command => Some(300_000),
             Self::File => Some(60_000),
             Self::TriggerManual
+            | Self::TriggerCron
+            | Self::TriggerWebhook
+            | Self::TriggerEvent
             | Self::If
             | Self::Switch
             | Self::Transform

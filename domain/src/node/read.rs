@@ -152,6 +152,9 @@ fn read_config(
     let fields_ref = &mut fields;
     let config = match kind {
         NodeKind::TriggerManual => Some(NodeConfig::TriggerManual),
+        NodeKind::TriggerCron => super::trigger::read_cron(fields_ref, reader),
+        NodeKind::TriggerWebhook => super::trigger::read_webhook(fields_ref, reader),
+        NodeKind::TriggerEvent => super::trigger::read_event(fields_ref, reader),
         NodeKind::Http => read_http(fields_ref, reader),
         NodeKind::Command => read_command(fields_ref, reader),
         NodeKind::File => read_file(fields_ref, reader),
@@ -234,7 +237,7 @@ fn read_http(fields: &mut Fields<'_>, reader: &mut Reader) -> Option<NodeConfig>
 }
 
 /// A token of RFC 9110, which the name of a header field is.
-fn is_token(name: &str) -> bool {
+pub(super) fn is_token(name: &str) -> bool {
     !name.is_empty()
         && name
             .bytes()

@@ -29,8 +29,8 @@ pub struct ResolveError {
 /// A configuration after evaluation.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Resolved {
-    /// `trigger.manual`; its output is the run's input.
-    TriggerManual,
+    /// A trigger, of this kind; its output is the run's input.
+    Trigger(NodeKind),
     /// `action.http`
     Http(ResolvedHttp),
     /// `action.command`
@@ -156,7 +156,7 @@ impl Resolved {
     #[must_use]
     pub const fn kind(&self) -> NodeKind {
         match self {
-            Self::TriggerManual => NodeKind::TriggerManual,
+            Self::Trigger(kind) => *kind,
             Self::Http(_) => NodeKind::Http,
             Self::Command(_) => NodeKind::Command,
             Self::File(_) => NodeKind::File,
@@ -178,7 +178,7 @@ impl Resolved {
     #[must_use]
     pub fn input(&self) -> Json {
         let value = match self {
-            Self::TriggerManual => Ok(Value::Object(Map::new())),
+            Self::Trigger(_) => Ok(Value::Object(Map::new())),
             Self::Http(resolved) => serde_json::to_value(resolved),
             Self::Command(resolved) => serde_json::to_value(resolved),
             Self::File(resolved) => serde_json::to_value(resolved),
@@ -203,7 +203,10 @@ impl Resolved {
     /// When it was not recorded for this kind.
     pub fn from_input(kind: NodeKind, input: &Json) -> Result<Self, serde_json::Error> {
         Ok(match kind {
-            NodeKind::TriggerManual => Self::TriggerManual,
+            NodeKind::TriggerManual
+            | NodeKind::TriggerCron
+            | NodeKind::TriggerWebhook
+            | NodeKind::TriggerEvent => Self::Trigger(kind),
             NodeKind::Http => Self::Http(input.to()?),
             NodeKind::Command => Self::Command(input.to()?),
             NodeKind::File => Self::File(input.to()?),
@@ -226,7 +229,10 @@ impl NodeConfig {
     /// Evaluates every expression and template.
     pub(super) fn resolve(&self, scope: &Scope) -> Result<Resolved, ResolveError> {
         Ok(match self {
-            Self::TriggerManual => Resolved::TriggerManual,
+            Self::TriggerManual
+            | Self::TriggerCron(_)
+            | Self::TriggerWebhook(_)
+            | Self::TriggerEvent(_) => Resolved::Trigger(self.kind()),
             Self::Http(http) => Resolved::Http(resolve_http(http, scope)?),
             Self::Command(command) => Resolved::Command(resolve_command(command, scope)?),
             Self::File(file) => Resolved::File(resolve_file(file, scope)?),

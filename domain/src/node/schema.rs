@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::{
     FileOperation, HttpMethod, MergeMode, NodeKind, OnItemError,
     awaiting::{approval_schema, signal_schema, worker_schema},
+    trigger,
 };
 use crate::{execution::TIMEOUT_PORT, limits};
 
@@ -54,6 +55,9 @@ fn describe(kind: NodeKind) -> KindDescription {
             NodeKind::Approval => vec!["approved", "rejected", TIMEOUT_PORT],
             NodeKind::Signal => vec![TIMEOUT_PORT],
             NodeKind::TriggerManual
+            | NodeKind::TriggerCron
+            | NodeKind::TriggerWebhook
+            | NodeKind::TriggerEvent
             | NodeKind::Http
             | NodeKind::Command
             | NodeKind::File
@@ -75,6 +79,18 @@ fn words(kind: NodeKind) -> (&'static str, &'static str) {
         NodeKind::TriggerManual => (
             "Manual start",
             "A run that a person or a program starts begins here; its output is the run's input.",
+        ),
+        NodeKind::TriggerCron => (
+            "Schedule",
+            "Starts a run at the times of a cron pattern in a time zone; its output is the fire time and a payload.",
+        ),
+        NodeKind::TriggerWebhook => (
+            "Webhook",
+            "Starts a run for each delivery to an address of its own; its output is headers, query, body and delivery_id.",
+        ),
+        NodeKind::TriggerEvent => (
+            "Event",
+            "Starts a run for each event of the workspace's log that fits; its output is the event.",
         ),
         NodeKind::Http => ("HTTP request", "Sends a request and gives status, headers and body."),
         NodeKind::Command => (
@@ -125,7 +141,7 @@ pub(super) fn object(properties: Value, required: &[&str]) -> Value {
     })
 }
 
-fn cel(title: &str) -> Value {
+pub(super) fn cel(title: &str) -> Value {
     json!({
         "type": "string",
         "format": "cel",
@@ -164,6 +180,9 @@ pub(super) fn whole(title: &str, min: u64, max: u64, default: Option<u64>) -> Va
 fn schema(kind: NodeKind) -> Value {
     match kind {
         NodeKind::TriggerManual => object(json!({}), &[]),
+        NodeKind::TriggerCron => trigger::cron_schema(),
+        NodeKind::TriggerWebhook => trigger::webhook_schema(),
+        NodeKind::TriggerEvent => trigger::event_schema(),
         NodeKind::Http => http(),
         NodeKind::Command => command(),
         NodeKind::File => object(

@@ -53,6 +53,7 @@ fn requested(number: u128, workflow: Uuid) -> Recorded<AnyEvent> {
         limits: Vec::new(),
         timeout_at: None,
         origin: None,
+        trigger_node: None,
         planned_nodes: 1,
         depth: 0,
     };

@@ -221,6 +221,7 @@ pub(crate) fn requested(workspace: Uuid, workflow: Uuid, planned_nodes: u32) -> 
         limits: Vec::new(),
         timeout_at: None,
         origin: None,
+        trigger_node: None,
         planned_nodes,
         depth: 0,
     }

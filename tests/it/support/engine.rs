@@ -6,7 +6,7 @@ use std::{future::Future, path::PathBuf, sync::Arc, time::Duration};
 use chrono::Utc;
 use ledgerline_commands::{
     Clock, Commands, Context, DispatchSettings, Dispatcher, Leading, Policies, Settings, Target,
-    Timers,
+    Timers, Triggers,
     start::{Start, StartRejection, start},
 };
 use ledgerline_domain::{
@@ -65,12 +65,14 @@ impl Engine {
             untaken_grace: LEASE * 4,
         };
         let dispatcher = Dispatcher::new(commands.clone(), Arc::clone(&tail), settings);
+        let triggers = Triggers::new(commands.clone(), Arc::clone(&tail), leading.clone());
         let policies = Policies::new(commands.clone(), tail, leading.clone());
         let timers = Timers::new(commands.clone(), leading);
-        let (a, b, c) = (cancel.clone(), cancel.clone(), cancel.clone());
+        let (a, b, c, d) = (cancel.clone(), cancel.clone(), cancel.clone(), cancel.clone());
         tracker.spawn(async move { dispatcher.run(a).await.expect("dispatch knows every event") });
         tracker.spawn(async move { policies.run(b).await.expect("the policies know every event") });
         tracker.spawn(async move { timers.run(c).await.expect("the timers know every event") });
+        tracker.spawn(async move { triggers.run(d).await.expect("the triggers know every event") });
         let folder = tempfile::tempdir().expect("a folder");
         Self { log, commands, workspace: WorkspaceId(Uuid::now_v7()), folder, tracker, cancel }
     }

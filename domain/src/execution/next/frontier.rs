@@ -47,6 +47,19 @@ pub(super) struct LoopRun {
 }
 
 impl Planner {
+    /// Lets the run begin at the trigger that started it: the others are skipped, with what only they lead to.
+    pub(super) fn begin_at(&mut self, trigger: Option<&str>) {
+        if std::mem::replace(&mut self.begun, true) {
+            return;
+        }
+        for index in self.plan.idle_triggers(trigger) {
+            let order = vec![index];
+            if let Some(path) = self.inline.remove(&order) {
+                self.skips.insert(order, path);
+            }
+        }
+    }
+
     /// Reads what settled since the last time, and notes what may begin by that.
     pub(super) fn read(&mut self, run: &Run) {
         let settled = run.settled();

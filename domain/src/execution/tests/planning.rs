@@ -379,3 +379,42 @@ fn a_long_chain_is_planned_in_small_steps() {
     assert_eq!(planner.next(&execution), finished(json!(NODES - 1)));
     assert_eq!(next(&execution, &plan), finished(json!(NODES - 1)));
 }
+
+fn trigger(id: &str, kind: &str, config: Value) -> Value {
+    json!({"id": id, "type": format!("trigger.{kind}"), "config": config})
+}
+
+/// A run that this trigger node started.
+fn started_by(node: Option<&str>) -> Given {
+    let trigger_node = node.map(str::to_owned);
+    let request = RequestExecution { trigger_node, ..request(None) };
+    Given::default().and(ExecutionCommand::Request(Box::new(request))).report(1, [])
+}
+
+#[test]
+fn a_run_begins_at_the_trigger_that_started_it() {
+    let nodes = json!([
+        trigger("hand", "manual", json!({})),
+        trigger("clock", "cron", json!({"cron": "0 8 * * *"})),
+        trigger("hook", "webhook", json!({})),
+        transform("both"),
+    ]);
+    let edges = json!([edge("hand", "both"), edge("clock", "both")]);
+    let plan = plan_of(nodes, edges);
+    let by = |node| planned(&started_by(node), &plan);
+    assert_eq!(by(Some("clock")), [skip("hand"), skip("hook"), evaluate("clock")]);
+    assert_eq!(by(Some("hook")), [skip("hand"), skip("clock"), evaluate("hook")]);
+    assert_eq!(by(None), [skip("clock"), skip("hook"), evaluate("hand")]);
+    // One that was there when it was published and is no more: then the run is as if begun by hand.
+    assert_eq!(by(Some("gone")), [skip("clock"), skip("hook"), evaluate("hand")]);
+}
+
+#[test]
+fn without_one_for_people_a_run_by_hand_begins_at_every_trigger() {
+    let nodes = json!([
+        trigger("clock", "cron", json!({"cron": "0 8 * * *"})),
+        trigger("hook", "webhook", json!({})),
+    ]);
+    let plan = plan_of(nodes, json!([]));
+    assert_eq!(planned(&started_by(None), &plan), [evaluate("clock"), evaluate("hook")]);
+}
