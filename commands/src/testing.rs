@@ -44,7 +44,7 @@ pub(crate) struct World {
     pub(crate) clock: Clock,
     pub(crate) workspace: WorkspaceId,
     /// By how much the clocks of processes are wrong, in milliseconds.
-    wrong_by: Arc<AtomicI64>,
+    pub(crate) wrong_by: Arc<AtomicI64>,
 }
 
 /// One process on the log; dropped, it has crashed.
