@@ -10,38 +10,26 @@
 //! A NATS that refuses or is away stops the carrier, not the system: it lets go of the lease, shows why in its status, and comes
 //! back with back-off.
 
-use std::{collections::VecDeque, fmt, sync::Arc, time::Duration};
+mod cargo;
+mod sending;
+mod status;
+mod term;
 
-use async_nats::jetstream::{
-    context::{PublishError, PublishErrorKind},
-    message::PublishMessage,
-    publish::PublishAck,
-};
-use futures_util::future::BoxFuture;
-use ledgerline_store::{
-    EventLog, Filter, Lease, Position, RecordedEvent, StoreError, Tail, TailReader,
-};
-use metrics::{counter, gauge};
-use tokio::{
-    sync::{oneshot, watch},
-    time::Instant,
-};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use ledgerline_store::{EventLog, Position, StoreError, Tail, TailReader};
+use tokio::{sync::watch, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, info, warn};
 
-use crate::{
-    backoff::backoff, envelope::EventSource, relay, subject::Prefix, topology::Nats, work,
-};
-
-/// A batch of large events is followed by shorter ones, so that a read and its successor stay below about this much memory.
-const BATCH_BYTES: usize = 8 * 1024 * 1024;
+pub(crate) use self::cargo::{Cargo, Outgoing};
+pub use self::status::{CarrierState, CarrierStatus};
+use self::term::{Stop, Term, oldest, refused};
+use crate::{backoff::backoff, envelope::EventSource, topology::Nats};
 
 /// How far before its checkpoint the work carrier begins when the stream of work is new: what was on a lost stream and no
 /// worker had taken yet is published again. Dispatch keeps the stream shallow, so this covers it many times.
 const WORK_LOOKBACK: i64 = 10_000;
-
-/// How long an item on the desk may go untaken before it is published.
-const DESK_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How often the work carrier looks whether another worker process is alive.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -96,50 +84,6 @@ impl CarrierConfig {
     }
 }
 
-/// What a carrier is doing, for health and the system page.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CarrierStatus {
-    /// What it is doing.
-    pub state: CarrierState,
-    /// Everything up to here is on NATS, as far as this process knows.
-    pub position: Position,
-    /// How many events of the log come after that.
-    pub lag: u64,
-}
-
-/// What a carrier is doing.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum CarrierState {
-    /// Another process leads, or it is not known yet who does.
-    Standby,
-    /// It publishes what the log holds.
-    Leading,
-    /// NATS cannot be used: it waits.
-    NatsAway,
-    /// NATS or this build refuses an event: it tries again with back-off.
-    Refused {
-        /// Why.
-        reason: String,
-    },
-    /// The log cannot be read: it tries again with back-off.
-    LogAway {
-        /// Why.
-        reason: String,
-    },
-}
-
-impl fmt::Display for CarrierState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Standby => f.write_str("standby"),
-            Self::Leading => f.write_str("leading"),
-            Self::NatsAway => f.write_str("nats is away"),
-            Self::Refused { reason } => write!(f, "refused: {reason}"),
-            Self::LogAway { reason } => write!(f, "the log is away: {reason}"),
-        }
-    }
-}
-
 /// A handle to a carrier that runs in this process.
 #[derive(Clone, Debug)]
 pub struct Carrier {
@@ -185,99 +129,6 @@ impl Carrier {
     }
 }
 
-/// What is carried.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Cargo {
-    /// Every event.
-    Events,
-    /// Dispatched executions.
-    Work,
-}
-
-impl Cargo {
-    const fn reader(self) -> &'static str {
-        match self {
-            Self::Events => relay::READER,
-            Self::Work => work::READER,
-        }
-    }
-
-    fn filter(self) -> Filter {
-        match self {
-            Self::Events => Filter::default(),
-            Self::Work => work::dispatches(),
-        }
-    }
-
-    fn is_of(self, event: &RecordedEvent) -> bool {
-        match self {
-            Self::Events => true,
-            Self::Work => work::is_dispatch(event),
-        }
-    }
-
-    fn message(
-        self,
-        event: &RecordedEvent,
-        prefix: &Prefix,
-        source: &EventSource,
-        previous: Option<&str>,
-    ) -> Result<Outgoing, work::UnreadableDispatch> {
-        match self {
-            Self::Events => Ok(relay::message(event, prefix, source, previous)),
-            Self::Work => work::message(event, prefix),
-        }
-    }
-
-    fn report(self, lag: u64) {
-        // A gauge is a float; a lag beyond 2^53 events does not occur.
-        let lag = lag as f64;
-        match self {
-            Self::Events => gauge!("ledgerline_relay_lag_events").set(lag),
-            Self::Work => gauge!("ledgerline_work_lag_events").set(lag),
-        }
-    }
-
-    fn count_published(self, events: u64) {
-        match self {
-            Self::Events => counter!("ledgerline_relay_published_total").increment(events),
-            Self::Work => counter!("ledgerline_work_published_total").increment(events),
-        }
-    }
-}
-
-/// A message that is about to be published.
-pub(crate) struct Outgoing {
-    pub(crate) subject: String,
-    pub(crate) id: String,
-    pub(crate) publish: PublishMessage,
-}
-
-/// Why leading ended.
-enum Stop {
-    /// The process stops.
-    Cancelled,
-    /// Another process leads.
-    Standby,
-    /// NATS cannot be used.
-    NatsAway,
-    /// NATS or this build refused an event.
-    Refused { reason: String, progress: bool },
-    /// The log cannot be read or the checkpoint not moved.
-    Log(StoreError),
-}
-
-impl From<StoreError> for Stop {
-    fn from(error: StoreError) -> Self {
-        match error {
-            StoreError::Fenced { .. } => Self::Standby,
-            StoreError::DiskFull | StoreError::Unavailable(_) | StoreError::Corrupt { .. } => {
-                Self::Log(error)
-            }
-        }
-    }
-}
-
 struct Carry {
     cargo: Cargo,
     log: Arc<dyn EventLog>,
@@ -289,66 +140,6 @@ struct Carry {
     refusals: u32,
     /// The tail moves while somebody listens.
     _listening: Option<TailReader>,
-}
-
-/// One term of leadership.
-struct Term {
-    lease: Lease,
-    /// The checkpoint when the term began.
-    began: Position,
-    /// The lease is ours for its time to live from here on, at least.
-    renewed: Instant,
-    /// When the checkpoint was moved last.
-    saved: Instant,
-    /// Everything up to here was read and published.
-    cursor: Position,
-    /// Everything up to here was acknowledged.
-    acked: Position,
-    /// On its way and not answered for yet, in order.
-    window: VecDeque<(Position, Carried)>,
-    /// No other worker process is alive, as far as was looked.
-    alone: bool,
-    /// When that was looked at last.
-    looked: Option<Instant>,
-    /// Id of the last message in the window.
-    previous: Option<String>,
-    /// Most events of the next read.
-    limit: usize,
-    source: EventSource,
-}
-
-struct Batch {
-    events: Vec<Arc<RecordedEvent>>,
-    upto: Position,
-}
-
-/// How an event is on its way.
-enum Carried {
-    /// Published, with the acknowledgement to come.
-    Published(BoxFuture<'static, Result<PublishAck, PublishError>>),
-    /// On the desk of this process, with the message that it becomes when nobody takes it.
-    Handed { taken: oneshot::Receiver<()>, until: Instant, outgoing: Box<Outgoing> },
-}
-
-/// What became of the oldest event on its way.
-enum Arrived {
-    Published(Result<PublishAck, PublishError>),
-    Taken,
-    Untaken,
-}
-
-/// Waits for the oldest event on its way. Safe to cancel.
-async fn oldest(window: &mut VecDeque<(Position, Carried)>) -> Arrived {
-    match window.front_mut() {
-        None => std::future::pending().await,
-        Some((_, Carried::Published(acknowledged))) => Arrived::Published(acknowledged.await),
-        Some((_, Carried::Handed { taken, until, .. })) => {
-            match tokio::time::timeout_at(*until, taken).await {
-                Ok(Ok(())) => Arrived::Taken,
-                Ok(Err(_)) | Err(_) => Arrived::Untaken,
-            }
-        }
-    }
 }
 
 impl Carry {
@@ -476,123 +267,6 @@ impl Carry {
         }
     }
 
-    /// Publishes a batch while the next one is read. `None` when the log is at its end.
-    async fn carry(&self, term: &mut Term, batch: Batch) -> Result<Option<Batch>, Stop> {
-        let full = batch.events.len() >= term.limit;
-        let moved = batch.upto > term.cursor;
-        let more = moved && (full || batch.upto < *self.head.borrow());
-        term.limit = next_limit(term.limit, &batch.events, self.config.batch);
-        let (upto, limit) = (batch.upto, term.limit);
-        let read = async { if more { self.read(upto, limit).await.map(Some) } else { Ok(None) } };
-        let (published, next) = tokio::join!(self.publish(term, batch), read);
-        published?;
-        Ok(next?)
-    }
-
-    async fn publish(&self, term: &mut Term, batch: Batch) -> Result<(), Stop> {
-        let prefix = self.nats.prefix();
-        for event in &batch.events {
-            while term.window.len() >= self.config.window {
-                self.take_ack(term).await?;
-            }
-            if self.hand(term, event)? {
-                continue;
-            }
-            // Only among unacknowledged messages can one overtake another.
-            let previous = (!term.window.is_empty()).then_some(term.previous.as_deref()).flatten();
-            let outgoing = self
-                .cargo
-                .message(event, prefix, &term.source, previous)
-                .map_err(|error| refused(error.to_string(), false))?;
-            let Outgoing { subject, id, publish } = outgoing;
-            let carried = self.send(subject, publish).await?;
-            term.window.push_back((event.position, carried));
-            term.previous = Some(id);
-        }
-        self.cargo.count_published(batch.events.len() as u64);
-        term.cursor = term.cursor.max(batch.upto);
-        if term.window.is_empty() {
-            term.acked = term.acked.max(term.cursor);
-        }
-        Ok(())
-    }
-
-    async fn send(&self, subject: String, publish: PublishMessage) -> Result<Carried, Stop> {
-        let sent = tokio::select! {
-            // Mostly it is sent at once, and the state of the connection need not be asked for.
-            biased;
-            sent = self.nats.jetstream().send_publish(subject, publish) => sent,
-            () = self.nats.away() => return Err(Stop::NatsAway),
-        };
-        let acknowledged = sent.map_err(|error| refused(error.to_string(), false))?;
-        Ok(Carried::Published(acknowledged.into_future()))
-    }
-
-    /// Lays work on the desk of this process, when its worker waits for some and nobody else could have it.
-    fn hand(&self, term: &mut Term, event: &RecordedEvent) -> Result<bool, Stop> {
-        if self.cargo != Cargo::Work || !term.alone {
-            return Ok(false);
-        }
-        let unreadable = |error: work::UnreadableDispatch| refused(error.to_string(), false);
-        let item = work::WorkItem::from_event(event).map_err(unreadable)?;
-        let Some(taken) = self.nats.desk().hand(item) else { return Ok(false) };
-        let outgoing = Box::new(work::message(event, self.nats.prefix()).map_err(unreadable)?);
-        let until = Instant::now() + DESK_PATIENCE;
-        term.window.push_back((event.position, Carried::Handed { taken, until, outgoing }));
-        Ok(true)
-    }
-
-    /// Waits for the oldest event on its way.
-    async fn take_ack(&self, term: &mut Term) -> Result<(), Stop> {
-        let arrived = tokio::select! {
-            // An acknowledgement that is here already counts, even when the connection has gone meanwhile.
-            biased;
-            arrived = oldest(&mut term.window) => arrived,
-            () = self.nats.away() => {
-                // A later acknowledgement must not count without this one.
-                term.window.clear();
-                return Err(Stop::NatsAway);
-            }
-        };
-        self.arrived(term, arrived).await
-    }
-
-    /// Moves on over the oldest event on its way, or sends it another way.
-    async fn arrived(&self, term: &mut Term, arrived: Arrived) -> Result<(), Stop> {
-        let Some((position, carried)) = term.window.pop_front() else { return Ok(()) };
-        match arrived {
-            Arrived::Published(Ok(_)) | Arrived::Taken => {
-                // Work that is published again from before the checkpoint does not move it back.
-                term.acked = term.acked.max(position);
-                Ok(())
-            }
-            Arrived::Untaken => {
-                if let Carried::Handed { outgoing, .. } = carried {
-                    let sent = self.send(outgoing.subject, outgoing.publish).await;
-                    match sent {
-                        Ok(carried) => term.window.push_front((position, carried)),
-                        Err(stop) => {
-                            // What follows must not count without it.
-                            term.window.clear();
-                            return Err(stop);
-                        }
-                    }
-                }
-                Ok(())
-            }
-            Arrived::Published(Err(error)) => {
-                if error.kind() == PublishErrorKind::StreamNotFound {
-                    self.nats.suspect();
-                }
-                // What follows was refused as well, or is published again with what was refused.
-                term.window.clear();
-                let source = std::error::Error::source(&error)
-                    .map_or_else(String::new, |source| format!(" ({source})"));
-                Err(refused(format!("{error}{source}"), term.acked > term.began))
-            }
-        }
-    }
-
     /// Before a burst: the lease must be ours for long enough. Asks the log only when a third of its time has gone.
     async fn check(&self, term: &mut Term) -> Result<(), Stop> {
         if self.cancel.is_cancelled() {
@@ -643,17 +317,6 @@ impl Carry {
         Ok(())
     }
 
-    async fn read(&self, after: Position, limit: usize) -> Result<Batch, StoreError> {
-        let at_hand = self.config.tail.as_ref().and_then(|tail| tail.at_hand(after, limit));
-        if let Some(mut events) = at_hand {
-            let upto = events.last().map_or(after, |last| last.position);
-            events.retain(|event| self.cargo.is_of(event));
-            return Ok(Batch { events, upto });
-        }
-        let (events, upto) = self.log.read(after, limit, &self.cargo.filter()).await?;
-        Ok(Batch { events: events.into_iter().map(Arc::new).collect(), upto })
-    }
-
     /// Waits for the log to move, saving the checkpoint and keeping the lease meanwhile.
     async fn idle(&mut self, term: &mut Term) -> Result<(), Stop> {
         let floor = Instant::now() + self.config.floor;
@@ -697,43 +360,6 @@ impl Carry {
     }
 }
 
-fn refused(reason: String, progress: bool) -> Stop {
-    Stop::Refused { reason, progress }
-}
-
 fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
-}
-
-/// How many events to read next, so that a batch stays near [`BATCH_BYTES`] whatever the size of events.
-fn next_limit(limit: usize, events: &[Arc<RecordedEvent>], most: usize) -> usize {
-    let bytes: usize = events.iter().map(|event| event.payload.len()).sum();
-    if bytes > BATCH_BYTES {
-        (limit / 2).max(1)
-    } else if bytes < BATCH_BYTES / 4 {
-        (limit * 2).min(most)
-    } else {
-        limit
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn batches_of_large_events_get_shorter_and_recover() {
-        let mut large = crate::envelope::tests::event();
-        large.payload = "x".repeat(512 * 1024);
-        let batch = vec![Arc::new(large); 64];
-        let mut limit = 1_000;
-        for _ in 0..20 {
-            limit = next_limit(limit, &batch[..limit.min(64)], 1_000);
-        }
-        assert!((1..=32).contains(&limit), "{limit}");
-        for _ in 0..20 {
-            limit = next_limit(limit, &[], 1_000);
-        }
-        assert_eq!(limit, 1_000);
-    }
 }

@@ -4,10 +4,13 @@
 //! again, because a NATS that comes back may come back empty. Whoever uses it watches [`Nats::state`] and does without it
 //! meanwhile: nothing is true on NATS alone.
 
+mod config;
+mod state;
+
 use std::{fmt, sync::Arc, time::Duration};
 
 use async_nats::{
-    Client, ConnectOptions, Event, ServerAddr,
+    Client, ConnectOptions, Event,
     jetstream::{
         Context,
         consumer::{AckPolicy, Consumer, DeliverPolicy, PullConsumer, pull},
@@ -15,11 +18,13 @@ use async_nats::{
         stream::{Config as StreamConfig, DiscardPolicy, RetentionPolicy, StorageType},
     },
 };
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::ExposeSecret as _;
 use tokio::sync::{Notify, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
+use self::config::token_in;
+pub use self::{config::NatsConfig, state::NatsState};
 use crate::{
     backoff::backoff,
     desk::Desk,
@@ -31,47 +36,6 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Unacknowledged publishes of this process over both carriers; each holds itself to its own window below this.
 const MAX_PUBLISHES_IN_FLIGHT: usize = 16_384;
-
-/// Where NATS is and how the streams on it are declared.
-#[derive(Clone, Debug)]
-pub struct NatsConfig {
-    /// `nats://host:port`, several separated by commas.
-    pub url: String,
-    /// The token that the server asks for.
-    pub token: Option<SecretString>,
-    /// First token of subjects and first word of stream names.
-    pub prefix: Prefix,
-    /// Copies of each stream: 1 on one server, 3 in a cluster.
-    pub replicas: usize,
-    /// How long an event stays on the stream of events; older history is in the log.
-    pub events_max_age: Duration,
-    /// How large the stream of events may grow before its oldest go. Reserved on the server's disk when it is declared.
-    pub events_max_bytes: i64,
-    /// How large the stream of work may grow before it refuses more. Reserved on the server's disk when it is declared.
-    pub work_max_bytes: i64,
-    /// How long the server knows message ids: a relay that starts again within it publishes nothing twice.
-    pub duplicate_window: Duration,
-    /// How long a worker may be silent about an execution before another one gets it.
-    pub work_ack_wait: Duration,
-}
-
-impl NatsConfig {
-    /// The defaults for a server.
-    #[must_use]
-    pub fn new(url: impl Into<String>) -> Self {
-        Self {
-            url: url.into(),
-            token: None,
-            prefix: Prefix::default(),
-            replicas: 1,
-            events_max_age: Duration::from_hours(7 * 24),
-            events_max_bytes: 1024 * 1024 * 1024,
-            work_max_bytes: 64 * 1024 * 1024,
-            duplicate_window: Duration::from_secs(30),
-            work_ack_wait: Duration::from_secs(30),
-        }
-    }
-}
 
 /// The address of NATS cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -96,50 +60,6 @@ impl TopologyError {
     }
 }
 
-/// Whether NATS can be used now.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum NatsState {
-    /// Not connected; it is being tried.
-    Away,
-    /// Connected, and JetStream refuses the streams; it is being tried.
-    Refused {
-        /// What the server said.
-        reason: String,
-    },
-    /// Connected, with all streams declared.
-    Ready {
-        /// Rises with every declaration: a consumer made under an older one may be gone.
-        generation: u64,
-    },
-}
-
-impl NatsState {
-    /// Whether it can be used.
-    #[must_use]
-    pub const fn is_ready(&self) -> bool {
-        matches!(self, Self::Ready { .. })
-    }
-
-    /// The generation, when it can be used.
-    #[must_use]
-    pub const fn generation(&self) -> Option<u64> {
-        match self {
-            Self::Ready { generation } => Some(*generation),
-            Self::Away | Self::Refused { .. } => None,
-        }
-    }
-}
-
-impl fmt::Display for NatsState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Away => f.write_str("away"),
-            Self::Refused { reason } => write!(f, "refused: {reason}"),
-            Self::Ready { .. } => f.write_str("ready"),
-        }
-    }
-}
-
 /// A handle to the process's one connection. Cheap to clone.
 #[derive(Clone)]
 pub struct Nats {
@@ -158,12 +78,6 @@ impl fmt::Debug for Nats {
             .field("state", &*self.state.borrow())
             .finish_non_exhaustive()
     }
-}
-
-/// The token of an address like `nats://token@host`, as every NATS client reads it. A user with a password is left to the client.
-fn token_in(address: &str) -> Option<String> {
-    let address: ServerAddr = address.parse().ok()?;
-    address.username().filter(|_| address.password().is_none()).map(str::to_owned)
 }
 
 /// The connection as async-nats reports it; the count tells a quick reconnect from no change.
@@ -453,18 +367,5 @@ async fn keep_declared(
             () = nats.suspect.notified(), if rest.is_none() => {}
             () = tokio::time::sleep(rest.unwrap_or_default()), if rest.is_some() => {}
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_lone_user_in_an_address_is_a_token() {
-        assert_eq!(token_in("nats://s3cret@localhost:4222"), Some("s3cret".to_owned()));
-        assert_eq!(token_in("nats://ada:s3cret@localhost:4222"), None);
-        assert_eq!(token_in("nats://localhost:4222"), None);
-        assert_eq!(token_in("not an address"), None);
     }
 }

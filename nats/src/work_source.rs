@@ -8,15 +8,13 @@
 //! on a NATS that is away is found as well. Items can so come twice, or to two processes, and never not at all: the claim in the
 //! log lets one of them win. What the work carrier of the same process lays on the [`crate::desk`] comes before either.
 
+mod delivery;
 mod held;
+mod pulls;
 
-use std::{pin::Pin, sync::Arc, task::Poll, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use async_nats::jetstream::{
-    self, AckKind,
-    consumer::{PullConsumer, pull},
-};
-use futures_util::{Stream, StreamExt, future::join_all};
+use async_nats::jetstream::AckKind;
 use ledgerline_store::{EventLog, Position, StoreError};
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -25,21 +23,21 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, info, warn};
 
-use held::{Held, Remembered, Turns};
-
+pub use self::delivery::Delivery;
+use self::{
+    delivery::{Origin, Returned, answer},
+    held::{Held, Remembered, Turns},
+    pulls::{NextItem, Pulls, find_consumers, next_item},
+};
 use crate::{
     backoff::backoff,
     desk::Desk,
-    subject::Queue,
-    topology::{Nats, NatsState, TopologyError},
+    topology::{Nats, NatsState},
     work::{self, WorkItem},
 };
 
 /// How many items of the log are held for the worker before reading pauses.
 const MAX_HELD: usize = 1_024;
-
-/// How long a fetch of what is there may take.
-const FETCH_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How work is found.
 #[derive(Clone, Debug)]
@@ -126,107 +124,6 @@ impl WorkSource {
     }
 }
 
-/// An item in the hands of the worker. Dropped without an answer, it is delivered again at once.
-#[derive(Debug)]
-pub struct Delivery {
-    item: WorkItem,
-    /// None once it was answered.
-    origin: Option<Origin>,
-    returns: mpsc::Sender<Returned>,
-}
-
-/// Where an item came from, and so who brings it again.
-#[derive(Debug)]
-enum Origin {
-    /// JetStream, which waits for an answer.
-    Nats(Box<jetstream::Message>),
-    /// The carrier of this process; without an answer it sends the item to JetStream.
-    Desk(oneshot::Sender<()>),
-    /// The log: nobody else brings it again.
-    Log,
-}
-
-#[derive(Debug)]
-struct Returned {
-    item: WorkItem,
-    after: Duration,
-    /// It came from the log: nobody else brings it again.
-    from_log: bool,
-    /// What NATS still waits to hear about.
-    unanswered: Option<Box<jetstream::Message>>,
-}
-
-impl Returned {
-    fn at_once(item: WorkItem, origin: Origin) -> Self {
-        let from_log = matches!(origin, Origin::Log);
-        let unanswered = match origin {
-            Origin::Nats(message) => Some(message),
-            Origin::Desk(_) | Origin::Log => None,
-        };
-        Self { item, after: Duration::ZERO, from_log, unanswered }
-    }
-}
-
-impl Delivery {
-    /// What to run.
-    #[must_use]
-    pub const fn item(&self) -> &WorkItem {
-        &self.item
-    }
-
-    /// Done, or of no use any more. An acknowledgement that is lost leads to a delivery that the claim in the log refuses.
-    pub async fn ack(mut self) {
-        match self.origin.take() {
-            Some(Origin::Nats(message)) => answer(&message, &self.item, AckKind::Ack).await,
-            Some(Origin::Desk(taken)) => {
-                // A carrier that is gone has left it to its successor, and the claim in the log refuses it there.
-                let _gone = taken.send(());
-            }
-            Some(Origin::Log) | None => {}
-        }
-    }
-
-    /// Hands it back: it is delivered again after the delay, here or elsewhere.
-    pub async fn nak(mut self, after: Duration) {
-        let origin = self.origin.take();
-        let from_log = matches!(origin, Some(Origin::Log));
-        if let Some(Origin::Nats(message)) = origin {
-            let kind = AckKind::Nak((!after.is_zero()).then_some(after));
-            answer(&message, &self.item, kind).await;
-        }
-        // A source that has stopped does not deliver again; the next process finds the dispatch in the log.
-        let returned = Returned { item: self.item, after, from_log, unanswered: None };
-        let _stopped = self.returns.send(returned).await;
-    }
-
-    /// Still running: nobody else gets it for another [`crate::NatsConfig::work_ack_wait`].
-    pub async fn in_progress(&self) {
-        if let Some(Origin::Nats(message)) = &self.origin {
-            answer(message, &self.item, AckKind::Progress).await;
-        }
-    }
-}
-
-async fn answer(message: &jetstream::Message, item: &WorkItem, kind: AckKind) {
-    // While NATS is away the client would queue this and could block; the redelivery is fenced by the claim.
-    let sent = tokio::time::timeout(Duration::from_secs(1), message.ack_with(kind)).await;
-    if !matches!(sent, Ok(Ok(()))) {
-        debug!(execution = %item.execution_id, ?kind, "nats did not take an answer");
-    }
-}
-
-impl Drop for Delivery {
-    fn drop(&mut self) {
-        if let Some(origin) = self.origin.take() {
-            let returned = Returned::at_once(self.item, origin);
-            // A taker that went away while its items were on the way to it leaves them here.
-            if self.returns.try_send(returned).is_err() {
-                debug!(execution = %self.item.execution_id, "an unanswered item was not taken back");
-            }
-        }
-    }
-}
-
 /// Where work comes from now.
 enum Side {
     /// NATS is not there, and may be in a moment.
@@ -235,13 +132,6 @@ enum Side {
     Nats(Box<Pulls>),
     /// From the log, after this position.
     Log { cursor: Position, read_at: Instant },
-}
-
-struct Pulls {
-    generation: u64,
-    consumers: [PullConsumer; 3],
-    /// At most one request for one next item is at the server for each queue.
-    waiting: [Option<pull::Batch>; 3],
 }
 
 struct Seeker {
@@ -265,9 +155,6 @@ struct Seeker {
     side: Side,
     failures: u32,
 }
-
-/// What a queue answered to the request for its next item; nothing when the request has expired.
-type NextItem = Option<Result<Box<jetstream::Message>, async_nats::Error>>;
 
 /// What woke the seeker.
 enum Woken {
@@ -476,132 +363,6 @@ impl Seeker {
         Delivery { item, origin: Some(origin), returns: self.returns_sender.clone() }
     }
 
-    /// A queue whose next item was asked for sends it by itself: it need not be looked at.
-    fn has_queues_to_look_at(&self) -> bool {
-        match &self.side {
-            Side::Nats(pulls) => pulls.waiting.iter().any(Option::is_none),
-            Side::Undecided { .. } | Side::Log { .. } => false,
-        }
-    }
-
-    /// What is on the queues now: each queue's share first, then what the others left.
-    async fn fetch(&mut self, slots: usize, shares: [usize; 3]) -> Vec<Delivery> {
-        let Side::Nats(pulls) = &self.side else { return Vec::new() };
-        let mut messages = Vec::new();
-        let mut drained = [false; 3];
-        let mut broken = false;
-        let mut note = |queue: Queue, wanted: usize, fetched: Result<Vec<_>, _>| match fetched {
-            Ok(fetched) => {
-                drained[queue.index()] = fetched.len() < wanted;
-                messages.extend(fetched);
-            }
-            Err(error) => {
-                debug!(%error, %queue, "a queue gives nothing");
-                broken = true;
-            }
-        };
-        // Each queue's share at once, for one round trip instead of three.
-        let asked = Queue::ALL.map(|queue| async move {
-            let wanted = shares[queue.index()];
-            let fetched = match wanted {
-                0 => Ok(Vec::new()),
-                wanted => fetch_now(&pulls.consumers[queue.index()], wanted).await,
-            };
-            (queue, wanted, fetched)
-        });
-        for (queue, wanted, fetched) in join_all(asked).await {
-            note(queue, wanted, fetched);
-        }
-        for queue in Queue::ALL {
-            let wanted = slots - messages.len();
-            if wanted == 0 || drained[queue.index()] || broken {
-                continue;
-            }
-            match fetch_now(&pulls.consumers[queue.index()], wanted).await {
-                Ok(fetched) => {
-                    drained[queue.index()] = fetched.len() < wanted;
-                    messages.extend(fetched);
-                }
-                Err(error) => {
-                    debug!(%error, %queue, "a queue gives nothing");
-                    broken = true;
-                }
-            }
-        }
-        if broken {
-            self.give_up_consumers();
-        }
-        let mut deliveries = Vec::with_capacity(messages.len());
-        for message in messages {
-            deliveries.extend(self.open(message).await);
-        }
-        deliveries
-    }
-
-    /// Has the server send the next item of each queue when there is one.
-    async fn ask_for_next(&mut self) {
-        let wait = self.config.pull_wait;
-        let Side::Nats(pulls) = &mut self.side else { return };
-        let mut broken = false;
-        for (consumer, waiting) in pulls.consumers.iter().zip(&mut pulls.waiting) {
-            if waiting.is_none() {
-                let asked = consumer.batch().max_messages(1).expires(wait).messages();
-                match tokio::time::timeout(FETCH_PATIENCE, asked).await {
-                    Ok(Ok(batch)) => *waiting = Some(batch),
-                    Ok(Err(_)) | Err(_) => broken = true,
-                }
-            }
-        }
-        if broken {
-            self.give_up_consumers();
-        }
-    }
-
-    /// Looks for the consumers anew, after having everything declared again.
-    fn give_up_consumers(&mut self) {
-        if let Some(nats) = &self.nats {
-            nats.suspect();
-        }
-        self.failures = self.failures.saturating_add(1);
-        self.side = Side::Undecided { since: Instant::now() };
-    }
-
-    async fn accept(&mut self, item: NextItem, queue: usize) {
-        if !matches!(item, Some(Ok(_)))
-            && let Side::Nats(pulls) = &mut self.side
-        {
-            // The request has expired, or was answered and is spent.
-            pulls.waiting[queue] = None;
-        }
-        match item {
-            Some(Ok(message)) => {
-                if let Some(delivery) = self.open(*message).await {
-                    self.serve(Some(delivery)).await;
-                }
-            }
-            Some(Err(error)) => {
-                debug!(%error, "a queue refuses to give its next item");
-                self.give_up_consumers();
-            }
-            None => {}
-        }
-    }
-
-    /// Reads a message of work. One that cannot be read was written by a newer build: it goes back for a newer worker.
-    async fn open(&mut self, message: jetstream::Message) -> Option<Delivery> {
-        match serde_json::from_slice::<WorkItem>(&message.payload) {
-            Ok(item) => Some(self.delivery(item, Origin::Nats(Box::new(message)))),
-            Err(error) => {
-                warn!(%error, "a message of work cannot be read by this build");
-                let later = AckKind::Nak(Some(Duration::from_secs(5)));
-                if message.ack_with(later).await.is_err() {
-                    debug!("an unreadable message goes back when its time is over");
-                }
-                None
-            }
-        }
-    }
-
     async fn wait(&mut self) -> Woken {
         let now = Instant::now();
         let delayed = self.delayed.iter().map(|(due, _)| *due).min();
@@ -636,54 +397,6 @@ impl Seeker {
             () = tokio::time::sleep_until(next_look.unwrap_or(now)), if next_look.is_some() => Woken::Look,
         }
     }
-}
-
-async fn find_consumers(nats: &Nats) -> Result<[PullConsumer; 3], TopologyError> {
-    Ok([
-        nats.work_consumer(Queue::High).await?,
-        nats.work_consumer(Queue::Default).await?,
-        nats.work_consumer(Queue::Low).await?,
-    ])
-}
-
-/// Up to `most` items that are on a queue now.
-async fn fetch_now(
-    consumer: &PullConsumer,
-    most: usize,
-) -> Result<Vec<jetstream::Message>, async_nats::Error> {
-    let mut fetched = Vec::new();
-    let deadline = Instant::now() + FETCH_PATIENCE;
-    let asked = consumer.fetch().max_messages(most).messages();
-    let mut batch = tokio::time::timeout_at(deadline, asked).await??;
-    loop {
-        match tokio::time::timeout_at(deadline, batch.next()).await {
-            Ok(Some(Ok(message))) => fetched.push(message),
-            Ok(None) => return Ok(fetched),
-            // What has come is delivered; the next fetch meets the trouble again.
-            Ok(Some(Err(error))) => {
-                return if fetched.is_empty() { Err(error) } else { Ok(fetched) };
-            }
-            Err(elapsed) => {
-                return if fetched.is_empty() { Err(elapsed.into()) } else { Ok(fetched) };
-            }
-        }
-    }
-}
-
-/// The next item of any queue that was asked for one, in order of the queues.
-async fn next_item(side: &mut Side) -> (NextItem, usize) {
-    let Side::Nats(pulls) = side else { return std::future::pending().await };
-    std::future::poll_fn(|context| {
-        for (queue, waiting) in pulls.waiting.iter_mut().enumerate() {
-            if let Some(batch) = waiting
-                && let Poll::Ready(item) = Pin::new(batch).poll_next(context)
-            {
-                return Poll::Ready((item.map(|item| item.map(Box::new)), queue));
-            }
-        }
-        Poll::Pending
-    })
-    .await
 }
 
 async fn asker_gone(request: &mut Option<Request>) {
