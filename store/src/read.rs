@@ -16,8 +16,9 @@ use crate::{Filter, Position, RecordedEvent, StoreError, StreamId, StreamVersion
 /// How many events along an index one statement looks at, at most.
 const WINDOW: i64 = 10_000;
 
-/// How many events an export reads ahead of its consumer.
-const READ_AHEAD: usize = 1_024;
+/// How many events are handed on at once, and how many such pieces an export reads ahead of its consumer.
+const PIECE: usize = 64;
+const READ_AHEAD: usize = 16;
 
 /// How many windows one call of `read` looks through before it says how far it came.
 const WINDOWS_PER_READ: usize = 10;
@@ -123,6 +124,7 @@ pub(crate) fn stream(
         }
     };
     let received = stream::poll_fn(move |context| receiver.poll_recv(context));
+    let received = received.map_ok(|piece| stream::iter(piece).map(Ok)).try_flatten();
     let producer = produce.into_stream().filter_map(|()| std::future::ready(None));
     stream::select(received, producer).boxed()
 }
@@ -133,16 +135,26 @@ async fn send_all(
     after: Position,
     until: Position,
     filter: &Filter,
-    sender: &mpsc::Sender<Result<RecordedEvent, StoreError>>,
+    sender: &mpsc::Sender<Result<Vec<RecordedEvent>, StoreError>>,
 ) -> Result<(), StoreError> {
     let mut after = after;
     loop {
         let head = head_position(pool).await?.min(until);
         let Some(window) = window(pool, filter, after, head).await? else { return Ok(()) };
         let mut events = rows(pool, filter, window, WINDOW);
-        while let Some(event) = events.try_next().await? {
-            if sender.send(Ok(event)).await.is_err() {
+        loop {
+            let mut piece = Vec::with_capacity(PIECE);
+            while piece.len() < PIECE
+                && let Some(event) = events.try_next().await?
+            {
+                piece.push(event);
+            }
+            let is_last = piece.len() < PIECE;
+            if sender.send(Ok(piece)).await.is_err() {
                 return Ok(());
+            }
+            if is_last {
+                break;
             }
         }
         after = window.upto;
