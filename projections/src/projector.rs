@@ -54,7 +54,7 @@ impl ProjectorConfig {
             owner: owner.into(),
             lease_ttl: Duration::from_secs(10),
             poll: Duration::from_secs(1),
-            pace: Duration::from_millis(10),
+            pace: Duration::from_millis(20),
             retry: Duration::from_millis(500),
         }
     }
