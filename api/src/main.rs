@@ -4,6 +4,11 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use ledgerline_api::cli::{self, Cli};
+use mimalloc::MiMalloc;
+
+/// Events are many small allocations that are made in one thread and freed in another.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();

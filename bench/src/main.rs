@@ -21,9 +21,14 @@ mod servers;
 use std::path::PathBuf;
 
 use clap::{Parser, ValueEnum};
+use mimalloc::MiMalloc;
 
 use report::Report;
 use servers::Servers;
+
+/// The same as the program's.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// What can be measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
