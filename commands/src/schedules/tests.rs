@@ -41,7 +41,7 @@ fn with(mut config: Value, field: &str, value: impl Into<Value>) -> Value {
 
 async fn published(world: &World, process: &Process, config: &Value) -> WorkflowId {
     let id = world.workflow_of(&scheduled(config, 100)).await;
-    let publish = PublishWorkflow { version: None, label: None, note: None };
+    let publish = PublishWorkflow::default();
     process.tell_workflow(id, WorkflowCommand::Publish(publish)).await;
     process.tell_workflow(id, WorkflowCommand::ActivateIntake).await;
     until(world, |world| armed(world) > 0).await;
@@ -282,8 +282,7 @@ async fn what_is_not_published_or_takes_in_nothing_does_not_fire() {
     let id = world.workflow_of(&scheduled(&every_minute(), 100)).await;
     sleep(Duration::from_secs(180)).await;
     assert_eq!(of_triggers(&world), []);
-    let publish =
-        WorkflowCommand::Publish(PublishWorkflow { version: None, label: None, note: None });
+    let publish = WorkflowCommand::Publish(PublishWorkflow::default());
     process.tell_workflow(id, publish.clone()).await;
     sleep(Duration::from_secs(180)).await;
     assert_eq!(fired(&world), []);
@@ -342,8 +341,7 @@ async fn another_version_has_another_schedule_or_none() {
         let draft = NewDraft { name, description, definition, tags: Vec::new(), is_public: false };
         WorkflowCommand::SaveDraft(SaveDraft { draft })
     };
-    let publish =
-        WorkflowCommand::Publish(PublishWorkflow { version: None, label: None, note: None });
+    let publish = WorkflowCommand::Publish(PublishWorkflow::default());
     let rare = json!({"cron": "*/10 * * * *"});
     process.tell_workflow(id, save(scheduled(&rare, 100))).await;
     process.tell_workflow(id, publish.clone()).await;
