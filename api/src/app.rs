@@ -106,6 +106,8 @@ pub struct Shared {
     pub(crate) documents: Arc<Documents>,
     /// One permit for each request that may be under way.
     in_flight: Arc<Semaphore>,
+    /// One permit for each poll of an external worker that may wait for a task.
+    pub(crate) polls: Arc<Semaphore>,
 }
 
 /// What an [`AppState`] is made of; see there.
@@ -133,6 +135,8 @@ impl AppState {
     #[must_use]
     pub fn new(parts: AppParts) -> Self {
         let in_flight = Arc::new(Semaphore::new(parts.config.http.max_in_flight));
+        // Most of what may be under way is for requests that do not wait.
+        let polls = Arc::new(Semaphore::new(parts.config.http.max_in_flight / 4));
         let documents = Arc::new(Documents::render(&crate::router::openapi()));
         let ledger = Ledger::new(parts.commands.clone(), parts.positions.clone());
         Self(Arc::new(Shared {
@@ -156,6 +160,7 @@ impl AppState {
             rebuilds: Rebuilds::default(),
             documents,
             in_flight,
+            polls,
         }))
     }
 }

@@ -19,11 +19,11 @@ use crate::{
     parameters::{self, Parameters},
     problem::{PROBLEM_MEDIA_TYPE, Problem, ProblemBody, ProblemKind},
     routes::{
-        auth, docs,
+        approvals, auth, docs,
         executions::{self, answers, control, history, logs, nodes, output, stuck, why},
         health, log, secrets,
         system::{self, dispatch, projections},
-        workflows, workspaces,
+        worker_tasks, workflows, workspaces,
     },
 };
 
@@ -84,6 +84,11 @@ fn api() -> OpenApiRouter<AppState> {
         .routes(routes!(control::rerun))
         .routes(routes!(answers::approve))
         .routes(routes!(answers::signal))
+        .routes(routes!(approvals::list))
+        .routes(routes!(worker_tasks::poll))
+        .routes(routes!(worker_tasks::complete))
+        .routes(routes!(worker_tasks::fail))
+        .routes(routes!(worker_tasks::heartbeat))
         .routes(routes!(output::get))
         .routes(routes!(nodes::list))
         .routes(routes!(logs::list))
@@ -132,6 +137,7 @@ fn fixed() -> OpenApiRouter<AppState> {
         (name = "auth", description = "Accounts, sessions and keys"),
         (name = "live", description = "Events and log lines as they happen, over WebSocket and server-sent events"),
         (name = "executions", description = "Runs of workflows: started, looked at, stopped, and run again"),
+        (name = "worker-tasks", description = "Steps for external workers, in any language"),
         (name = "log", description = "Every event, in the one order in which they were recorded"),
         (name = "workspaces", description = "Workspaces, their members, and what was done in them"),
         (name = "workflows", description = "Definitions of work, their versions and their lifecycle"),

@@ -1,5 +1,6 @@
 //! Handlers, one file a noun, with their request and response types beside them. Which path leads where is in [`crate::router`].
 
+pub mod approvals;
 pub mod auth;
 pub mod docs;
 pub mod executions;
@@ -7,5 +8,6 @@ pub mod health;
 pub mod log;
 pub mod secrets;
 pub mod system;
+pub mod worker_tasks;
 pub mod workflows;
 pub mod workspaces;

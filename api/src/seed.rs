@@ -32,12 +32,13 @@ pub const DEMO_EMAIL: &str = "demo@ledgerline.local";
 const PASSWORD_FILE: &str = "demo-password";
 
 /// The workflows of the demo, as they are in `examples/`.
-pub const EXAMPLES: [(&str, &str); 5] = [
+pub const EXAMPLES: [(&str, &str); 6] = [
     ("repository-digest", include_str!("../../examples/repository-digest.json")),
     ("disk-report", include_str!("../../examples/disk-report.json")),
     ("health-watch", include_str!("../../examples/health-watch.json")),
     ("csv-clean-up", include_str!("../../examples/csv-clean-up.json")),
     ("greeting", include_str!("../../examples/greeting.json")),
+    ("purchase-approval", include_str!("../../examples/purchase-approval.json")),
 ];
 
 /// The demo user, as it is told to whoever started the process.

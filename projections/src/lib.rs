@@ -1,7 +1,7 @@
 //! What can be asked: projectors and the read tables with their queries.
 //!
 //! Every screen is a projection: its tables are derived from the log, disposable, and rebuilt while the system serves. Reading
-//! order: [`projection`] (what a read model is), [`workflows`], [`executions`], [`execution_nodes`], [`workspaces`],
+//! order: [`projection`] (what a read model is), [`workflows`], [`executions`], [`execution_nodes`], [`execution_waits`], [`workspaces`],
 //! [`members`], [`activity`], then the machinery: `feed`, `applier`, [`projector`], [`wait`], [`rebuild`], [`quarantine`].
 //! To add one: a file here, a folder in `sql/`, a line in the list of models ([`model`]).
 //!
@@ -15,6 +15,7 @@ mod applier;
 pub mod compare;
 mod copy;
 pub mod execution_nodes;
+pub mod execution_waits;
 pub mod executions;
 mod feed;
 mod lifecycle;

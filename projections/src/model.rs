@@ -7,9 +7,9 @@
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, PgPool, postgres::PgConnectOptions};
 
 use crate::{
-    activity::ActivityFeed, execution_nodes::ExecutionNodes, executions::Executions,
-    members::Members, projection::Projection, values::words, workflows::Workflows,
-    workspaces::Workspaces,
+    activity::ActivityFeed, execution_nodes::ExecutionNodes, execution_waits::ExecutionWaits,
+    executions::Executions, members::Members, projection::Projection, values::words,
+    workflows::Workflows, workspaces::Workspaces,
 };
 
 /// The schema of what the projectors keep beside the models.
@@ -33,6 +33,8 @@ words! {
         Executions = "executions",
         /// [`crate::execution_nodes`].
         ExecutionNodes = "execution_nodes",
+        /// [`crate::execution_waits`].
+        ExecutionWaits = "execution_waits",
         /// [`crate::workspaces`].
         Workspaces = "workspaces",
         /// [`crate::members`].
@@ -56,6 +58,10 @@ macro_rules! with_projection {
             }
             $crate::model::Model::ExecutionNodes => {
                 type $projection = $crate::execution_nodes::ExecutionNodes;
+                $body
+            }
+            $crate::model::Model::ExecutionWaits => {
+                type $projection = $crate::execution_waits::ExecutionWaits;
                 $body
             }
             $crate::model::Model::Workspaces => {
@@ -83,6 +89,7 @@ impl Model {
             Self::Workflows => Workflows::VERSION,
             Self::Executions => Executions::VERSION,
             Self::ExecutionNodes => ExecutionNodes::VERSION,
+            Self::ExecutionWaits => ExecutionWaits::VERSION,
             Self::Workspaces => Workspaces::VERSION,
             Self::Members => Members::VERSION,
             Self::Activity => ActivityFeed::VERSION,
@@ -118,6 +125,7 @@ impl Model {
             Self::Workflows => Workflows::SCHEMA,
             Self::Executions => Executions::SCHEMA,
             Self::ExecutionNodes => ExecutionNodes::SCHEMA,
+            Self::ExecutionWaits => ExecutionWaits::SCHEMA,
             Self::Workspaces => Workspaces::SCHEMA,
             Self::Members => Members::SCHEMA,
             Self::Activity => ActivityFeed::SCHEMA,

@@ -34,6 +34,20 @@ pub(crate) async fn next_due(pool: &PgPool) -> Result<Option<DateTime<Utc>>, Sto
     Ok(sqlx::query_scalar!("SELECT min(due_at) FROM due_times").fetch_one(pool).await?)
 }
 
+/// See [`crate::EventLog::move_due`].
+pub(crate) async fn move_due(pool: &PgPool, due: &DueTime) -> Result<bool, StoreError> {
+    let moved = sqlx::query!(
+        "UPDATE due_times SET due_at = $4 WHERE stream_id = $1 AND kind = $2 AND key = $3",
+        due.due.stream.0,
+        due.due.kind,
+        due.due.key,
+        due.due_at,
+    )
+    .execute(pool)
+    .await?;
+    Ok(moved.rows_affected() > 0)
+}
+
 /// See [`crate::EventLog::remove_due`].
 pub(crate) async fn remove_due(pool: &PgPool, done: &[DueKey]) -> Result<(), StoreError> {
     let streams: Vec<Uuid> = done.iter().map(|due| due.stream.0).collect();

@@ -145,6 +145,9 @@ pub trait EventLog: Send + Sync + 'static {
     /// When the next due time is.
     async fn next_due(&self) -> Result<Option<DateTime<Utc>>, StoreError>;
 
+    /// Moves a due time that is there to another time; false when it is not. For what is put off often and is no fact (signs of life).
+    async fn move_due(&self, due: &DueTime) -> Result<bool, StoreError>;
+
     /// Removes due times whose command turned out to have nothing to do.
     async fn remove_due(&self, done: &[DueKey]) -> Result<(), StoreError>;
 

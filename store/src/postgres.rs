@@ -320,6 +320,10 @@ impl EventLog for PostgresLog {
         due::next_due(&self.pool).await
     }
 
+    async fn move_due(&self, due: &DueTime) -> Result<bool, StoreError> {
+        due::move_due(&self.pool, due).await
+    }
+
     async fn remove_due(&self, done: &[DueKey]) -> Result<(), StoreError> {
         due::remove_due(&self.pool, done).await
     }

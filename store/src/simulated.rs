@@ -269,6 +269,13 @@ impl EventLog for SimulatedLog {
         Ok(state.due.values().min().copied())
     }
 
+    async fn move_due(&self, due: &DueTime) -> Result<bool, StoreError> {
+        let (mut state, _) = self.reach("move_due")?;
+        let Some(kept) = state.due.get_mut(&due.due) else { return Ok(false) };
+        *kept = due.due_at;
+        Ok(true)
+    }
+
     async fn remove_due(&self, done: &[DueKey]) -> Result<(), StoreError> {
         let (mut state, _) = self.reach("remove_due")?;
         for due in done {

@@ -154,6 +154,14 @@ impl Belongings {
             "PATCH /api/v1/workflows/{id}/status" => json!({ "status": "published" }),
             "PUT /api/v1/secrets/{name}" => json!({ "value": "a secret value" }),
             "POST /api/v1/executions" => json!({ "workflow_id": self.workflow }),
+            "POST /api/v1/worker-tasks/poll" => json!({ "queue": "images" }),
+            "POST /api/v1/worker-tasks/{id}/complete"
+            | "POST /api/v1/worker-tasks/{id}/heartbeat" => {
+                json!({ "lease": 1 })
+            }
+            "POST /api/v1/worker-tasks/{id}/fail" => {
+                json!({ "lease": 1, "error": { "message": "x" } })
+            }
             "POST /api/v1/executions/{id}/approvals/{node}" => json!({ "decision": "approved" }),
             _ => json!({}),
         }

@@ -23,6 +23,7 @@ mod http {
     mod past;
     mod secrets;
     mod system;
+    mod waits;
     mod workflows;
     mod workspaces;
 }

@@ -221,7 +221,7 @@ fn making(mut context: Context, made: ExecutionId) -> (Context, Option<Seen>) {
 }
 
 /// The workspace that a resource belongs to, which never changes.
-async fn workspace_of<A: ledgerline_domain::Aggregate>(
+pub(crate) async fn workspace_of<A: ledgerline_domain::Aggregate>(
     state: &AppState,
     id: Uuid,
     noun: &'static str,
@@ -265,7 +265,7 @@ async fn find_at(
     if then.exists() { Ok((then, past)) } else { Err(Problem::not_found("execution")) }
 }
 
-async fn answer(
+pub(crate) async fn answer(
     state: &AppState,
     writing: &Writing,
     executed: Executed<Execution>,

@@ -113,6 +113,11 @@ pub(super) async fn due_times_are_set_and_removed_with_the_append(log: &dyn Even
     log.append(replace).await.expect("the stream is there");
     let left = [timeout.clone(), due("retry", 15)];
     assert_eq!(log.due(at(30), 10).await.expect("look-up"), left);
+    let (later, gone) = (due("retry", 25), due("wait", 25));
+    assert!(log.move_due(&later).await.expect("the store is there"));
+    assert!(!log.move_due(&gone).await.expect("the store is there"), "what is not there stays so");
+    assert_eq!(log.due(at(24), 10).await.expect("look-up"), [timeout.clone()]);
+    assert!(log.due(at(30), 10).await.expect("look-up").contains(&later));
     log.remove_due(&[timeout.due, retry.due, wait.due]).await.expect("the store is there");
     assert_eq!(log.due(at(30), 10).await.expect("look-up"), []);
 }

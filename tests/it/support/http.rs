@@ -183,6 +183,11 @@ async fn elsewhere(database: &TestDatabase, stop: &CancellationToken) -> Command
 }
 
 impl Person {
+    /// Where the deployment is.
+    pub(crate) fn base(&self) -> &str {
+        &self.base
+    }
+
     pub(crate) async fn get(&self, path: &str) -> Answer {
         self.send(Method::GET, path, None, &[]).await
     }
