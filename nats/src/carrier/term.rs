@@ -122,7 +122,7 @@ mod tests {
     fn batches_of_large_events_get_shorter_and_recover() {
         let mut large = crate::envelope::tests::event();
         large.payload = "x".repeat(512 * 1024);
-        let batch = vec![Arc::new(large); 64];
+        let batch: Vec<_> = std::iter::repeat_n(Arc::new(large), 64).collect();
         let mut limit = 1_000;
         for _ in 0..20 {
             limit = next_limit(limit, &batch[..limit.min(64)], 1_000);
