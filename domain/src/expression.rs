@@ -10,6 +10,7 @@ mod cel;
 mod functions;
 mod scope;
 mod template;
+mod veil;
 
 use std::collections::HashMap;
 
@@ -17,6 +18,7 @@ pub use self::{
     cel::Expression,
     scope::Scope,
     template::{Template, TemplateValue},
+    veil::{MASKED, Veil},
 };
 use crate::limits;
 
@@ -68,6 +70,14 @@ pub enum ExpressionError {
         /// The names that are set.
         known: Vec<&'static str>,
     },
+    /// It names a secret otherwise than `{{ secrets.<name> }}` by itself: the value of a secret is never computed with.
+    #[error(
+        "a secret stands alone in its braces, as `{{{{ secrets.<name> }}}}`, with text around them where needed"
+    )]
+    SecretNotAlone,
+    /// A secret stands where none may.
+    #[error("a secret can't be used in this field")]
+    SecretMisplaced,
     /// It went wrong while it ran.
     #[error("{message}")]
     Evaluation {
@@ -143,6 +153,7 @@ impl References {
         let known = around.variables();
         match self.variables.iter().find(|name| !known.contains(&name.as_str())) {
             None => Ok(()),
+            Some(name) if name == "secrets" => Err(ExpressionError::SecretMisplaced),
             Some(name) => Err(ExpressionError::UnknownVariable { name: name.clone(), known }),
         }
     }

@@ -26,6 +26,7 @@ use crate::{
     json::Json,
     limits,
     node::{Node, NodeKind, is_id, read_node},
+    vault::{SecretName, Vault},
     workflow::DefinitionBlob,
 };
 
@@ -246,6 +247,58 @@ impl Graph {
     /// The nodes that lead to nothing, in order.
     pub fn leaves(&self) -> impl Iterator<Item = NodeIndex> {
         self.order.iter().copied().filter(|index| self.outgoing(*index).is_empty())
+    }
+
+    /// All nodes of the definition, those of loop bodies included.
+    pub fn all_nodes(&self) -> Vec<&Node> {
+        let mut all: Vec<&Node> = self.nodes.iter().collect();
+        for body in self.nodes.iter().filter_map(|node| node.config().body()) {
+            all.extend(body.all_nodes());
+        }
+        all
+    }
+
+    /// The secrets that any of its nodes names.
+    #[must_use]
+    pub fn secrets(&self) -> Vec<SecretName> {
+        let nodes = self.all_nodes();
+        let mut names: Vec<SecretName> =
+            nodes.into_iter().flat_map(|node| node.secrets().iter().cloned()).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
+    /// Whether it names anything that its workspace must have.
+    #[must_use]
+    pub fn names_anything(&self) -> bool {
+        self.all_nodes().into_iter().any(|node| !node.secrets().is_empty())
+    }
+
+    /// What it names and a workspace doesn't have.
+    #[must_use]
+    pub fn missing_from(&self, vault: &Vault) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        self.find_missing(vault, "", &mut problems);
+        problems.truncate(limits::MAX_PROBLEMS);
+        problems
+    }
+
+    fn find_missing(&self, vault: &Vault, place: &str, problems: &mut Vec<Problem>) {
+        for (index, node) in self.nodes.iter().enumerate() {
+            let field = format!("{place}/nodes/{index}/config");
+            for name in node.secrets().iter().filter(|name| vault.secret(name).is_none()) {
+                problems.push(Problem {
+                    node_id: Some(node.id().to_owned()),
+                    field: field.clone(),
+                    code: ProblemCode::SecretUnknown,
+                    reason: format!("the workspace has no secret `{name}`"),
+                });
+            }
+            if let Some(body) = node.config().body() {
+                body.find_missing(vault, &field, problems);
+            }
+        }
     }
 
     /// The graph that a node stands in and the node itself, for an id anywhere in the definition, loop bodies included.

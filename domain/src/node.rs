@@ -38,7 +38,7 @@ use std::borrow::Cow;
 
 use serde_json::Value;
 
-use crate::expression::Scope;
+use crate::{expression::Scope, vault::SecretName};
 
 /// The port of a failed node whose `on_error` is `branch`.
 pub const ERROR_PORT: &str = "error";
@@ -58,6 +58,7 @@ pub struct Node {
     position: Option<Position>,
     references: Vec<String>,
     reads_last: bool,
+    secrets: Vec<SecretName>,
 }
 
 /// What happens after the last try failed.
@@ -160,6 +161,12 @@ impl Node {
     #[must_use]
     pub fn reads_last(&self) -> bool {
         self.reads_last
+    }
+
+    /// The secrets that its configuration names. Their values are put in by the worker, right before the effect.
+    #[must_use]
+    pub fn secrets(&self) -> &[SecretName] {
+        &self.secrets
     }
 
     /// The named ports it can be left by. Empty for a node that is only left by its one unnamed port.

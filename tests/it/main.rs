@@ -29,6 +29,7 @@ mod http {
 }
 mod invariants;
 mod live;
+mod masking;
 mod projections;
 mod relay;
 mod sealed;
@@ -38,6 +39,7 @@ mod store;
 mod support {
     pub(crate) mod app;
     pub(crate) mod client;
+    pub(crate) mod echo;
     pub(crate) mod engine;
     pub(crate) mod http;
     pub(crate) mod process;

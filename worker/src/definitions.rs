@@ -8,6 +8,7 @@ use ledgerline_domain::{
     graph::Graph,
     id::WorkflowId,
     json::Json,
+    vault::SecretName,
     workflow::{Workflow, WorkflowVersion},
 };
 use moka::sync::Cache;
@@ -31,6 +32,8 @@ pub(crate) struct Definition {
     pub(crate) facts: Json,
     /// Where its rounds are planned.
     pub(crate) pace: Pace,
+    /// The secrets that any of its nodes names.
+    pub(crate) secrets: Arc<[SecretName]>,
     /// About how much memory it takes.
     bytes: u32,
 }
@@ -96,8 +99,9 @@ impl Definitions {
         let graph = graph.ok_or_else(|| unusable("its parser broke off".to_owned()))?;
         let graph = graph.map_err(|error| unusable(error.to_string()))?;
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        let secrets = graph.secrets().into();
         let (plan, pace) = (Plan::of(&graph), Pace::default());
-        let definition = Arc::new(Definition { plan, graph, facts, pace, bytes });
+        let definition = Arc::new(Definition { plan, graph, facts, secrets, pace, bytes });
         self.kept.insert((workflow, version), Arc::clone(&definition));
         Ok(definition)
     }

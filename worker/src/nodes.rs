@@ -18,13 +18,17 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{
-    file_space::AppendTurns, log_lines::RunLines, settings::WorkerSettings, values::failure,
+    file_space::AppendTurns, log_lines::RunLines, mask::Mask, secrets::Vaults,
+    settings::WorkerSettings, values::failure,
 };
 
 /// What every effect of this process shares.
 pub(crate) struct Equipment {
     pub(crate) settings: WorkerSettings,
     pub(crate) http: reqwest::Client,
+    /// For requests that hold a secret, which no redirect takes to another server.
+    pub(crate) http_with_secrets: reqwest::Client,
+    pub(crate) vaults: Vaults,
     pub(crate) appends: AppendTurns,
 }
 
@@ -37,13 +41,19 @@ pub(crate) struct Try {
     pub(crate) path: NodePath,
     pub(crate) attempt: Attempt,
     pub(crate) lines: RunLines,
+    /// Whether its configuration holds a secret.
+    pub(crate) holds_secrets: bool,
+    /// Takes the secrets of its workflow out of whatever it gives and prints.
+    pub(crate) mask: Arc<Mask>,
     pub(crate) cancel: CancellationToken,
 }
 
 impl Try {
     /// Prints a line of this try.
     async fn print(&self, level: LogLevel, message: &str, fields: Option<Value>) {
-        self.lines.print(level, self.path.as_str(), self.attempt.0, message, fields).await;
+        let message = self.mask.text(message);
+        let fields = fields.map(|fields| self.mask.value(fields));
+        self.lines.print(level, self.path.as_str(), self.attempt.0, &message, fields).await;
     }
 }
 

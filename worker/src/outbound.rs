@@ -43,6 +43,18 @@ pub enum OutboundError {
     /// The host is, or resolves only to, an address that this deployment does not let workflows reach.
     #[error("the host {0} is not reachable from workflows in this deployment")]
     Forbidden(String),
+    /// A redirect would take a secret to another server than the one it is for.
+    #[error("the request holds a secret and is redirected to another server, {0}")]
+    Redirected(String),
+}
+
+/// Where redirects are followed to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Redirects {
+    /// To every server that may be reached.
+    Anywhere,
+    /// Within the server that was asked first: what holds a secret is for it alone.
+    SameOrigin,
 }
 
 /// Parses a URL and refuses what must not be asked, as far as the URL itself tells.
@@ -101,11 +113,16 @@ impl Resolve for Guard {
 ///
 /// # Errors
 /// When the TLS roots of the machine can't be read.
-pub fn client(reach: Arc<Reach>) -> Result<reqwest::Client, reqwest::Error> {
+pub fn client(reach: Arc<Reach>, redirects: Redirects) -> Result<reqwest::Client, reqwest::Error> {
     let hops = Arc::clone(&reach);
     let policy = redirect::Policy::custom(move |attempt| {
         if attempt.previous().len() > MAX_REDIRECTS {
             return attempt.error("too many redirects");
+        }
+        let origin = attempt.previous().first().map(Url::origin);
+        if redirects == Redirects::SameOrigin && origin != Some(attempt.url().origin()) {
+            let host = attempt.url().host_str().unwrap_or_default().to_owned();
+            return attempt.error(OutboundError::Redirected(host));
         }
         match check_url(attempt.url(), &hops) {
             Ok(()) => attempt.follow(),
@@ -168,7 +185,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_name_that_resolves_inside_is_not_dialled() {
-        let client = client(Arc::new(Reach::public())).expect("a client");
+        let client = client(Arc::new(Reach::public()), Redirects::Anywhere).expect("a client");
         let error =
             client.get("http://localhost:9/").send().await.expect_err("localhost is inside");
         let mut source: Option<&dyn std::error::Error> = Some(&error);

@@ -17,10 +17,11 @@ use ledgerline_domain::{
         ExecutionCommand, ExecutionRejection, Gather, NodeError, NodeOutput, NodePath, Outcome,
         Planner, Report, Run, Step, Task, TaskLease, VariableValue,
     },
-    expression::Scope,
+    expression::{Scope, Veil},
     json::Json,
     limits::MAX_INLINE_OUTPUT_BYTES,
     node::{Node, ResolveError, Resolved, ResolvedWait},
+    vault::SecretName,
 };
 use serde_json::{Value, json};
 
@@ -59,6 +60,8 @@ pub(crate) struct Beginning {
     /// What expressions see as `execution` and `env`.
     pub(crate) facts: Json,
     pub(crate) env: Arc<std::collections::BTreeMap<String, String>>,
+    /// What stands for secrets until their effect begins.
+    pub(crate) veil: Veil,
     pub(crate) now: DateTime<Utc>,
     /// Effects that this worker has begun and that have not ended.
     pub(crate) under_way: HashSet<NodePath>,
@@ -71,7 +74,11 @@ pub(crate) struct Beginning {
 pub(crate) struct Begin {
     pub(crate) path: NodePath,
     pub(crate) attempt: Attempt,
+    /// With stand-ins for secrets.
     pub(crate) resolved: Resolved,
+    pub(crate) veil: Veil,
+    /// The secrets that it names.
+    pub(crate) secrets: Vec<SecretName>,
     pub(crate) timeout_ms: Option<u64>,
 }
 
@@ -203,7 +210,8 @@ impl<'a> Round<'a> {
             match self.resolved(&path) {
                 None => {}
                 Some(Ok(resolved)) => {
-                    self.begin.push(Begin { path, attempt, resolved, timeout_ms });
+                    let begin = self.effect(path, attempt, resolved, timeout_ms);
+                    self.begin.push(begin);
                 }
                 Some(Err(error)) => {
                     fresh.push(self.ended(path, attempt, Err(error), None, None, 0));
@@ -284,15 +292,30 @@ impl<'a> Round<'a> {
         match self.resolved(&path)? {
             Err(error) => Some(self.ended(path, attempt, Err(error), None, None, 0)),
             Ok(resolved) => {
-                let input = resolved.input();
+                let input = self.beginning.veil.masked(resolved.input());
                 if input.as_str().len() > MAX_INLINE_OUTPUT_BYTES {
                     return Some(self.ended(path, attempt, Err(too_large()), None, None, 0));
                 }
                 self.bytes += input.as_str().len();
-                self.begin.push(Begin { path: path.clone(), attempt, resolved, timeout_ms });
-                Some(Step::Start { path, attempt, input })
+                let begin = self.effect(path.clone(), attempt, resolved, timeout_ms);
+                let secrets = begin.secrets.clone();
+                self.begin.push(begin);
+                Some(Step::Start { path, attempt, input, secrets })
             }
         }
+    }
+
+    /// An effect that begins once its start is appended.
+    fn effect(
+        &self,
+        path: NodePath,
+        attempt: Attempt,
+        resolved: Resolved,
+        timeout_ms: Option<u64>,
+    ) -> Begin {
+        let secrets = self.known(&path).map(|node| node.secrets().to_vec()).unwrap_or_default();
+        let veil = self.beginning.veil.clone();
+        Begin { path, attempt, resolved, veil, secrets, timeout_ms }
     }
 
     fn inline(&mut self, path: NodePath, attempt: Attempt) -> Option<Step> {
@@ -505,6 +528,7 @@ impl<'a> Round<'a> {
             workflow: self.beginning.definition.facts.clone(),
             env: (*self.beginning.env).clone(),
             last: last.and_then(|last| last.to_json(&self.beginning.blobs)),
+            veil: Some(self.beginning.veil.clone()),
             ..view.to_scope(node.references(), &self.beginning.blobs)
         }))
     }

@@ -16,7 +16,10 @@ use ledgerline_domain::{
         Attempt, Claim, ErrorKind, Execution, ExecutionCommand, ExecutionRejection, NodeError,
         NodePath, Planner, Report,
     },
+    expression::Veil,
     json::Json,
+    node::Resolved,
+    vault::SecretName,
 };
 use ledgerline_nats::{Delivery, WorkItem};
 use ledgerline_store::LogLevel;
@@ -27,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     definitions::{Definition, DefinitionError},
     log_lines::RunLines,
+    mask::Mask,
     nodes::{Try, perform},
     round::{Begin, Beginning, Planned, RoundEnd, Tried, plan},
     values::{cleaned, failure},
@@ -242,6 +246,7 @@ impl<'a> Running<'a> {
             blobs: HashMap::new(),
             facts: self.facts.clone(),
             env: Arc::clone(&self.shared.env),
+            veil: Veil::new(rand::random()),
             now: self.shared.commands.clock().now(),
             under_way: self.under_way.keys().cloned().collect(),
             draining: self.signals.drain.is_cancelled(),
@@ -367,12 +372,16 @@ impl<'a> Running<'a> {
             equipment: Arc::clone(&self.shared.equipment),
             workspace: self.item.workspace_id,
             execution: self.item.execution_id,
-            path: begin.path,
+            path: begin.path.clone(),
             attempt: begin.attempt,
             lines: self.lines.clone(),
+            holds_secrets: !begin.secrets.is_empty(),
+            mask: Arc::new(Mask::none()),
             cancel,
         };
-        self.effects.spawn(effect(of, begin.resolved, begin.timeout_ms));
+        let named = Arc::clone(&self.definition.secrets);
+        let Begin { resolved, veil, secrets, timeout_ms, .. } = begin;
+        self.effects.spawn(effect(of, Veiled { resolved, veil, secrets, named }, timeout_ms));
     }
 
     /// Waits until there is something to plan for.
@@ -483,15 +492,46 @@ fn failures(report: &Report) -> Vec<Failure> {
     report.steps.iter().filter_map(failure).collect()
 }
 
-/// One try from its beginning to its outcome, never longer than its time and never a panic.
-async fn effect(
-    of: Try,
-    resolved: ledgerline_domain::node::Resolved,
-    timeout_ms: Option<u64>,
-) -> Tried {
+/// What an effect is done with, before the secrets are in it.
+struct Veiled {
+    resolved: Resolved,
+    veil: Veil,
+    /// The secrets that it names.
+    secrets: Vec<SecretName>,
+    /// The secrets that any node of its workflow names: each is masked, whoever it comes back to.
+    named: Arc<[SecretName]>,
+}
+
+/// One try from its beginning to its outcome, never longer than its time, never a panic, and without a secret in what it gives.
+async fn effect(mut of: Try, veiled: Veiled, timeout_ms: Option<u64>) -> Tried {
     let begun = Instant::now();
-    let (path, attempt): (NodePath, Attempt) = (of.path.clone(), of.attempt);
-    let performed = std::panic::AssertUnwindSafe(perform(resolved, &of));
+    let result = match unveiled(&mut of, veiled).await {
+        Ok(resolved) => performed(&of, resolved, timeout_ms).await,
+        Err(error) => Err(error),
+    };
+    let result = result.and_then(cleaned).map_err(|error| of.mask.error(error));
+    let result = match result {
+        Ok(value) => masked(&of.mask, value).await,
+        Err(error) => Err(error),
+    };
+    let duration_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+    Tried { path: of.path, attempt: of.attempt, result, duration_ms }
+}
+
+/// Opens the secrets and puts them in; from here on the try masks them.
+async fn unveiled(of: &mut Try, veiled: Veiled) -> Result<Resolved, NodeError> {
+    let Veiled { resolved, veil, secrets, named } = veiled;
+    let opened = of.equipment.vaults.open(of.workspace, &named).await?;
+    of.mask = Arc::new(opened.mask());
+    opened.put_into(resolved, &veil, &secrets)
+}
+
+async fn performed(
+    of: &Try,
+    resolved: Resolved,
+    timeout_ms: Option<u64>,
+) -> Result<serde_json::Value, NodeError> {
+    let performed = std::panic::AssertUnwindSafe(perform(resolved, of));
     let performed = futures_util::FutureExt::catch_unwind(performed);
     let result = match timeout_ms {
         None => performed.await,
@@ -502,18 +542,26 @@ async fn effect(
             }
         },
     };
-    let result: Result<Json, NodeError> = match result {
-        Ok(result) => result.and_then(cleaned).map(|value| Json::from_value(&value)),
-        Err(_) => {
-            tracing::error!(execution = %of.execution, node = %path.as_str(), "a node's effect panicked");
-            Err(failure(
-                ErrorKind::Permanent,
-                "the node failed in a way it should not; the process's log has the place",
-            ))
-        }
-    };
-    let duration_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-    Tried { path, attempt, result, duration_ms }
+    result.unwrap_or_else(|_| {
+        tracing::error!(execution = %of.execution, node = %of.path.as_str(), "a node's effect panicked");
+        Err(failure(
+            ErrorKind::Permanent,
+            "the node failed in a way it should not; the process's log has the place",
+        ))
+    })
+}
+
+/// An output without secrets, as it is recorded. Looking through a large one takes a while, so it is done off the async threads.
+async fn masked(mask: &Arc<Mask>, value: serde_json::Value) -> Result<Json, NodeError> {
+    if mask.is_empty() {
+        return Ok(Json::from_value(&value));
+    }
+    let mask = Arc::clone(mask);
+    let masking = tokio::task::spawn_blocking(move || Json::from_value(&mask.value(value)));
+    masking.await.map_err(|error| {
+        tracing::error!(%error, "an output can't be masked");
+        failure(ErrorKind::Permanent, "the output can't be looked through for secrets")
+    })
 }
 
 impl Shared {

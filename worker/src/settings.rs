@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
+use ledgerline_store::sealed::SealedValues;
+
 use crate::{allowed::AllowList, outbound::Reach, subprocess::RunAs};
 
 /// The settings of a worker process.
@@ -25,6 +27,8 @@ pub struct WorkerSettings {
     pub files_dir: PathBuf,
     /// Where programs get a directory of their own while they run.
     pub scratch_dir: PathBuf,
+    /// Where secrets and connections are; none where the process has no master key, so that nodes which need one fail.
+    pub sealed: Option<SealedValues>,
     /// Values of the deployment that workflows see as `env`.
     pub env: BTreeMap<String, String>,
 }
@@ -43,6 +47,7 @@ impl WorkerSettings {
             run_as: None,
             files_dir: folder.join("files"),
             scratch_dir: folder.join("scratch"),
+            sealed: None,
             env: BTreeMap::new(),
         }
     }

@@ -22,6 +22,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use crate::mask::Mask;
+
 /// Between the polite signal and the certain one: a cancel must have ended a step within a second.
 const GRACE: Duration = Duration::from_millis(300);
 
@@ -142,13 +144,15 @@ impl Drop for Group {
     }
 }
 
-/// Runs a program to its end, giving each line to `line` as it is printed; the program waits while that does.
+/// Runs a program to its end, giving each line to `line` as it is printed, without the secrets that `mask` knows; the program waits
+/// while that does.
 ///
 /// # Errors
 /// [`SubprocessError`]. In each case nothing of the program's process group is left.
 pub async fn run<L, F>(
     program: Program,
     cancel: &CancellationToken,
+    mask: &Mask,
     line: &L,
 ) -> Result<Finished, SubprocessError>
 where
@@ -170,8 +174,8 @@ where
         };
         let ((), stdout, stderr, status) = tokio::try_join!(
             feed,
-            collect(stdout, Output::Stdout, limit, line),
-            collect(stderr, Output::Stderr, limit, line),
+            collect(stdout, Output::Stdout, limit, mask, line),
+            collect(stderr, Output::Stderr, limit, mask, line),
             async { group.ended().await.map_err(SubprocessError::Pipe) },
         )?;
         Ok::<(Vec<u8>, Vec<u8>, ExitStatus), SubprocessError>((stdout, stderr, status))
@@ -236,6 +240,7 @@ async fn collect<L, F>(
     pipe: Option<impl AsyncRead + Unpin>,
     output: Output,
     limit: usize,
+    mask: &Mask,
     line: &L,
 ) -> Result<Vec<u8>, SubprocessError>
 where
@@ -245,6 +250,8 @@ where
     let Some(pipe) = pipe else { return Ok(Vec::new()) };
     let mut reader = BufReader::new(pipe);
     let mut all = Vec::new();
+    // What can't be shown yet, because a secret may have begun in it.
+    let mut held = String::new();
     loop {
         let begin = all.len();
         let room = u64::try_from(limit - begin).unwrap_or(u64::MAX).saturating_add(1);
@@ -254,13 +261,21 @@ where
             .await
             .map_err(SubprocessError::Pipe)?;
         if read == 0 {
+            if !held.is_empty() {
+                line(output, mask.stream(&mut held, true)).await;
+            }
             return Ok(all);
         }
         if all.len() > limit {
             return Err(SubprocessError::TooMuchOutput { limit });
         }
         let text = String::from_utf8_lossy(&all[begin..]);
-        line(output, text.trim_end_matches(['\n', '\r']).to_owned()).await;
+        held.push_str(text.trim_end_matches(['\n', '\r']));
+        let ended = all.ends_with(b"\n");
+        let shown = mask.stream(&mut held, ended);
+        if ended || !shown.is_empty() {
+            line(output, shown).await;
+        }
     }
 }
 
@@ -288,6 +303,7 @@ mod tests {
         let finished = run(
             program("echo one; echo two >&2; printf three; exit 3"),
             &CancellationToken::new(),
+            &Mask::none(),
             &|output, line| {
                 seen.lock().unwrap().push((output, line));
                 std::future::ready(())
@@ -310,12 +326,14 @@ mod tests {
     #[tokio::test]
     async fn a_child_that_holds_the_output_is_not_waited_for() {
         let begun = Instant::now();
-        let finished =
-            run(program("sleep 30 & echo $!; echo done"), &CancellationToken::new(), &|_, _| {
-                std::future::ready(())
-            })
-            .await
-            .unwrap();
+        let finished = run(
+            program("sleep 30 & echo $!; echo done"),
+            &CancellationToken::new(),
+            &Mask::none(),
+            &|_, _| std::future::ready(()),
+        )
+        .await
+        .unwrap();
         assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
         assert_eq!(finished.exit_code, Some(0));
         let (child, rest) = finished.stdout.split_once('\n').unwrap();
@@ -331,7 +349,9 @@ mod tests {
         asked.env = BTreeMap::from([("GIVEN".to_owned(), "yes".to_owned())]);
         asked.stdin = Some(b"fed".to_vec());
         let finished =
-            run(asked, &CancellationToken::new(), &|_, _| std::future::ready(())).await.unwrap();
+            run(asked, &CancellationToken::new(), &Mask::none(), &|_, _| std::future::ready(()))
+                .await
+                .unwrap();
         assert!(
             finished.stdout.contains("GIVEN=yes") && finished.stdout.ends_with("fed"),
             "{}",
@@ -341,10 +361,30 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_secret_is_in_no_line_wherever_a_long_one_is_cut() {
+        let seen = Mutex::new(String::new());
+        let script =
+            "head -c 16380 /dev/zero | tr '\\0' x; printf hunter22; echo end; printf hunter22";
+        let mut asked = program(script);
+        asked.max_output_bytes = 100_000;
+        let mask = Mask::of(["hunter22"]);
+        let finished = run(asked, &CancellationToken::new(), &mask, &|_, line| {
+            seen.lock().unwrap().push_str(&line);
+            std::future::ready(())
+        })
+        .await
+        .unwrap();
+        assert!(finished.stdout.contains("hunter22"), "the output is masked as a whole later");
+        let seen = seen.into_inner().unwrap();
+        assert_eq!(seen, format!("{}***end***", "x".repeat(16_380)));
+    }
+
+    #[tokio::test]
     async fn too_much_output_stops_it() {
         let error = run(
             program("while :; do echo 0123456789; done"),
             &CancellationToken::new(),
+            &Mask::none(),
             &|_, _| std::future::ready(()),
         )
         .await
@@ -357,14 +397,16 @@ mod tests {
         let marker = format!("/tmp/ledgerline-orphan-{}", std::process::id());
         let script =
             format!("trap '' TERM; (trap '' TERM; sleep 2; echo alive > {marker}) & sleep 30");
-        let cancel = CancellationToken::new();
+        let (cancel, mask) = (CancellationToken::new(), Mask::none());
         let stopper = cancel.clone();
         let begun = Instant::now();
-        let (ended, ()) =
-            tokio::join!(run(program(&script), &cancel, &|_, _| std::future::ready(())), async {
+        let (ended, ()) = tokio::join!(
+            run(program(&script), &cancel, &mask, &|_, _| std::future::ready(())),
+            async {
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 stopper.cancel();
-            });
+            }
+        );
         assert!(matches!(ended, Err(SubprocessError::Cancelled)));
         assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
         tokio::time::sleep(Duration::from_millis(2_200)).await;

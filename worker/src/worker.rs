@@ -20,8 +20,9 @@ use crate::{
     lease::{self, Tenure},
     log_lines::LogWriter,
     nodes::Equipment,
-    outbound,
+    outbound::{self, Redirects},
     run::{Signals, run},
+    secrets::Vaults,
     settings::WorkerSettings,
     stand_down::StandDown,
 };
@@ -115,7 +116,10 @@ impl Worker {
         tracker: &TaskTracker,
         stop: CancellationToken,
     ) -> Result<Self, WorkerError> {
-        let http = outbound::client(Arc::clone(&settings.reach))?;
+        let http = outbound::client(Arc::clone(&settings.reach), Redirects::Anywhere)?;
+        let http_with_secrets =
+            outbound::client(Arc::clone(&settings.reach), Redirects::SameOrigin)?;
+        let vaults = Vaults::new(commands.clone(), settings.sealed.clone());
         let env = Arc::new(settings.env.clone());
         let written = CancellationToken::new();
         let shared = Arc::new(Shared {
@@ -127,7 +131,13 @@ impl Worker {
                 tracker,
                 written.clone(),
             ),
-            equipment: Arc::new(Equipment { settings, http, appends: AppendTurns::default() }),
+            equipment: Arc::new(Equipment {
+                settings,
+                http,
+                http_with_secrets,
+                vaults,
+                appends: AppendTurns::default(),
+            }),
             env,
             runs: Runs::default(),
             stand_down: StandDown::default(),

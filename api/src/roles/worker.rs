@@ -106,6 +106,7 @@ fn settings(
         run_as: if allowed.0.is_empty() { None } else { run_as()? },
         allowed: Arc::new(allowed),
         scratch_dir: scratch_dir(backing.folder())?,
+        sealed: Some(foundation.sealed.clone()),
         env: BTreeMap::from([(OWN_URL.to_owned(), http::base_url(address))]),
         ..WorkerSettings::new(name, backing.folder())
     })

@@ -7,6 +7,7 @@ mod body;
 mod compare;
 mod exchange;
 mod lifecycle;
+mod references;
 mod start;
 mod validation;
 mod versions;
@@ -137,6 +138,7 @@ pub async fn create(
     access::demand(&state, &writing.caller, workspace, Permission::CreateWorkflow, "workspace")
         .await?;
     let draft = body.draft().await?;
+    references::demand(&state, workspace, &draft.definition).await?;
     let context = writing.context(workspace, hash);
     make(&state, &writing, context, workspace, None, draft).await
 }
@@ -209,6 +211,7 @@ pub async fn update(
     let mut draft = body.draft().await?;
     draft.definition = keep(state.commands.log().as_ref(), id, draft.definition).await?;
     let draft = &draft;
+    references::demand(&state, workspace, &draft.definition).await?;
     let context = writing.context(workspace, hash);
     apply(&state, &writing, context, id, workspace, |_| {
         WorkflowCommand::SaveDraft(SaveDraft { draft: draft.clone() })

@@ -11,6 +11,7 @@ use crate::{
     id::{WorkflowId, WorkspaceId},
     json::Json,
     limits::{MAX_SIGNAL_BYTES, MAX_SIGNAL_NAME_CHARS},
+    vault::SecretName,
     workflow::WorkflowVersion,
 };
 
@@ -145,6 +146,8 @@ pub enum Step {
         attempt: Attempt,
         /// Its resolved configuration, masked.
         input: Json,
+        /// The secrets that its configuration names.
+        secrets: Vec<SecretName>,
     },
     /// A node waits, for a time or for something from outside.
     Wait {

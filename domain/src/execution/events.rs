@@ -10,6 +10,7 @@ use crate::{
     event::events,
     id::{ExecutionId, UserId, WorkflowId, WorkspaceId},
     json::Json,
+    vault::SecretName,
     workflow::WorkflowVersion,
 };
 
@@ -371,6 +372,9 @@ pub struct NodeStarted {
     /// How many iterations a `logic.while` may have; none for every other kind.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_iterations: Option<u32>,
+    /// The secrets that were put into its configuration, by name: who uses what is on record, and the values never are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<SecretName>,
 }
 
 /// A node has its output.

@@ -116,9 +116,10 @@ struct Deciding<'a> {
 impl<'a> Deciding<'a> {
     fn step(&mut self, step: &'a Step) -> Result<(), Contradiction> {
         match step {
-            Step::Start { path, attempt, input } => {
+            Step::Start { path, attempt, input, secrets } => {
                 if self.begins(path, *attempt, Seen::Running { attempt: *attempt, here: true })? {
-                    self.push(started(path, *attempt, input.clone(), None));
+                    let started = started(path, *attempt, input.clone(), None);
+                    self.push(NodeStarted { secrets: secrets.clone(), ..started });
                 }
             }
             Step::Wait { path, attempt, input, awaited, until } => {
@@ -488,7 +489,8 @@ impl<'a> Deciding<'a> {
 }
 
 fn started(path: &NodePath, attempt: Attempt, input: Json, items: Option<u32>) -> NodeStarted {
-    NodeStarted { path: path.clone(), attempt, input, items, max_iterations: None }
+    let (max_iterations, secrets) = (None, Vec::new());
+    NodeStarted { path: path.clone(), attempt, input, items, max_iterations, secrets }
 }
 
 /// `{"items": […]}`, put together from text that is known to parse.

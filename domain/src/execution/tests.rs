@@ -136,7 +136,8 @@ fn report(
 }
 
 fn start(path: &str) -> Step {
-    Step::Start { path: path.into(), attempt: Attempt(1), input: json!({}).into() }
+    let (input, secrets) = (json!({}).into(), Vec::new());
+    Step::Start { path: path.into(), attempt: Attempt(1), input, secrets }
 }
 
 fn wait(path: &str, due_in: i64) -> Step {
@@ -167,8 +168,8 @@ fn failure(kind: ErrorKind) -> NodeError {
 
 fn node_started(path: &str) -> ExecutionEvent {
     let input = json!({}).into();
-    let (attempt, items, max_iterations) = (Attempt(1), None, None);
-    NodeStarted { path: path.into(), attempt, input, items, max_iterations }.into()
+    let (attempt, items, max_iterations, secrets) = (Attempt(1), None, None, Vec::new());
+    NodeStarted { path: path.into(), attempt, input, items, max_iterations, secrets }.into()
 }
 
 fn node_completed(path: &str, output: Value) -> ExecutionEvent {

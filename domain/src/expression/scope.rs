@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
-use super::{ExpressionError, References};
+use super::{ExpressionError, References, Veil};
 use crate::{json::Json, limits};
 
 /// The values that an expression or a template reads by name.
@@ -33,6 +33,8 @@ pub struct Scope {
     pub index: Option<u64>,
     /// What the iteration before gave in the innermost `logic.while`; null in its first one.
     pub last: Option<Json>,
+    /// What stands for secrets; none where no secret may be used at all.
+    pub veil: Option<Veil>,
 }
 
 impl Scope {

@@ -13,10 +13,10 @@ use minijinja::{
 use serde_json::{Map, Value};
 
 use super::{
-    Around, ExpressionError, Language, References, Scope, check_depth, nests_too_deep,
+    Around, ExpressionError, Language, References, Scope, Veil, check_depth, nests_too_deep,
     node_references, shortened,
 };
-use crate::limits;
+use crate::{limits, vault::SecretName};
 
 /// The engine with its bounds: a constant that takes code to make.
 static ENGINE: LazyLock<Environment<'static>> = LazyLock::new(engine);
@@ -33,6 +33,7 @@ struct Compiled {
 
 enum Part {
     Text(String),
+    Secret(SecretName),
     Value { source: String, program: minijinja::Expression<'static, 'static> },
 }
 
@@ -59,6 +60,9 @@ impl Template {
         for piece in split(source)? {
             match piece {
                 Piece::Text(text) => parts.push(Part::Text(text.to_owned())),
+                Piece::Value(text) if secret_reference(text).is_some() => {
+                    parts.extend(secret_reference(text).map(Part::Secret));
+                }
                 Piece::Value(text) => {
                     if parts.len() > 2 * limits::MAX_TEMPLATE_PARTS {
                         return Err(ExpressionError::TooManyParts {
@@ -67,7 +71,11 @@ impl Template {
                         });
                     }
                     let program = compile(text)?;
-                    variables.extend(program.undeclared_variables(false));
+                    let read = program.undeclared_variables(false);
+                    if read.contains(SECRETS) {
+                        return Err(ExpressionError::SecretNotAlone);
+                    }
+                    variables.extend(read);
                     nodes.extend(node_references(text)?);
                     parts.push(Part::Value { source: text.trim().to_owned(), program });
                 }
@@ -109,6 +117,14 @@ impl Template {
         self.0.references.reads(variable)
     }
 
+    /// The secrets that it names.
+    pub fn secrets(&self) -> impl Iterator<Item = &SecretName> {
+        self.0.parts.iter().filter_map(|part| match part {
+            Part::Secret(name) => Some(name),
+            Part::Text(_) | Part::Value { .. } => None,
+        })
+    }
+
     /// Its value: of any type where it is exactly one `{{ … }}`, else a string.
     ///
     /// # Errors
@@ -117,13 +133,19 @@ impl Template {
         if let Some(text) = self.constant() {
             return Ok(Value::from(text));
         }
+        let veil = scope.veil.as_ref();
+        if veil.is_none() && self.secrets().next().is_some() {
+            return Err(ExpressionError::SecretMisplaced);
+        }
         let variables = scope.read(&self.0.references)?;
         // A bug of the library in this one evaluation is an error of this one evaluation.
-        panic::catch_unwind(panic::AssertUnwindSafe(|| self.run(variables))).unwrap_or_else(|_| {
-            Err(ExpressionError::Evaluation {
-                message: "this template can't be evaluated".to_owned(),
-            })
-        })
+        panic::catch_unwind(panic::AssertUnwindSafe(|| self.run(variables, veil))).unwrap_or_else(
+            |_| {
+                Err(ExpressionError::Evaluation {
+                    message: "this template can't be evaluated".to_owned(),
+                })
+            },
+        )
     }
 
     /// Its value as text: lists and objects are written as JSON.
@@ -134,7 +156,11 @@ impl Template {
         self.evaluate(scope).map(into_text)
     }
 
-    fn run(&self, variables: Vec<(String, Value)>) -> Result<Value, ExpressionError> {
+    fn run(
+        &self,
+        variables: Vec<(String, Value)>,
+        veil: Option<&Veil>,
+    ) -> Result<Value, ExpressionError> {
         let context = JinjaValue::from_pairs(
             variables.into_iter().map(|(name, value)| (name, JinjaValue::from(Serde(value)))),
         );
@@ -145,6 +171,9 @@ impl Template {
         for part in &self.0.parts {
             match part {
                 Part::Text(part) => text.push_str(part),
+                Part::Secret(name) => {
+                    text.push_str(&veil.map(|veil| veil.stand_in(name)).unwrap_or_default());
+                }
                 Part::Value { source, program } => {
                     text.push_str(&into_text(value_of(source, program, &context)?));
                 }
@@ -231,6 +260,23 @@ fn evaluation(error: &Error) -> ExpressionError {
         let _ = write!(message, ": {detail}");
     }
     ExpressionError::Evaluation { message: shortened(message) }
+}
+
+/// The variable that only this module knows.
+const SECRETS: &str = "secrets";
+
+/// The secret that a part names by itself: `secrets.<name>` or `secrets["<name>"]`.
+fn secret_reference(part: &str) -> Option<SecretName> {
+    let after = part.trim().strip_prefix(SECRETS)?.trim_start();
+    let name = match after.strip_prefix('.') {
+        Some(name) => name.trim_start(),
+        None => {
+            let index = after.strip_prefix('[')?.strip_suffix(']')?.trim();
+            let quoted = |quote| index.strip_prefix(quote)?.strip_suffix(quote);
+            quoted('"').or_else(|| quoted('\''))?
+        }
+    };
+    name.parse().ok()
 }
 
 enum Piece<'a> {
@@ -479,6 +525,18 @@ impl TemplateValue {
             Self::Template(template) => template.reads(variable),
             Self::List(items) => items.iter().any(|item| item.reads(variable)),
             Self::Object(entries) => entries.iter().any(|(_, value)| value.reads(variable)),
+        }
+    }
+
+    /// Adds the secrets that it names.
+    pub(crate) fn collect_secrets(&self, names: &mut Vec<SecretName>) {
+        match self {
+            Self::Constant(_) => {}
+            Self::Template(template) => names.extend(template.secrets().cloned()),
+            Self::List(items) => items.iter().for_each(|item| item.collect_secrets(names)),
+            Self::Object(entries) => {
+                entries.iter().for_each(|(_, value)| value.collect_secrets(names));
+            }
         }
     }
 

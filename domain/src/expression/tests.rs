@@ -34,6 +34,7 @@ fn scope() -> Scope {
         last: None,
         index: Some(3),
         event: None,
+        veil: None,
     }
 }
 
@@ -218,12 +219,12 @@ fn variables_that_nobody_sets_are_refused() {
         ("foo", none),
         ("x.map(y, y)", none),
         ("[1].map(x, x) == x", none),
-        ("secrets.token", none),
     ];
     for (source, around) in refused {
         let refused = check(source, around);
         assert!(matches!(refused, Err(ExpressionError::UnknownVariable { .. })), "{source}");
     }
+    assert_eq!(check("secrets.token", none), Err(ExpressionError::SecretMisplaced));
     let template = Template::parse("{{ foo }}").unwrap();
     assert!(template.check_variables(none).is_err());
 }
@@ -475,5 +476,73 @@ proptest! {
         let scope = Scope::of_input(value.clone().into());
         prop_assert_eq!(Expression::parse("input").unwrap().evaluate(&scope), Ok(value.clone()));
         prop_assert_eq!(Template::parse("{{ input }}").unwrap().evaluate(&scope), Ok(value));
+    }
+}
+
+mod secrets {
+    use super::*;
+    use crate::{expression::Veil, vault::SecretName};
+
+    fn names(source: &str) -> Vec<String> {
+        let template = Template::parse(source).expect("sound");
+        template.secrets().map(SecretName::to_string).collect()
+    }
+
+    #[test]
+    fn a_secret_stands_alone_in_its_braces() {
+        let table: [(&str, &[&str]); 6] = [
+            ("{{ secrets.KEY }}", &["KEY"]),
+            ("{{secrets.KEY}}", &["KEY"]),
+            ("Bearer {{ secrets.KEY }}", &["KEY"]),
+            ("{{ secrets[\"a\"] }}:{{ secrets['b'] }}", &["a", "b"]),
+            ("{{ input.x }} {{- secrets.KEY -}} {{ 'secrets.OTHER' }}", &["KEY"]),
+            ("secrets.KEY", &[]),
+        ];
+        for (source, expected) in table {
+            assert_eq!(names(source), expected, "{source}");
+        }
+        let refused = [
+            "{{ secrets }}",
+            "{{ secrets.a ~ secrets.b }}",
+            "{{ secrets.a | upper }}",
+            "{{ secrets.a[0] }}",
+            "{{ secrets.a.b }}",
+            "{{ secrets[input.x] }}",
+            "{{ 'x' if secrets.a else 'y' }}",
+            "{{ secrets['a b'] }}",
+            "{{ (secrets.a) }}",
+        ];
+        for source in refused {
+            assert_eq!(
+                Template::parse(source).unwrap_err(),
+                ExpressionError::SecretNotAlone,
+                "{source}"
+            );
+        }
+    }
+
+    #[test]
+    fn evaluation_sees_a_stand_in_and_never_a_value() {
+        let veil = Veil::new(1);
+        let scope =
+            Scope { veil: Some(veil.clone()), ..Scope::of_input(json!({ "x": "in" }).into()) };
+        let text =
+            Template::parse("{{ input.x }}-{{ secrets.KEY }}").unwrap().render(&scope).unwrap();
+        assert_eq!(veil.replaced(&text, |name| format!("<{name}>")), "in-<KEY>");
+        let alone = Template::parse("{{ secrets.KEY }}").unwrap().evaluate(&scope).unwrap();
+        assert!(alone.is_string());
+        let nowhere = Scope::default();
+        let refused = Template::parse("{{ secrets.KEY }}").unwrap().evaluate(&nowhere);
+        assert_eq!(refused.unwrap_err(), ExpressionError::SecretMisplaced);
+    }
+
+    #[test]
+    fn an_input_that_names_a_secret_is_only_text() {
+        let scope = Scope {
+            veil: Some(Veil::new(1)),
+            ..Scope::of_input(json!({ "x": "{{ secrets.KEY }}" }).into())
+        };
+        let text = Template::parse("{{ input.x }}").unwrap().render(&scope).unwrap();
+        assert_eq!(text, "{{ secrets.KEY }}");
     }
 }

@@ -44,6 +44,8 @@ pub(crate) struct Reader {
     pub(crate) each_depth: usize,
     /// Those of them that set `last`.
     pub(crate) while_depth: usize,
+    /// Whether what is being read may name secrets.
+    allows_secrets: bool,
 }
 
 impl Reader {
@@ -57,7 +59,16 @@ impl Reader {
             loop_depth: 0,
             each_depth: 0,
             while_depth: 0,
+            allows_secrets: false,
         }
+    }
+
+    /// Reads a field that the kind's schema marks as one that may name secrets.
+    pub(crate) fn with_secrets<T>(&mut self, read: impl FnOnce(&mut Self) -> T) -> T {
+        self.allows_secrets = true;
+        let value = read(self);
+        self.allows_secrets = false;
+        value
     }
 
     /// Notes a problem, up to the bound on how many anybody would read.
@@ -103,6 +114,10 @@ impl Reader {
         let compiled = self.compiler.template(source);
         let around = self.around();
         match compiled.and_then(|compiled| compiled.check_variables(around).map(|()| compiled)) {
+            Ok(template) if !self.allows_secrets && template.secrets().next().is_some() => {
+                self.unsound(place, &ExpressionError::SecretMisplaced);
+                None
+            }
             Ok(template) => Some(template),
             Err(error) => {
                 self.unsound(place, &error);
@@ -146,6 +161,9 @@ impl Reader {
                 ProblemCode::ExpressionTooDeep
             }
             ExpressionError::UnknownVariable { .. } => ProblemCode::UnknownVariable,
+            ExpressionError::SecretNotAlone | ExpressionError::SecretMisplaced => {
+                ProblemCode::SecretMisplaced
+            }
             ExpressionError::Syntax { .. }
             | ExpressionError::Statement
             | ExpressionError::TooManyParts { .. }

@@ -68,6 +68,12 @@ pub enum ProblemCode {
     ExpressionTooDeep,
     /// An expression or template that names a variable nobody sets.
     UnknownVariable,
+    /// A secret where none may be used, or not alone in its braces.
+    SecretMisplaced,
+    /// A secret that the workspace doesn't have.
+    SecretUnknown,
+    /// A connection that the workspace doesn't have, or one of another kind.
+    ConnectionUnknown,
 }
 
 impl ProblemCode {
@@ -99,6 +105,9 @@ impl ProblemCode {
             Self::ExpressionTooLong => "expression_too_long",
             Self::ExpressionTooDeep => "expression_too_deep",
             Self::UnknownVariable => "unknown_variable",
+            Self::SecretMisplaced => "secret_misplaced",
+            Self::SecretUnknown => "secret_unknown",
+            Self::ConnectionUnknown => "connection_unknown",
         }
     }
 }

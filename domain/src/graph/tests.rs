@@ -363,3 +363,75 @@ proptest! {
         }
     }
 }
+
+/// Every field of every kind that holds strings: those that the schema marks take a secret, and no other does.
+#[test]
+fn secrets_stand_where_the_schema_marks_them_and_nowhere_else() {
+    fn try_each(kind: &str, schema: &Value, base: &Value) {
+        let properties = schema["properties"].as_object().expect("properties");
+        for (name, property) in properties {
+            let secret = json!("{{ secrets.KEY }}");
+            let value = match property["type"].as_str() {
+                Some("object") => json!({ "A": secret }),
+                Some("array") => json!([secret]),
+                Some("integer" | "boolean") => continue,
+                _ if property.get("enum").is_some() => continue,
+                _ => secret,
+            };
+            let mut config = base.clone();
+            config[name] = value;
+            let read = Graph::parse(&one(kind, &config));
+            let pointer = format!("/nodes/0/config/{name}");
+            let misplaced = read.as_ref().err().is_some_and(|problems| {
+                problems.iter().any(|problem| problem.field.starts_with(&pointer))
+            });
+            let marked = property["x-secrets"] == true;
+            assert_eq!(misplaced, !marked, "{kind} {name}: {read:?}");
+            if let Ok(graph) = read {
+                let named: Vec<_> = graph.secrets().iter().map(ToString::to_string).collect();
+                assert_eq!(named, ["KEY"], "{kind} {name}");
+            }
+        }
+    }
+    let bases = [
+        ("action.http", json!({ "url": "https://e.org", "method": "POST" })),
+        ("action.command", json!({ "program": "echo" })),
+        ("action.file", json!({ "operation": "write", "path": "a", "content": "b" })),
+        ("logic.if", json!({ "condition": "true" })),
+        ("logic.switch", json!({ "cases": [] })),
+        ("logic.transform", json!({ "expression": "1" })),
+        ("logic.set_variable", json!({ "name": "x", "expression": "1" })),
+    ];
+    for (kind, base) in bases {
+        let described = crate::node::node_kinds();
+        let description = described.iter().find(|description| description.r#type == kind);
+        try_each(kind, &description.expect("a kind").config, &base);
+    }
+}
+
+#[test]
+fn a_definition_says_which_secrets_its_workspace_lacks() {
+    use crate::{
+        Aggregate as _,
+        vault::{SecretSet, Vault},
+    };
+    let request = |id: &str, name: &str| {
+        let headers = json!({ "X": format!("{{{{ secrets.{name} }}}}") });
+        json!({ "id": id, "type": "action.http", "config": { "url": "https://e.org", "headers": headers } })
+    };
+    let definition = json!({ "nodes": [
+        request("a", "HERE"),
+        { "id": "each", "type": "logic.for_each", "config": { "items": "[1]", "nodes": [request("b", "GONE")] } },
+    ] });
+    let graph = Graph::parse(&definition).expect("sound");
+    assert!(graph.names_anything());
+    let vault = Vault::default()
+        .evolve(&SecretSet { name: "HERE".parse().expect("a name"), version: 1 }.into());
+    let missing = graph.missing_from(&vault);
+    let found: Vec<_> = missing
+        .iter()
+        .map(|problem| (problem.node_id.as_deref(), problem.field.as_str(), problem.code))
+        .collect();
+    assert_eq!(found, [(Some("b"), "/nodes/1/config/nodes/0/config", ProblemCode::SecretUnknown)]);
+    assert_eq!(graph.missing_from(&Vault::default()).len(), 2);
+}

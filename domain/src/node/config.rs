@@ -13,6 +13,7 @@ use crate::{
     expression::{Expression, TemplateValue},
     graph::Graph,
     trigger::{CronConfig, EventConfig, TriggerConfig, WebhookConfig},
+    vault::SecretName,
 };
 
 /// What a node does: its kind with its configuration.
@@ -382,8 +383,8 @@ impl NodeConfig {
 
     /// Ids of the nodes whose output it reads.
     pub(super) fn references(&self) -> Vec<String> {
-        let mut ids = Vec::new();
         let (values, expressions) = self.programs();
+        let mut ids = Vec::new();
         values.into_iter().for_each(|value| value.collect_references(&mut ids));
         for expression in expressions {
             ids.extend(expression.node_references().map(str::to_owned));
@@ -398,6 +399,15 @@ impl NodeConfig {
         let (values, expressions) = self.programs();
         values.into_iter().any(|value| value.reads(variable))
             || expressions.into_iter().any(|expression| expression.reads(variable))
+    }
+
+    /// The secrets that it names.
+    pub(super) fn secrets(&self) -> Vec<SecretName> {
+        let mut names = Vec::new();
+        self.programs().0.into_iter().for_each(|value| value.collect_secrets(&mut names));
+        names.sort_unstable();
+        names.dedup();
+        names
     }
 
     /// Every template and expression of its own, those of a body left out.

@@ -59,6 +59,7 @@ pub(crate) fn read_node(
         position,
         references: config.references(),
         reads_last: config.reads("last"),
+        secrets: config.secrets(),
         config,
     })
 }
@@ -198,7 +199,7 @@ pub(super) fn required_template(
 fn read_http(fields: &mut Fields<'_>, reader: &mut Reader) -> Option<NodeConfig> {
     let method = fields.one_of("method", &HttpMethod::ALL, reader);
     let method_is_wrong = method.is_none() && fields.has("method");
-    let url = required_template(fields, "url", reader);
+    let url = reader.with_secrets(|reader| required_template(fields, "url", reader));
     if let Some(TemplateValue::Constant(Value::String(text))) = &url
         && !text.starts_with("http://")
         && !text.starts_with("https://")
@@ -206,15 +207,17 @@ fn read_http(fields: &mut Fields<'_>, reader: &mut Reader) -> Option<NodeConfig>
         let reason = "a URL begins with `http://` or `https://`";
         reader.report(&fields.place_of("url"), ProblemCode::InvalidValue, reason);
     }
-    let headers = fields.templates_by_name("headers", reader);
+    let headers = reader.with_secrets(|reader| fields.templates_by_name("headers", reader));
     for (name, _) in &headers {
         if !is_token(name) {
             let place = fields.place_of("headers").field(name);
             reader.report(&place, ProblemCode::InvalidValue, "not the name of a header");
         }
     }
-    let query = fields.templates_by_name("query", reader);
-    let body = fields.get("body").map(|body| reader.template_value(body, &fields.place_of("body")));
+    let query = reader.with_secrets(|reader| fields.templates_by_name("query", reader));
+    let body = fields.get("body").map(|body| {
+        reader.with_secrets(|reader| reader.template_value(body, &fields.place_of("body")))
+    });
     let expect_status = read_integers(fields, "expect_status", 100..=599, reader);
     let max_response_bytes = fields
         .integer("max_response_bytes", 1..=limits::MAX_RESPONSE_BYTES, reader)
@@ -272,9 +275,10 @@ fn read_command(fields: &mut Fields<'_>, reader: &mut Reader) -> Option<NodeConf
             }
         }
     }
-    let stdin =
-        fields.get("stdin").map(|stdin| reader.template_value(stdin, &fields.place_of("stdin")));
-    let env = fields.templates_by_name("env", reader);
+    let stdin = fields.get("stdin").map(|stdin| {
+        reader.with_secrets(|reader| reader.template_value(stdin, &fields.place_of("stdin")))
+    });
+    let env = reader.with_secrets(|reader| fields.templates_by_name("env", reader));
     for (name, _) in &env {
         if name.is_empty() || name.contains(['=', '\0']) {
             let place = fields.place_of("env").field(name);

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     execution::Approval,
-    expression::{ExpressionError, Scope, TemplateValue},
+    expression::{ExpressionError, Scope, TemplateValue, Veil},
     json::Json,
     limits,
 };
@@ -284,7 +284,8 @@ fn texts(
 
 fn resolve_http(http: &HttpConfig, scope: &Scope) -> Result<ResolvedHttp, ResolveError> {
     let url = at("/url", http.url.render(scope))?;
-    if !url.starts_with("http://") && !url.starts_with("https://") {
+    // What a secret begins with is seen when it is asked.
+    if !url.starts_with("http://") && !url.starts_with("https://") && !Veil::begins(&url) {
         return wrong("/url", "a URL begins with `http://` or `https://`");
     }
     let headers = texts("/headers", &http.headers, scope)?;

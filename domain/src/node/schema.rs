@@ -1,6 +1,7 @@
 //! The kinds of nodes with the JSON Schema of their configurations, for `GET /node-kinds` and the forms of the editor.
 //!
-//! A string that may hold `{{ … }}` has `"format": "template"`, one that is CEL has `"format": "cel"`.
+//! A string that may hold `{{ … }}` has `"format": "template"`, one that is CEL has `"format": "cel"`. A field that may name secrets as
+//! `{{ secrets.<name> }}` has `"x-secrets": true`; no other may.
 
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -160,6 +161,12 @@ pub(super) fn template(title: &str) -> Value {
     })
 }
 
+/// Marks a field as one that may name secrets.
+fn with_secrets(mut schema: Value) -> Value {
+    schema["x-secrets"] = true.into();
+    schema
+}
+
 fn templates(title: &str) -> Value {
     json!({
         "type": "object",
@@ -280,10 +287,13 @@ fn http() -> Value {
                 "enum": HttpMethod::ALL.map(|(word, _)| word),
                 "default": "GET",
             },
-            "url": template("URL"),
-            "headers": templates("Headers"),
-            "query": templates("Query"),
-            "body": { "title": "Body (a string is sent as it is, anything else as JSON)", "format": "template" },
+            "url": with_secrets(template("URL")),
+            "headers": with_secrets(templates("Headers")),
+            "query": with_secrets(templates("Query")),
+            "body": with_secrets(json!({
+                "title": "Body (a string is sent as it is, anything else as JSON)",
+                "format": "template",
+            })),
             "expect_status": {
                 "type": "array",
                 "title": "Status codes that count as success (200 to 299 when empty)",
@@ -307,8 +317,8 @@ fn command() -> Value {
                 "items": { "type": ["string", "number", "boolean"], "format": "template" },
                 "maxItems": limits::MAX_ARGUMENTS,
             },
-            "stdin": { "title": "Standard input", "format": "template" },
-            "env": templates("Environment"),
+            "stdin": with_secrets(json!({ "title": "Standard input", "format": "template" })),
+            "env": with_secrets(templates("Environment")),
             "max_output_bytes": whole(
                 "Kept of each output in bytes",
                 1,

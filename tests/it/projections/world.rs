@@ -241,6 +241,7 @@ pub(crate) fn node_started(path: &str, attempt: i32) -> ExecutionEvent {
         input: json!({ "url": "https://example.test/" }).into(),
         items: None,
         max_iterations: None,
+        secrets: Vec::new(),
     }
     .into()
 }

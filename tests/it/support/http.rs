@@ -37,7 +37,7 @@ pub(crate) struct Deployment {
     // Dropped last, when nobody uses them any more.
     _process: Process,
     _folder: tempfile::TempDir,
-    _database: TestDatabase,
+    database: TestDatabase,
 }
 
 /// Somebody who is signed in.
@@ -64,9 +64,14 @@ pub(crate) struct Answer {
 impl Deployment {
     /// Starts one, without messaging: its worker hears from the log.
     pub(crate) async fn start() -> Self {
+        Self::start_with(|config| config).await
+    }
+
+    /// Starts one that is configured otherwise.
+    pub(crate) async fn start_with(change: impl FnOnce(Config) -> Config) -> Self {
         let database = services::database().await;
         let folder = tempfile::tempdir().expect("a folder");
-        let config = config(&database, folder.path());
+        let config = change(config(&database, folder.path()));
         let stop = CancellationToken::new();
         let environment = Environment::default();
         let process = Process::start(config, &environment, Options::default(), &stop);
@@ -77,15 +82,12 @@ impl Deployment {
         // request must not meet that.
         let client = reqwest::Client::builder().timeout(PATIENCE).pool_max_idle_per_host(0).build();
         let client = client.expect("a client");
-        Self {
-            base,
-            client,
-            elsewhere,
-            stop,
-            _process: process,
-            _folder: folder,
-            _database: database,
-        }
+        Self { base, client, elsewhere, stop, _process: process, _folder: folder, database }
+    }
+
+    /// The deployment's database.
+    pub(crate) async fn pool(&self) -> sqlx::PgPool {
+        self.database.pool().await
     }
 
     /// Where it listens: a host and a port.

@@ -232,7 +232,7 @@ impl<'a> Running<'a> {
         Some(match action {
             Action::RunNode { path, attempt } => {
                 planned.begin.push((path.clone(), attempt));
-                Step::Start { path, attempt, input }
+                Step::Start { path, attempt, input, secrets: Vec::new() }
             }
             Action::EvaluateInline { path, attempt } => {
                 let failed = dice.once_in(30).then_some(ErrorKind::Validation);

@@ -45,7 +45,8 @@ pub(super) async fn perform(asked: ResolvedCommand, of: &Try) -> Result<Value, N
         };
         of.print(level, &line, Some(json!({"stream": stream}))).await;
     };
-    let finished = run(program, &of.cancel, &print).await.map_err(|error| recorded(&error))?;
+    let finished =
+        run(program, &of.cancel, &of.mask, &print).await.map_err(|error| recorded(&error))?;
     let duration_ms = u64::try_from(finished.duration.as_millis()).unwrap_or(u64::MAX);
     match finished.exit_code {
         Some(code) if code == 0 || asked.allow_exit_codes.contains(&code) => Ok(json!({

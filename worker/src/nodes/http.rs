@@ -20,9 +20,12 @@ pub(super) async fn perform(asked: ResolvedHttp, of: &Try) -> Result<Value, Node
     let begun = Instant::now();
     let max_bytes = usize::try_from(asked.max_response_bytes).unwrap_or(usize::MAX);
     let request = request(&asked, of)?;
+    let client = match of.holds_secrets {
+        true => &of.equipment.http_with_secrets,
+        false => &of.equipment.http,
+    };
     let exchange = async {
-        let response =
-            of.equipment.http.execute(request).await.map_err(|error| recorded(&error))?;
+        let response = client.execute(request).await.map_err(|error| recorded(&error))?;
         let (status, headers) = (response.status(), headers(&response));
         let is_json = response
             .headers()

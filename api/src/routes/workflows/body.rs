@@ -176,7 +176,7 @@ async fn parse(text: String) -> Result<Result<Definition, Vec<graph::Problem>>, 
 }
 
 /// The pointer into a definition is the one into the body, since its parts stand at the top there.
-fn field_error(problem: graph::Problem) -> FieldError {
+pub(super) fn field_error(problem: graph::Problem) -> FieldError {
     let graph::Problem { node_id, field, code, reason } = problem;
     let detail = match node_id {
         Some(node) => format!("node `{node}`: {reason}"),

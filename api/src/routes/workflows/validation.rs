@@ -1,14 +1,20 @@
 //! What an editor asks while somebody builds: which kinds of nodes there are, and what is wrong with a definition.
 
-use axum::Json;
-use ledgerline_domain::node::{KindDescription, node_kinds};
+use axum::{Json, extract::State};
+use ledgerline_domain::{
+    node::{KindDescription, node_kinds},
+    permission::Permission,
+};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::DefinitionBody;
+use super::{DefinitionBody, references};
 use crate::{
-    extract::{Caller, JsonBody},
+    access,
+    app::AppState,
+    extract::{Caller, JsonBody, WorkspaceSelector},
     problem::{FieldError, Problem},
+    reading::WorkspaceParams,
 };
 
 /// What a check of a definition came to.
@@ -30,13 +36,24 @@ pub struct NodeKinds {
 }
 
 /// Check a definition without saving it. Everything that is wrong is said at once.
-#[utoipa::path(post, path = "/workflows/validate", tag = "workflows", request_body = DefinitionBody,
+#[utoipa::path(post, path = "/workflows/validate", tag = "workflows", params(WorkspaceParams), request_body = DefinitionBody,
     responses((status = 200, body = Verdict)))]
 pub async fn validate(
-    _caller: Caller,
+    State(state): State<AppState>,
+    caller: Caller,
+    workspace: WorkspaceSelector,
     JsonBody { value: body, .. }: JsonBody<DefinitionBody>,
 ) -> Result<Json<Verdict>, Problem> {
-    let errors = body.into_workflow().checked().await?.err().unwrap_or_default();
+    let workspace = workspace.or_default(&caller);
+    let errors = match body.into_workflow().checked().await? {
+        Err(errors) => errors,
+        Ok(draft) => {
+            // What a workspace has is only said to its members.
+            access::demand(&state, &caller, workspace, Permission::ViewWorkflow, "workspace")
+                .await?;
+            references::missing(&state, workspace, &draft.definition).await?
+        }
+    };
     Ok(Json(Verdict { valid: errors.is_empty(), errors }))
 }
 

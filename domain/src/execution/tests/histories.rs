@@ -184,7 +184,9 @@ impl World {
     fn step(&self, action: &Action) -> Option<Step> {
         let input = json!({}).into();
         Some(match action.clone() {
-            Action::RunNode { path, attempt } => Step::Start { path, attempt, input },
+            Action::RunNode { path, attempt } => {
+                Step::Start { path, attempt, input, secrets: Vec::new() }
+            }
             Action::EvaluateInline { path, attempt } => self.outcome(&path, attempt),
             Action::BeginWait { path, attempt } => {
                 let until = Some(at(1_000 + i64::from(number_of(&path) % 100)));

@@ -106,7 +106,8 @@ fn a_failed_try_is_repeated_when_its_time_comes() {
     };
     let again = given.report(1, [fail("fetch", at_9)]).and(fire);
     again.when_reported(1, [start("fetch")]).rejects(contradiction(0, "fetch"));
-    let second = Step::Start { path: "fetch".into(), attempt: Attempt(2), input: json!({}).into() };
+    let (input, secrets) = (json!({}).into(), Vec::new());
+    let second = Step::Start { path: "fetch".into(), attempt: Attempt(2), input, secrets };
     assert_eq!(again.report(1, [second]).state().in_flight().count(), 1);
 }
 
