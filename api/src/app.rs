@@ -17,6 +17,7 @@ use ledgerline_commands::{Commands, Lines};
 use ledgerline_nats::{Gateway, LiveLogs};
 use ledgerline_projections::Positions;
 use ledgerline_store::sealed::SealedValues;
+use ledgerline_worker::outbound::Reach;
 use metrics_exporter_prometheus::PrometheusHandle;
 use sqlx::PgPool;
 use tokio::sync::Semaphore;
@@ -82,6 +83,8 @@ pub struct Shared {
     pub pool: PgPool,
     /// What secrets and connections hold, sealed.
     pub sealed: SealedValues,
+    /// Which addresses may be tried out for connections: those that workflows may reach.
+    pub reach: Arc<Reach>,
     /// How far each read model is, for reads that must reflect a write.
     pub positions: Positions,
     /// Live events for sockets.
@@ -122,6 +125,7 @@ pub struct AppParts {
     pub commands: Commands,
     pub pool: PgPool,
     pub sealed: SealedValues,
+    pub reach: Arc<Reach>,
     pub positions: Positions,
     pub gateway: Gateway,
     pub live_logs: LiveLogs,
@@ -148,6 +152,7 @@ impl AppState {
             commands: parts.commands,
             pool: parts.pool,
             sealed: parts.sealed,
+            reach: parts.reach,
             positions: parts.positions,
             gateway: parts.gateway,
             live_logs: parts.live_logs,

@@ -222,7 +222,7 @@ impl Default for MailConfig {
 pub struct WorkerConfig {
     /// How many executions this process runs at once.
     pub slots: u32,
-    /// Inside networks (private, loopback, …) that `action.http` may reach. Empty: only what is public.
+    /// Inside networks (private, loopback, …) that `action.http` and connections may reach. Empty: only what is public.
     pub allowed_networks: Vec<IpNet>,
     /// Whether `action.http` may reach the address that this process listens on, on its own machine.
     pub reach_own_address: bool,

@@ -98,6 +98,8 @@ problem_kinds! {
     UnsupportedMediaType = "unsupported-media-type", UNSUPPORTED_MEDIA_TYPE, "The media type is not supported";
     /// A value is not valid; `errors` says which.
     InvalidValue = "invalid-value", UNPROCESSABLE_ENTITY, "A value is not valid";
+    /// A connection was tried out and does not work; `rule` names the step.
+    ConnectionFailed = "connection-failed", UNPROCESSABLE_ENTITY, "The connection does not work";
     /// The idempotency key was used with another body.
     KeyReused = "idempotency-key-reused", UNPROCESSABLE_ENTITY, "The idempotency key was used with another request";
     /// The position asked for is after the end of the log, or of another log.
@@ -293,6 +295,13 @@ impl Problem {
     pub fn away(what: &'static str, cause: &(dyn std::error::Error + 'static)) -> Self {
         tracing::warn!(error = %chain(cause), what, "a dependency is away");
         Self::new(ProblemKind::DependencyAway, format!("{what} is away; try again"))
+    }
+
+    /// The same problem with the stable name of what refuses.
+    #[must_use]
+    pub fn with_rule(mut self, rule: &'static str) -> Self {
+        self.0.rule = Some(rule.into());
+        self
     }
 
     /// The same problem with `Retry-After: <seconds>`.

@@ -254,6 +254,7 @@ async fn assemble(
     background::start(&config, environment, &foundation, stages, backing, address)?;
     watch::start(&foundation, backing, &config, carry);
     if config.roles.contains(&Role::Api) {
+        let reach = Arc::new(worker::reach(&config, address));
         let state = AppState::new(AppParts {
             config,
             clock: Clock::system(),
@@ -263,6 +264,7 @@ async fn assemble(
             commands: foundation.commands.clone(),
             pool: foundation.pools.serving.clone(),
             sealed: foundation.sealed.clone(),
+            reach,
             positions: foundation.positions.clone(),
             gateway,
             live_logs: foundation.live_logs.clone(),

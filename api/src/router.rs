@@ -19,7 +19,7 @@ use crate::{
     parameters::{self, Parameters},
     problem::{PROBLEM_MEDIA_TYPE, Problem, ProblemBody, ProblemKind},
     routes::{
-        approvals, auth, docs,
+        approvals, auth, connections, docs,
         executions::{self, answers, control, history, logs, nodes, output, stuck, why},
         health, log, secrets,
         system::{self, dispatch, projections},
@@ -99,6 +99,9 @@ fn api() -> OpenApiRouter<AppState> {
         .routes(routes!(secrets::list))
         .routes(routes!(secrets::get, secrets::set, secrets::delete))
         .routes(routes!(secrets::rotate_key))
+        .routes(routes!(connections::list, connections::create))
+        .routes(routes!(connections::get, connections::update, connections::delete))
+        .routes(routes!(connections::test))
         .routes(routes!(system::system))
         .routes(routes!(dispatch::pause))
         .routes(routes!(dispatch::resume))
@@ -141,7 +144,7 @@ fn fixed() -> OpenApiRouter<AppState> {
         (name = "log", description = "Every event, in the one order in which they were recorded"),
         (name = "workspaces", description = "Workspaces, their members, and what was done in them"),
         (name = "workflows", description = "Definitions of work, their versions and their lifecycle"),
-        (name = "secrets", description = "Values that workflows may use and nobody may read"),
+        (name = "secrets", description = "Values that workflows may use and nobody may read, and the connections that need them"),
         (name = "operations", description = "Health, metrics and these documents")
     )
 )]

@@ -2,6 +2,7 @@
 
 pub mod approvals;
 pub mod auth;
+pub mod connections;
 pub mod docs;
 pub mod executions;
 pub mod health;

@@ -272,7 +272,9 @@ impl Graph {
     /// Whether it names anything that its workspace must have.
     #[must_use]
     pub fn names_anything(&self) -> bool {
-        self.all_nodes().into_iter().any(|node| !node.secrets().is_empty())
+        let names =
+            |node: &Node| !node.secrets().is_empty() || node.config().connection().is_some();
+        self.all_nodes().into_iter().any(names)
     }
 
     /// What it names and a workspace doesn't have.
@@ -294,6 +296,23 @@ impl Graph {
                     code: ProblemCode::SecretUnknown,
                     reason: format!("the workspace has no secret `{name}`"),
                 });
+            }
+            if let Some((name, kind)) = node.config().connection() {
+                let reason = match vault.connection_named(name) {
+                    None => Some(format!("the workspace has no connection `{name}`")),
+                    Some((_, kept)) if kept.kind != kind => Some(format!(
+                        "the connection `{name}` leads to {}, and this needs {}",
+                        kept.kind.as_str(),
+                        kind.as_str()
+                    )),
+                    Some(_) => None,
+                };
+                problems.extend(reason.map(|reason| Problem {
+                    node_id: Some(node.id().to_owned()),
+                    field: format!("{field}/connection"),
+                    code: ProblemCode::ConnectionUnknown,
+                    reason,
+                }));
             }
             if let Some(body) = node.config().body() {
                 body.find_missing(vault, &field, problems);

@@ -110,6 +110,16 @@ pub const MAX_LOOP_ITEMS: usize = 10_000;
 pub const MAX_LOOP_ITERATIONS: u32 = 10_000;
 /// The largest response of `action.http` that a node may ask for.
 pub const MAX_RESPONSE_BYTES: u64 = 16 * 1024 * 1024;
+/// The text of a statement of `action.sql`, in characters.
+pub const MAX_STATEMENT_CHARS: usize = 64 * 1024;
+/// Rows that an `action.sql` may ask for; their size has a bound of its own.
+pub const MAX_SQL_ROWS: u32 = 10_000;
+/// Recipients of one `action.email`: more is a mailing list's work, and servers refuse it.
+pub const MAX_RECIPIENTS: usize = 50;
+/// Files attached to one `action.email`.
+pub const MAX_ATTACHMENTS: usize = 10;
+/// All of one message by `action.email` with its files, before it is encoded; few servers take more.
+pub const MAX_EMAIL_BYTES: usize = 10 * 1024 * 1024;
 /// The largest output of `action.command` that a node may ask for.
 pub const MAX_COMMAND_OUTPUT_BYTES: u64 = 16 * 1024 * 1024;
 

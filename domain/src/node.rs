@@ -16,13 +16,15 @@ mod trigger;
 pub use self::{
     awaiting::{ApprovalConfig, ResolvedSignal, ResolvedWorker, SignalConfig, WorkerConfig},
     config::{
-        CommandConfig, FileConfig, FileOperation, HttpConfig, HttpMethod, IfConfig, NodeConfig,
-        SetVariableConfig, SwitchCase, SwitchConfig, TransformConfig, WaitConfig,
+        CommandConfig, EmailConfig, FileConfig, FileOperation, HttpConfig, HttpMethod, IfConfig,
+        NodeConfig, SetVariableConfig, SqlConfig, SwitchCase, SwitchConfig, TransformConfig,
+        WaitConfig,
     },
     kind::{NodeClass, NodeKind},
     resolved::{
-        ResolveError, Resolved, ResolvedCommand, ResolvedFile, ResolvedHttp, ResolvedIf,
-        ResolvedSetVariable, ResolvedSwitch, ResolvedTransform, ResolvedWait,
+        ResolveError, Resolved, ResolvedCommand, ResolvedEmail, ResolvedFile, ResolvedHttp,
+        ResolvedIf, ResolvedSetVariable, ResolvedSql, ResolvedSwitch, ResolvedTransform,
+        ResolvedWait,
     },
     retry::{Backoff, RetryPolicy},
     schema::{KindDescription, node_kinds},

@@ -53,6 +53,12 @@ const OWN: &[&str] = &[
     "GET /ws/analytics",
 ];
 
+/// A connection to nowhere.
+fn connection(name: &str) -> Value {
+    let settings = json!({ "kind": "postgres", "host": "127.0.0.1", "database": "d", "user": "u" });
+    json!({ "name": name, "settings": settings, "password": "a password" })
+}
+
 /// A route with its ids filled in.
 #[derive(Clone, Debug)]
 struct Route {
@@ -72,6 +78,7 @@ struct Belongings {
     session: String,
     api_key: String,
     user: String,
+    connection: String,
 }
 
 impl Belongings {
@@ -88,8 +95,11 @@ impl Belongings {
         let key = json!({ "name": "k", "scopes": ["read"] });
         let key = person.post("/auth/api-keys", &key).await.expect(201);
         let api_key = key.body["api_key"]["id"].as_str().expect("an id").to_owned();
+        let body = connection("db");
+        let made = person.send(Method::POST, "/connections", Some(&body), &of_workspace);
+        let connection = made.await.expect(201).id();
         let user = person.user_id.to_string();
-        Self { workspace, workflow, execution, session, api_key, user }
+        Self { connection, workspace, workflow, execution, session, api_key, user }
     }
 
     /// A path with these in place of its parameters.
@@ -98,6 +108,7 @@ impl Belongings {
             Some("workspaces") => &self.workspace,
             Some("workflows") => &self.workflow,
             Some("executions") => &self.execution,
+            Some("connections") => &self.connection,
             Some("auth") if path.contains("sessions") => &self.session,
             Some("auth") => &self.api_key,
             _ => &self.workspace,
@@ -153,6 +164,7 @@ impl Belongings {
             "POST /api/v1/workflows/validate" | "POST /api/v1/workflows/import" => greeting("x"),
             "PATCH /api/v1/workflows/{id}/status" => json!({ "status": "published" }),
             "PUT /api/v1/secrets/{name}" => json!({ "value": "a secret value" }),
+            "POST /api/v1/connections" | "PUT /api/v1/connections/{id}" => connection("other"),
             "POST /api/v1/executions" => json!({ "workflow_id": self.workflow }),
             "POST /api/v1/worker-tasks/poll" => json!({ "queue": "images" }),
             "POST /api/v1/worker-tasks/{id}/complete"

@@ -9,6 +9,7 @@
 
 mod chaos;
 mod cli;
+mod connections;
 mod coverage;
 mod embedded;
 mod execution;
@@ -45,6 +46,7 @@ mod support {
     pub(crate) mod process;
     pub(crate) mod program;
     pub(crate) mod services;
+    pub(crate) mod smtp;
     pub(crate) mod streams;
     pub(crate) mod tree;
 }

@@ -4,15 +4,28 @@
 use std::sync::{Arc, Mutex};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
+use chrono::Utc;
 use futures_util::StreamExt as _;
 use ledgerline_api::config::{Config, NatsConfig, Role, WorkerConfig};
-use ledgerline_worker::allowed::{AllowList, AllowedCommand};
+use ledgerline_commands::Target;
+use ledgerline_domain::{
+    execution::{CancelReason, ExecutionCommand},
+    vault::{SecretName, Vault, VaultCommand},
+};
+use ledgerline_store::{seal::MasterKey, sealed::SealedValues, simulated::SimulatedLog};
+use ledgerline_worker::{
+    WorkerSettings,
+    allowed::{AllowList, AllowedCommand},
+    outbound::Reach,
+};
 use secrecy::SecretString;
 use serde_json::{Value, json};
-use sqlx::{AssertSqlSafe, Executor as _, PgPool, Row as _};
+use sqlx::{AssertSqlSafe, Executor as _, PgPool, Row as _, postgres::PgPoolOptions};
+use uuid::Uuid;
 
 use crate::support::{
     echo::Echo,
+    engine::{Engine, context, wall_clock, within},
     http::{Deployment, Person},
     services,
 };
@@ -268,4 +281,52 @@ async fn a_secret_that_is_not_there_is_said_at_save_and_in_the_run() {
     assert_eq!(failed.body["status"], "failed");
     assert!(failed.body.to_string().contains("has no secret `KEY`"), "{failed:?}");
     assert_eq!(echo.headers("/echo", "x-token").len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_dies_with_a_secret_in_hand_leaves_none_behind() {
+    let database = services::database().await;
+    let log = SimulatedLog::new(Uuid::now_v7(), wall_clock());
+    let engine = Engine::on(Arc::<SimulatedLog>::clone(&log));
+    let echo = Echo::start().await;
+    // A pool of its own for each worker: a connection dies with the runtime that opened it.
+    let sealed = || {
+        let pool = PgPoolOptions::new().connect_lazy_with(database.options());
+        SealedValues::new(pool, MasterKey::new([3; 32]))
+    };
+    let name: SecretName = "KEY".parse().expect("a name");
+    let value = b"value-in-the-hand-of-a-worker";
+    let put = sealed().put(engine.workspace.0, &name.holder(), 1, value, Utc::now()).await;
+    let version = put.expect("it is kept");
+    let target = Target::new(engine.workspace.vault(), engine.workspace);
+    let set = VaultCommand::SetSecret { name, version };
+    engine.commands.execute::<Vault>(target, &set, &context()).await.expect("it is set");
+    let worker = || {
+        engine.worker_with(|settings| WorkerSettings {
+            sealed: Some(sealed()),
+            reach: Arc::new(Reach::public().and_network("127.0.0.0/8".parse().expect("a network"))),
+            ..settings
+        })
+    };
+    let definition = json!({ "nodes": [{ "id": "ask", "type": "action.http", "config": {
+        "url": format!("{}/hang", echo.base), "headers": { "X-Token": "{{ secrets.KEY }}" },
+    } }] });
+    let workflow = engine.workflow(&definition).await;
+    let first = worker();
+    let id = engine.start(workflow, &json!({})).await;
+    within(echo.arrived()).await;
+    first.kill();
+    let second = worker();
+    within(echo.arrived()).await;
+    let sent = String::from_utf8_lossy(value).into_owned();
+    assert_eq!(echo.headers("/hang", "x-token"), [sent.clone(), sent.clone()]);
+    let keys = echo.headers("/hang", "idempotency-key");
+    assert_eq!(keys[0], keys[1], "the same try is made again");
+    engine.tell(id, ExecutionCommand::Cancel { reason: CancelReason::StoppedByUser }).await;
+    engine.ended(id).await;
+    let history = engine.history(id).await.join("\n");
+    assert!(history.contains("\"secrets\":[\"KEY\"]") && history.contains("***"), "{history}");
+    assert!(!history.contains(&sent), "{history}");
+    second.stop().await;
+    engine.stop().await;
 }

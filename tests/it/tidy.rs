@@ -7,10 +7,7 @@ use std::{
 };
 
 use ledgerline_api::problem::ProblemKind;
-use ledgerline_domain::{
-    event::DomainEvent, execution::ExecutionEvent, workflow::WorkflowEvent,
-    workspace::WorkspaceEvent,
-};
+use ledgerline_domain::event::AnyEvent;
 
 use crate::support::tree::{extension, files, is_ignored, none, root};
 
@@ -247,12 +244,11 @@ fn every_problem_has_its_page_and_every_page_its_problem() {
 
 #[test]
 fn every_event_has_its_golden_file_and_every_golden_file_its_event() {
-    fn known<E: DomainEvent>() -> impl Iterator<Item = (String, i16)> {
-        E::TYPES.iter().map(|(name, version)| (format!("{}.{name}", E::CATEGORY), *version))
-    }
-    let known: BTreeMap<String, i16> = known::<WorkspaceEvent>()
-        .chain(known::<WorkflowEvent>())
-        .chain(known::<ExecutionEvent>())
+    let known: BTreeMap<String, i16> = AnyEvent::TYPES
+        .iter()
+        .flat_map(|(category, types)| {
+            types.iter().map(move |(name, version)| (format!("{category}.{name}"), *version))
+        })
         .collect();
     let needed: BTreeSet<String> = known
         .iter()

@@ -5,6 +5,7 @@
 //! effects), then the guards that effects go through: [`outbound`], [`subprocess`], [`file_space`].
 
 pub mod allowed;
+pub mod connections;
 mod definitions;
 pub mod file_space;
 mod hear;

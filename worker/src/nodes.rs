@@ -3,8 +3,10 @@
 //! To add one: its configuration in `domain/src/node/`, a file here, and an arm in [`perform`].
 
 mod command;
+pub(crate) mod email;
 mod file;
 mod http;
+pub(crate) mod sql;
 
 use std::sync::Arc;
 
@@ -29,6 +31,7 @@ pub(crate) struct Equipment {
     /// For requests that hold a secret, which no redirect takes to another server.
     pub(crate) http_with_secrets: reqwest::Client,
     pub(crate) vaults: Vaults,
+    pub(crate) databases: sql::Pools,
     pub(crate) appends: AppendTurns,
 }
 
@@ -41,6 +44,8 @@ pub(crate) struct Try {
     pub(crate) path: NodePath,
     pub(crate) attempt: Attempt,
     pub(crate) lines: RunLines,
+    /// How long it may take.
+    pub(crate) timeout_ms: Option<u64>,
     /// Whether its configuration holds a secret.
     pub(crate) holds_secrets: bool,
     /// Takes the secrets of its workflow out of whatever it gives and prints.
@@ -66,6 +71,8 @@ pub(crate) async fn perform(resolved: Resolved, of: &Try) -> Result<Value, NodeE
         Resolved::Http(request) => http::perform(request, of).await,
         Resolved::Command(command) => command::perform(command, of).await,
         Resolved::File(operation) => file::perform(operation, of).await,
+        Resolved::Sql(statement) => sql::perform(statement, of).await,
+        Resolved::Email(message) => email::perform(*message, of).await,
         Resolved::Trigger(_)
         | Resolved::If(_)
         | Resolved::Switch(_)

@@ -20,6 +20,7 @@ use url::{Host, Url};
 
 pub use reach::{Reach, forbidden};
 
+pub mod dial;
 mod reach;
 
 /// How many redirects are followed: enough for a canonical host and a login bounce, few enough to end a loop at once.

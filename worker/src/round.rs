@@ -343,6 +343,8 @@ impl<'a> Round<'a> {
             Resolved::Http(_)
             | Resolved::Command(_)
             | Resolved::File(_)
+            | Resolved::Sql(_)
+            | Resolved::Email(_)
             | Resolved::Wait(_)
             | Resolved::Merge(_)
             | Resolved::While(_)

@@ -375,6 +375,7 @@ impl<'a> Running<'a> {
             path: begin.path.clone(),
             attempt: begin.attempt,
             lines: self.lines.clone(),
+            timeout_ms: begin.timeout_ms,
             holds_secrets: !begin.secrets.is_empty(),
             mask: Arc::new(Mask::none()),
             cancel,

@@ -19,7 +19,7 @@ use crate::{
     hear,
     lease::{self, Tenure},
     log_lines::LogWriter,
-    nodes::Equipment,
+    nodes::{Equipment, sql::Pools},
     outbound::{self, Redirects},
     run::{Signals, run},
     secrets::Vaults,
@@ -119,9 +119,10 @@ impl Worker {
         let http = outbound::client(Arc::clone(&settings.reach), Redirects::Anywhere)?;
         let http_with_secrets =
             outbound::client(Arc::clone(&settings.reach), Redirects::SameOrigin)?;
+        let written = CancellationToken::new();
+        let databases = Pools::new(Arc::clone(&settings.reach), tracker.clone(), written.clone());
         let vaults = Vaults::new(commands.clone(), settings.sealed.clone());
         let env = Arc::new(settings.env.clone());
-        let written = CancellationToken::new();
         let shared = Arc::new(Shared {
             definitions: Definitions::new(commands.clone()),
             lines: LogWriter::start(
@@ -136,6 +137,7 @@ impl Worker {
                 http,
                 http_with_secrets,
                 vaults,
+                databases,
                 appends: AppendTurns::default(),
             }),
             env,

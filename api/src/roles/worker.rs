@@ -83,16 +83,8 @@ fn settings(
     backing: &Backing,
     address: SocketAddr,
 ) -> Result<WorkerSettings, StartError> {
-    let own = http::loopback_of(address);
     // Never the name of a process before: its runs are taken over because its name stops giving signs of life.
     let name = format!("{}-{}", foundation.owner, uuid::Uuid::now_v7().simple());
-    let mut reach = Reach::public();
-    for network in &config.worker.allowed_networks {
-        reach = reach.and_network(*network);
-    }
-    if config.worker.reach_own_address {
-        reach = reach.and_endpoint(own);
-    }
     let allowed = match &config.worker.allowed_commands {
         Some(list) => list.clone(),
         None if config.embedded.enabled => AllowList::embedded_default(environment.repository()),
@@ -102,7 +94,7 @@ fn settings(
     Ok(WorkerSettings {
         slots: usize::try_from(config.worker.slots).unwrap_or(usize::MAX),
         drain,
-        reach: Arc::new(reach),
+        reach: Arc::new(reach(config, address)),
         run_as: if allowed.0.is_empty() { None } else { run_as()? },
         allowed: Arc::new(allowed),
         scratch_dir: scratch_dir(backing.folder())?,
@@ -110,6 +102,18 @@ fn settings(
         env: BTreeMap::from([(OWN_URL.to_owned(), http::base_url(address))]),
         ..WorkerSettings::new(name, backing.folder())
     })
+}
+
+/// Which addresses workflows may reach.
+pub(super) fn reach(config: &Config, address: SocketAddr) -> Reach {
+    let mut reach = Reach::public();
+    for network in &config.worker.allowed_networks {
+        reach = reach.and_network(*network);
+    }
+    if config.worker.reach_own_address {
+        reach = reach.and_endpoint(http::loopback_of(address));
+    }
+    reach
 }
 
 /// Programs never run as root.

@@ -397,6 +397,11 @@ fn secrets_stand_where_the_schema_marks_them_and_nowhere_else() {
         ("action.http", json!({ "url": "https://e.org", "method": "POST" })),
         ("action.command", json!({ "program": "echo" })),
         ("action.file", json!({ "operation": "write", "path": "a", "content": "b" })),
+        ("action.sql", json!({ "connection": "db", "statement": "SELECT 1" })),
+        (
+            "action.email",
+            json!({ "connection": "mail", "to": "a@b.co", "subject": "s", "text": "t" }),
+        ),
         ("logic.if", json!({ "condition": "true" })),
         ("logic.switch", json!({ "cases": [] })),
         ("logic.transform", json!({ "expression": "1" })),

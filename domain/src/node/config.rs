@@ -13,7 +13,7 @@ use crate::{
     expression::{Expression, TemplateValue},
     graph::Graph,
     trigger::{CronConfig, EventConfig, TriggerConfig, WebhookConfig},
-    vault::SecretName,
+    vault::{ConnectionKind, SecretName},
 };
 
 /// What a node does: its kind with its configuration.
@@ -33,6 +33,10 @@ pub enum NodeConfig {
     Command(Box<CommandConfig>),
     /// `action.file`
     File(FileConfig),
+    /// `action.sql`
+    Sql(Box<SqlConfig>),
+    /// `action.email`
+    Email(Box<EmailConfig>),
     /// `logic.if`
     If(IfConfig),
     /// `logic.switch`
@@ -184,6 +188,48 @@ impl FileOperation {
     }
 }
 
+/// A statement on a database. Values go in as parameters and never into its text.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SqlConfig {
+    /// The name of a connection of the workspace.
+    pub connection: String,
+    /// The statement, with `$1`, `$2`, … for its parameters.
+    pub statement: String,
+    /// The parameters, in order.
+    pub params: Vec<TemplateValue>,
+    /// How many rows are given at most.
+    pub row_limit: u32,
+    /// Whether the database refuses to change anything.
+    pub read_only: bool,
+}
+
+/// A message by mail.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EmailConfig {
+    /// The name of a connection of the workspace.
+    pub connection: String,
+    /// From whom; the connection's own address where it isn't said.
+    pub from: Option<TemplateValue>,
+    /// To whom: each gives an address or a list of them.
+    pub to: Vec<TemplateValue>,
+    /// To whom as well.
+    pub cc: Vec<TemplateValue>,
+    /// To whom unseen by the others.
+    pub bcc: Vec<TemplateValue>,
+    /// Where answers go.
+    pub reply_to: Option<TemplateValue>,
+    /// What it is about.
+    pub subject: TemplateValue,
+    /// The message as plain text.
+    pub text: Option<TemplateValue>,
+    /// The message as HTML.
+    pub html: Option<TemplateValue>,
+    /// Header fields besides.
+    pub headers: Vec<(String, TemplateValue)>,
+    /// Paths of files in the workspace's own space.
+    pub attachments: Vec<TemplateValue>,
+}
+
 /// One of two ways.
 #[derive(Clone, Debug, PartialEq)]
 pub struct IfConfig {
@@ -244,6 +290,8 @@ impl NodeConfig {
             Self::Http(_) => NodeKind::Http,
             Self::Command(_) => NodeKind::Command,
             Self::File(_) => NodeKind::File,
+            Self::Sql(_) => NodeKind::Sql,
+            Self::Email(_) => NodeKind::Email,
             Self::If(_) => NodeKind::If,
             Self::Switch(_) => NodeKind::Switch,
             Self::Transform(_) => NodeKind::Transform,
@@ -294,6 +342,8 @@ impl NodeConfig {
             | Self::Http(_)
             | Self::Command(_)
             | Self::File(_)
+            | Self::Sql(_)
+            | Self::Email(_)
             | Self::Transform(_)
             | Self::SetVariable(_)
             | Self::Wait(_)
@@ -315,6 +365,8 @@ impl NodeConfig {
             | Self::Http(_)
             | Self::Command(_)
             | Self::File(_)
+            | Self::Sql(_)
+            | Self::Email(_)
             | Self::Transform(_)
             | Self::SetVariable(_)
             | Self::Wait(_)
@@ -333,7 +385,8 @@ impl NodeConfig {
                 matches!(http.method, HttpMethod::Get | HttpMethod::Head | HttpMethod::Options)
             }
             // Nobody knows what a program does.
-            Self::Command(_) | Self::Worker(_) => false,
+            Self::Command(_) | Self::Email(_) | Self::Worker(_) => false,
+            Self::Sql(sql) => sql.read_only,
             // Writing the same content again changes nothing; appending does, and a second delete finds nothing.
             Self::File(file) => match file.operation {
                 FileOperation::Read | FileOperation::List | FileOperation::Write => true,
@@ -369,12 +422,41 @@ impl NodeConfig {
             | Self::Http(_)
             | Self::Command(_)
             | Self::File(_)
+            | Self::Sql(_)
+            | Self::Email(_)
             | Self::If(_)
             | Self::Switch(_)
             | Self::Transform(_)
             | Self::SetVariable(_)
             | Self::Wait(_)
             | Self::Merge(_)
+            | Self::Approval(_)
+            | Self::Signal(_)
+            | Self::Worker(_) => None,
+        }
+    }
+
+    /// The connection that it needs: its name, and to what it must lead.
+    #[must_use]
+    pub fn connection(&self) -> Option<(&str, ConnectionKind)> {
+        match self {
+            Self::Sql(sql) => Some((&sql.connection, ConnectionKind::Postgres)),
+            Self::Email(email) => Some((&email.connection, ConnectionKind::Smtp)),
+            Self::TriggerManual
+            | Self::TriggerCron(_)
+            | Self::TriggerWebhook(_)
+            | Self::TriggerEvent(_)
+            | Self::Http(_)
+            | Self::Command(_)
+            | Self::File(_)
+            | Self::If(_)
+            | Self::Switch(_)
+            | Self::Transform(_)
+            | Self::SetVariable(_)
+            | Self::Wait(_)
+            | Self::ForEach(_)
+            | Self::Merge(_)
+            | Self::While(_)
             | Self::Approval(_)
             | Self::Signal(_)
             | Self::Worker(_) => None,
@@ -434,6 +516,15 @@ impl NodeConfig {
             Self::File(file) => {
                 values.push(&file.path);
                 values.extend(&file.content);
+            }
+            Self::Sql(sql) => values.extend(&sql.params),
+            Self::Email(email) => {
+                values
+                    .extend(email.from.iter().chain(&email.to).chain(&email.cc).chain(&email.bcc));
+                values.extend(email.reply_to.iter().chain(&email.text).chain(&email.html));
+                values.push(&email.subject);
+                values.extend(email.headers.iter().map(|(_, value)| value));
+                values.extend(&email.attachments);
             }
             Self::If(config) => expressions.push(&config.condition),
             Self::Switch(switch) => expressions.extend(switch.cases.iter().map(|case| &case.when)),

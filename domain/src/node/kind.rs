@@ -19,6 +19,10 @@ pub enum NodeKind {
     Command,
     /// `action.file`: a file of the workspace's own space.
     File,
+    /// `action.sql`: a statement on a database.
+    Sql,
+    /// `action.email`: a message by mail.
+    Email,
     /// `logic.if`: one of two ways.
     If,
     /// `logic.switch`: one of many ways.
@@ -58,7 +62,7 @@ pub enum NodeClass {
 
 impl NodeKind {
     /// Every kind, in the order in which they are listed.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 20] = [
         Self::TriggerManual,
         Self::TriggerCron,
         Self::TriggerWebhook,
@@ -66,6 +70,8 @@ impl NodeKind {
         Self::Http,
         Self::Command,
         Self::File,
+        Self::Sql,
+        Self::Email,
         Self::If,
         Self::Switch,
         Self::Transform,
@@ -90,6 +96,8 @@ impl NodeKind {
             Self::Http => "action.http",
             Self::Command => "action.command",
             Self::File => "action.file",
+            Self::Sql => "action.sql",
+            Self::Email => "action.email",
             Self::If => "logic.if",
             Self::Switch => "logic.switch",
             Self::Transform => "logic.transform",
@@ -123,7 +131,7 @@ impl NodeKind {
             | Self::Transform
             | Self::SetVariable
             | Self::Merge => NodeClass::Inline,
-            Self::Http | Self::Command | Self::File => NodeClass::Effect,
+            Self::Http | Self::Command | Self::File | Self::Sql | Self::Email => NodeClass::Effect,
             Self::Wait | Self::Approval | Self::Signal | Self::Worker => NodeClass::Wait,
             Self::ForEach | Self::While => NodeClass::Loop,
         }
@@ -150,7 +158,7 @@ impl NodeKind {
         match self {
             Self::Http => Some(30_000),
             Self::Command => Some(300_000),
-            Self::File => Some(60_000),
+            Self::File | Self::Sql | Self::Email => Some(60_000),
             Self::TriggerManual
             | Self::TriggerCron
             | Self::TriggerWebhook

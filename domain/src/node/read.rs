@@ -3,9 +3,9 @@
 use serde_json::Value;
 
 use super::{
-    CommandConfig, DEFAULT_PORT, ERROR_PORT, FileConfig, FileOperation, HttpConfig, HttpMethod,
-    IfConfig, Node, NodeConfig, NodeKind, OnError, Position, RetryPolicy, SetVariableConfig,
-    SwitchCase, SwitchConfig, TransformConfig, WaitConfig,
+    CommandConfig, DEFAULT_PORT, ERROR_PORT, EmailConfig, FileConfig, FileOperation, HttpConfig,
+    HttpMethod, IfConfig, Node, NodeConfig, NodeKind, OnError, Position, RetryPolicy,
+    SetVariableConfig, SqlConfig, SwitchCase, SwitchConfig, TransformConfig, WaitConfig,
     awaiting::{read_approval, read_signal, read_worker},
     steer::{read_for_each, read_merge, read_while},
 };
@@ -159,6 +159,8 @@ fn read_config(
         NodeKind::Http => read_http(fields_ref, reader),
         NodeKind::Command => read_command(fields_ref, reader),
         NodeKind::File => read_file(fields_ref, reader),
+        NodeKind::Sql => read_sql(fields_ref, reader),
+        NodeKind::Email => read_email(fields_ref, reader),
         NodeKind::If => fields_ref
             .expression("condition", reader)
             .map(|condition| NodeConfig::If(IfConfig { condition })),
@@ -322,6 +324,130 @@ fn read_file(fields: &mut Fields<'_>, reader: &mut Reader) -> Option<NodeConfig>
         reader.report(&fields.place_of("content"), ProblemCode::InvalidValue, reason);
     }
     Some(NodeConfig::File(FileConfig { operation, path: path?, content }))
+}
+
+/// The name of a connection: a constant, so that a definition says which ones it needs.
+fn read_connection(fields: &mut Fields<'_>, reader: &mut Reader) -> Option<String> {
+    fields.required("connection", reader);
+    let name = fields.string("connection", limits::MAX_NODE_ID_CHARS, reader)?;
+    if !is_id(name) {
+        let reason = "the name of a connection has 1 to 64 letters, digits, `_` or `-`";
+        reader.report(&fields.place_of("connection"), ProblemCode::InvalidValue, reason);
+    }
+    Some(name.to_owned())
+}
+
+fn read_sql(fields: &mut Fields<'_>, reader: &mut Reader) -> Option<NodeConfig> {
+    let connection = read_connection(fields, reader);
+    fields.required("statement", reader);
+    let statement = fields.string("statement", limits::MAX_STATEMENT_CHARS, reader);
+    if statement.is_some_and(|statement| statement.trim().is_empty()) {
+        let place = fields.place_of("statement");
+        reader.report(&place, ProblemCode::Required, "`statement` is required");
+    }
+    let mut params = Vec::new();
+    if let Some(items) = fields.array("params", limits::MAX_ENTRIES, reader) {
+        let place = fields.place_of("params");
+        for (index, item) in items.iter().enumerate() {
+            let place = place.item(index);
+            params.push(reader.with_secrets(|reader| reader.template_value(item, &place)));
+        }
+    }
+    let row_limit = fields.integer("row_limit", 1..=u64::from(limits::MAX_SQL_ROWS), reader);
+    let row_limit = row_limit.and_then(|limit| u32::try_from(limit).ok()).unwrap_or(1_000);
+    let read_only = fields.boolean("read_only", reader).unwrap_or(true);
+    Some(NodeConfig::Sql(Box::new(SqlConfig {
+        connection: connection?,
+        statement: statement?.to_owned(),
+        params,
+        row_limit,
+        read_only,
+    })))
+}
+
+/// One string or a list of them.
+fn one_or_more(
+    fields: &mut Fields<'_>,
+    name: &'static str,
+    max: usize,
+    reader: &mut Reader,
+) -> Vec<TemplateValue> {
+    let Some(value) = fields.get(name) else { return Vec::new() };
+    let place = fields.place_of(name);
+    if value.is_string() {
+        return vec![reader.template_value(value, &place)];
+    }
+    let Some(items) = fields.array(name, max, reader) else { return Vec::new() };
+    let items = items.iter().enumerate();
+    let strings = items.filter_map(|(index, item)| {
+        reader.template(item, &place.item(index)).map(TemplateValue::from_template)
+    });
+    strings.collect()
+}
+
+fn read_email(fields: &mut Fields<'_>, reader: &mut Reader) -> Option<NodeConfig> {
+    let connection = read_connection(fields, reader);
+    let optional = |fields: &mut Fields<'_>, name, reader: &mut Reader| {
+        fields.template(name, reader).map(TemplateValue::from_template)
+    };
+    let from = optional(fields, "from", reader);
+    let [to, cc, bcc] =
+        ["to", "cc", "bcc"].map(|name| one_or_more(fields, name, limits::MAX_RECIPIENTS, reader));
+    if to.is_empty() && cc.is_empty() && bcc.is_empty() {
+        let reason = "at least one of `to`, `cc` and `bcc` is required";
+        reader.report(&fields.place_of("to"), ProblemCode::Required, reason);
+    }
+    let reply_to = optional(fields, "reply_to", reader);
+    let subject = required_template(fields, "subject", reader);
+    let text = optional(fields, "text", reader);
+    let html = optional(fields, "html", reader);
+    if text.is_none() && html.is_none() {
+        let reason = "at least one of `text` and `html` is required";
+        reader.report(&fields.place_of("text"), ProblemCode::Required, reason);
+    }
+    let headers = fields.templates_by_name("headers", reader);
+    for (name, _) in &headers {
+        if !is_token(name) || is_own_header(name) {
+            let place = fields.place_of("headers").field(name);
+            let reason = "not the name of a header that may be added";
+            reader.report(&place, ProblemCode::InvalidValue, reason);
+        }
+    }
+    let attachments = one_or_more(fields, "attachments", limits::MAX_ATTACHMENTS, reader);
+    Some(NodeConfig::Email(Box::new(EmailConfig {
+        connection: connection?,
+        from,
+        to,
+        cc,
+        bcc,
+        reply_to,
+        subject: subject?,
+        text,
+        html,
+        headers,
+        attachments,
+    })))
+}
+
+/// Header fields that have a field of their own, or are the sender's to write.
+fn is_own_header(name: &str) -> bool {
+    const OWN: [&str; 14] = [
+        "from",
+        "sender",
+        "to",
+        "cc",
+        "bcc",
+        "reply-to",
+        "subject",
+        "date",
+        "message-id",
+        "mime-version",
+        "content-type",
+        "content-transfer-encoding",
+        "received",
+        "return-path",
+    ];
+    OWN.contains(&name.to_ascii_lowercase().as_str())
 }
 
 fn read_switch(fields: &mut Fields<'_>, reader: &mut Reader) -> Option<NodeConfig> {

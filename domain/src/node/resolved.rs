@@ -5,9 +5,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{
-    CommandConfig, DEFAULT_PORT, FileConfig, FileOperation, HttpConfig, HttpMethod, NodeConfig,
-    NodeKind, ResolvedForEach, ResolvedMerge, ResolvedSignal, ResolvedWhile, ResolvedWorker,
-    SwitchConfig, WaitConfig,
+    CommandConfig, DEFAULT_PORT, EmailConfig, FileConfig, FileOperation, HttpConfig, HttpMethod,
+    NodeConfig, NodeKind, ResolvedForEach, ResolvedMerge, ResolvedSignal, ResolvedWhile,
+    ResolvedWorker, SqlConfig, SwitchConfig, WaitConfig,
 };
 use crate::{
     execution::Approval,
@@ -37,6 +37,10 @@ pub enum Resolved {
     Command(ResolvedCommand),
     /// `action.file`
     File(ResolvedFile),
+    /// `action.sql`
+    Sql(ResolvedSql),
+    /// `action.email`
+    Email(Box<ResolvedEmail>),
     /// `logic.if`
     If(ResolvedIf),
     /// `logic.switch`
@@ -111,6 +115,56 @@ pub struct ResolvedFile {
     pub content: Option<String>,
 }
 
+/// A statement with its parameters.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ResolvedSql {
+    /// The name of the connection.
+    pub connection: String,
+    /// The statement.
+    pub statement: String,
+    /// Its parameters, in order.
+    pub params: Vec<Value>,
+    /// How many rows are given at most.
+    pub row_limit: u32,
+    /// Whether the database refuses to change anything.
+    pub read_only: bool,
+}
+
+/// A message.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ResolvedEmail {
+    /// The name of the connection.
+    pub connection: String,
+    /// From whom, where the node says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    /// To whom.
+    pub to: Vec<String>,
+    /// To whom as well.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cc: Vec<String>,
+    /// To whom unseen by the others.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub bcc: Vec<String>,
+    /// Where answers go.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reply_to: Option<String>,
+    /// What it is about.
+    pub subject: String,
+    /// The message as plain text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
+    /// The message as HTML.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub html: Option<String>,
+    /// Header fields besides, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub headers: Vec<(String, String)>,
+    /// Paths of files in the workspace's own space.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub attachments: Vec<String>,
+}
+
 /// Which of two ways.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResolvedIf {
@@ -160,6 +214,8 @@ impl Resolved {
             Self::Http(_) => NodeKind::Http,
             Self::Command(_) => NodeKind::Command,
             Self::File(_) => NodeKind::File,
+            Self::Sql(_) => NodeKind::Sql,
+            Self::Email(_) => NodeKind::Email,
             Self::If(_) => NodeKind::If,
             Self::Switch(_) => NodeKind::Switch,
             Self::Transform(_) => NodeKind::Transform,
@@ -182,6 +238,8 @@ impl Resolved {
             Self::Http(resolved) => serde_json::to_value(resolved),
             Self::Command(resolved) => serde_json::to_value(resolved),
             Self::File(resolved) => serde_json::to_value(resolved),
+            Self::Sql(resolved) => serde_json::to_value(resolved),
+            Self::Email(resolved) => serde_json::to_value(resolved),
             Self::If(resolved) => serde_json::to_value(resolved),
             Self::Switch(resolved) => serde_json::to_value(resolved),
             Self::Transform(resolved) => serde_json::to_value(resolved),
@@ -210,6 +268,8 @@ impl Resolved {
             NodeKind::Http => Self::Http(input.to()?),
             NodeKind::Command => Self::Command(input.to()?),
             NodeKind::File => Self::File(input.to()?),
+            NodeKind::Sql => Self::Sql(input.to()?),
+            NodeKind::Email => Self::Email(Box::new(input.to()?)),
             NodeKind::If => Self::If(input.to()?),
             NodeKind::Switch => Self::Switch(input.to()?),
             NodeKind::Transform => Self::Transform(input.to()?),
@@ -236,6 +296,8 @@ impl NodeConfig {
             Self::Http(http) => Resolved::Http(resolve_http(http, scope)?),
             Self::Command(command) => Resolved::Command(resolve_command(command, scope)?),
             Self::File(file) => Resolved::File(resolve_file(file, scope)?),
+            Self::Sql(sql) => Resolved::Sql(resolve_sql(sql, scope)?),
+            Self::Email(email) => Resolved::Email(Box::new(resolve_email(email, scope)?)),
             Self::If(config) => Resolved::If(ResolvedIf {
                 condition: at("/condition", config.condition.evaluate_condition(scope))?,
             }),
@@ -335,6 +397,93 @@ fn resolve_file(file: &FileConfig, scope: &Scope) -> Result<ResolvedFile, Resolv
         operation: file.operation,
         path: at("/path", file.path.render(scope))?,
         content: at("/content", content)?,
+    })
+}
+
+fn resolve_sql(sql: &SqlConfig, scope: &Scope) -> Result<ResolvedSql, ResolveError> {
+    let params = sql.params.iter().enumerate();
+    let params: Vec<Value> = params
+        .map(|(index, param)| at(&format!("/params/{index}"), param.evaluate(scope)))
+        .collect::<Result<_, _>>()?;
+    Ok(ResolvedSql {
+        connection: sql.connection.clone(),
+        statement: sql.statement.clone(),
+        params,
+        row_limit: sql.row_limit,
+        read_only: sql.read_only,
+    })
+}
+
+/// What would end a line would begin a header of its own.
+fn one_line(field: &str, text: String) -> Result<String, ResolveError> {
+    if text.contains(['\r', '\n', '\0']) {
+        return wrong(field, "has no line breaks");
+    }
+    Ok(text)
+}
+
+/// Addresses or paths: each template gives one or a list.
+fn resolve_list(
+    field: &str,
+    values: &[TemplateValue],
+    scope: &Scope,
+) -> Result<Vec<String>, ResolveError> {
+    let mut texts = Vec::new();
+    for value in values {
+        let found = match at(field, value.evaluate(scope))? {
+            Value::Array(items) => items,
+            Value::Null => Vec::new(),
+            one => vec![one],
+        };
+        for item in found {
+            match item {
+                Value::String(text) => texts.push(one_line(field, text)?),
+                _ => return wrong(field, "expected a string or a list of strings"),
+            }
+        }
+    }
+    Ok(texts)
+}
+
+fn resolve_email(email: &EmailConfig, scope: &Scope) -> Result<ResolvedEmail, ResolveError> {
+    let line = |field: &str, value: &TemplateValue| -> Result<String, ResolveError> {
+        one_line(field, at(field, value.render(scope))?)
+    };
+    let optional = |field: &str, value: &Option<TemplateValue>| {
+        value.as_ref().map(|value| line(field, value)).transpose()
+    };
+    let text = |field: &str, value: &Option<TemplateValue>| {
+        value.as_ref().map(|value| at(field, value.render(scope))).transpose()
+    };
+    let to = resolve_list("/to", &email.to, scope)?;
+    let cc = resolve_list("/cc", &email.cc, scope)?;
+    let bcc = resolve_list("/bcc", &email.bcc, scope)?;
+    let recipients = to.len() + cc.len() + bcc.len();
+    if !(1..=limits::MAX_RECIPIENTS).contains(&recipients) {
+        let bounds =
+            format!("1 to {} recipients in all, found {recipients}", limits::MAX_RECIPIENTS);
+        return wrong("/to", bounds);
+    }
+    let attachments = resolve_list("/attachments", &email.attachments, scope)?;
+    if attachments.len() > limits::MAX_ATTACHMENTS {
+        return wrong("/attachments", format!("at most {} files", limits::MAX_ATTACHMENTS));
+    }
+    let mut headers = texts("/headers", &email.headers, scope)?;
+    for (name, value) in &mut headers {
+        *value = one_line(&format!("/headers/{name}"), std::mem::take(value))?;
+    }
+    Ok(ResolvedEmail {
+        connection: email.connection.clone(),
+        from: optional("/from", &email.from)?,
+        to,
+        cc,
+        bcc,
+        reply_to: optional("/reply_to", &email.reply_to)?,
+        subject: line("/subject", &email.subject)?,
+        text: text("/text", &email.text)?,
+        html: text("/html", &email.html)?,
+        headers,
+        attachments,
     })
 }
 

@@ -11,7 +11,7 @@ use super::{
     awaiting::{approval_schema, signal_schema, worker_schema},
     trigger,
 };
-use crate::{execution::TIMEOUT_PORT, limits};
+use crate::{execution::TIMEOUT_PORT, limits, vault::ConnectionKind};
 
 /// A kind as it is served.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -62,6 +62,8 @@ fn describe(kind: NodeKind) -> KindDescription {
             | NodeKind::Http
             | NodeKind::Command
             | NodeKind::File
+            | NodeKind::Sql
+            | NodeKind::Email
             | NodeKind::Transform
             | NodeKind::SetVariable
             | NodeKind::Wait
@@ -100,6 +102,13 @@ fn words(kind: NodeKind) -> (&'static str, &'static str) {
         ),
         NodeKind::File => {
             ("File", "Reads, writes, appends, lists or deletes files of the workspace.")
+        }
+        NodeKind::Sql => (
+            "SQL",
+            "Runs a statement on a database, with parameters, and gives columns and rows. It changes nothing unless it is allowed to.",
+        ),
+        NodeKind::Email => {
+            ("Email", "Sends a message by mail, with files of the workspace where needed.")
         }
         NodeKind::If => ("If", "Goes on by port true or false."),
         NodeKind::Switch => {
@@ -203,6 +212,8 @@ fn schema(kind: NodeKind) -> Value {
             }),
             &["operation", "path"],
         ),
+        NodeKind::Sql => sql(),
+        NodeKind::Email => email(),
         NodeKind::If => object(json!({ "condition": cel("Condition") }), &["condition"]),
         NodeKind::Switch => object(
             json!({
@@ -334,6 +345,71 @@ fn command() -> Value {
         }),
         &["program"],
     )
+}
+
+fn sql() -> Value {
+    object(
+        json!({
+            "connection": connection("Connection", ConnectionKind::Postgres),
+            "statement": {
+                "type": "string",
+                "format": "sql",
+                "title": "Statement, with $1, $2, … for parameters",
+                "minLength": 1,
+                "maxLength": limits::MAX_STATEMENT_CHARS,
+            },
+            "params": with_secrets(json!({
+                "type": "array",
+                "title": "Parameters",
+                "items": { "format": "template" },
+                "maxItems": limits::MAX_ENTRIES,
+            })),
+            "row_limit": whole("Rows at most", 1, u64::from(limits::MAX_SQL_ROWS), Some(1_000)),
+            "read_only": { "type": "boolean", "title": "Changes nothing", "default": true },
+        }),
+        &["connection", "statement"],
+    )
+}
+
+fn email() -> Value {
+    let addresses = |title: &str| {
+        json!({
+            "type": ["string", "array"],
+            "format": "template",
+            "title": title,
+            "items": { "type": "string", "format": "template" },
+            "maxItems": limits::MAX_RECIPIENTS,
+        })
+    };
+    object(
+        json!({
+            "connection": connection("Connection", ConnectionKind::Smtp),
+            "from": template("From (the connection's address where empty)"),
+            "to": addresses("To"),
+            "cc": addresses("Cc"),
+            "bcc": addresses("Bcc"),
+            "reply_to": template("Reply to"),
+            "subject": template("Subject"),
+            "text": template("Plain text"),
+            "html": template("HTML"),
+            "headers": templates("Headers besides"),
+            "attachments": {
+                "type": ["string", "array"],
+                "format": "template",
+                "title": "Files of the workspace to attach",
+                "items": { "type": "string", "format": "template" },
+                "maxItems": limits::MAX_ATTACHMENTS,
+            },
+        }),
+        &["connection", "subject"],
+    )
+}
+
+/// The name of a connection of a kind; `x-connection` says which, so that a form can offer them.
+fn connection(title: &str, kind: ConnectionKind) -> Value {
+    let mut schema = identifier(title);
+    schema["x-connection"] = kind.as_str().into();
+    schema
 }
 
 fn wait() -> Value {

@@ -15,6 +15,7 @@ use ledgerline_commands::{Clock as CommandClock, Commands, Lines, Settings};
 use ledgerline_nats::{Gateway, GatewayConfig, LiveLogs};
 use ledgerline_projections::Positions;
 use ledgerline_store::{EventLog, LogConfig, PostgresLog, seal::MasterKey, sealed::SealedValues};
+use ledgerline_worker::outbound::Reach;
 use secrecy::SecretString;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
@@ -58,6 +59,7 @@ impl App {
             health: Health::default(),
             metrics: None,
             commands,
+            reach: Arc::new(Reach::public()),
             sealed: SealedValues::new(pool.clone(), master_key()),
             pool,
             positions: Positions::new(Arc::clone(&log)),

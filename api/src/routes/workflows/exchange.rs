@@ -20,7 +20,7 @@ use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
 use utoipa::{IntoParams, ToSchema};
 
-use super::{Audience, WorkflowBody, WorkflowView, make, readable, shown, view::Parts};
+use super::{Audience, WorkflowBody, WorkflowView, make, readable, references, shown, view::Parts};
 use crate::{
     access,
     app::AppState,
@@ -180,6 +180,7 @@ pub async fn import(
     access::demand(&state, &writing.caller, workspace, Permission::CreateWorkflow, "workspace")
         .await?;
     let draft = body.draft().await?;
+    references::demand(&state, workspace, &draft.definition).await?;
     let context = writing.context(workspace, hash);
     make(&state, &writing, context, workspace, None, draft).await
 }
@@ -231,6 +232,7 @@ pub async fn from_template(
         body.name = name;
     }
     let draft = body.draft().await?;
+    references::demand(&state, workspace, &draft.definition).await?;
     let context = writing.context(workspace, hash);
     make(&state, &writing, context, workspace, None, draft).await
 }
