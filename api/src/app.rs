@@ -36,6 +36,7 @@ use tracing::{Instrument, field};
 use crate::{
     access::Looks,
     answer::LOG,
+    bulk::Bell,
     clock::Clock,
     config::Config,
     extract::{
@@ -103,6 +104,8 @@ pub struct Shared {
     pub looks: Looks,
     /// Answers what executions wait for.
     pub lines: Lines,
+    /// Wakes whoever carries bulk jobs out.
+    pub bulk: Bell,
     /// The rebuilds of read models that this process began.
     pub rebuilds: Rebuilds,
     /// The rendered pages.
@@ -130,6 +133,7 @@ pub struct AppParts {
     pub gateway: Gateway,
     pub live_logs: LiveLogs,
     pub lines: Lines,
+    pub bulk: Bell,
     pub stop: CancellationToken,
     pub tasks: TaskTracker,
 }
@@ -162,6 +166,7 @@ impl AppState {
             live: LiveState::default(),
             looks: Looks::default(),
             lines: parts.lines,
+            bulk: parts.bulk,
             rebuilds: Rebuilds::default(),
             documents,
             in_flight,

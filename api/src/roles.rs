@@ -36,6 +36,7 @@ pub(crate) use self::{background::LOOK_EVERY, check::unknown_types};
 pub use self::{backing::Backing, check::UnknownEvents, error::StartError};
 use crate::{
     app::{AppParts, AppState},
+    bulk::Bell,
     clock::Clock,
     config::{Config, DatabaseConfig, Role},
     environment::Environment,
@@ -250,8 +251,9 @@ async fn assemble(
         false => None,
     };
     let address = http::address_of(&listener)?;
+    let bulk = Bell::default();
     let lines = background::watch_lines(&foundation, stages);
-    background::start(&config, environment, &foundation, stages, backing, address)?;
+    background::start(&config, environment, &foundation, stages, backing, address, &lines, &bulk)?;
     watch::start(&foundation, backing, &config, carry);
     if config.roles.contains(&Role::Api) {
         let reach = Arc::new(worker::reach(&config, address));
@@ -269,6 +271,7 @@ async fn assemble(
             gateway,
             live_logs: foundation.live_logs.clone(),
             lines,
+            bulk,
             stop: stages.front.stop.clone(),
             tasks: stages.front.tasks.clone(),
         });

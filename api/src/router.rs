@@ -20,7 +20,7 @@ use crate::{
     problem::{PROBLEM_MEDIA_TYPE, Problem, ProblemBody, ProblemKind},
     routes::{
         approvals, auth, connections, docs,
-        executions::{self, answers, control, history, logs, nodes, output, stuck, why},
+        executions::{self, answers, bulk, control, history, logs, nodes, output, stuck, why},
         health, log, secrets,
         system::{self, dispatch, projections},
         worker_tasks, workflows, workspaces,
@@ -76,6 +76,9 @@ fn api() -> OpenApiRouter<AppState> {
         .routes(routes!(workflows::resume))
         .routes(routes!(executions::start, executions::list))
         .routes(routes!(stuck::stuck))
+        .routes(routes!(bulk::begin))
+        .routes(routes!(bulk::get))
+        .routes(routes!(bulk::results))
         .routes(routes!(executions::get))
         .routes(routes!(control::cancel))
         .routes(routes!(control::pause))

@@ -82,6 +82,9 @@ impl Fold for Dispatch {
             "task_taken",
             "task_returned",
             "variable_set",
+            "loop_iterated",
+            "loop_item_failed",
+            "usage_recorded",
         ];
         match category {
             ExecutionEvent::CATEGORY => !UNREAD.contains(&r#type),

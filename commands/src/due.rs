@@ -116,6 +116,7 @@ pub fn due_of(stream: StreamId, event: &ExecutionEvent) -> Vec<DueChange> {
         | ExecutionEvent::TaskTaken(_)
         | ExecutionEvent::TaskReturned(_)
         | ExecutionEvent::VariableSet(_)
+        | ExecutionEvent::UsageRecorded(_)
         | ExecutionEvent::ExecutionWaiting(_)
         | ExecutionEvent::ExecutionPaused(_)
         | ExecutionEvent::ExecutionUnpaused(_)

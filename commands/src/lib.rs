@@ -6,6 +6,7 @@
 //! first command), [`fire`] (the same by a trigger); then the loops that lead by lease: [`policies`], [`dispatch`], [`timers`] (with
 //! [`schedules`]), [`triggers`].
 
+pub mod audit;
 pub mod cache;
 pub mod clock;
 pub mod context;
@@ -32,6 +33,7 @@ pub mod timers;
 pub mod triggers;
 mod turns;
 
+pub use audit::{Audit, Auditor, Stuck, Survey};
 pub use clock::Clock;
 pub use context::{Context, EventIds, Seen, Target};
 pub use dispatch::{DispatchSettings, Dispatcher};

@@ -69,6 +69,7 @@ impl Fold for PolicyState {
             "task_completed",
             "task_failed",
             "variable_set",
+            "usage_recorded",
         ];
         ![WorkspaceEvent::CATEGORY, VaultEvent::CATEGORY].contains(&category)
             && !UNREAD.contains(&r#type)

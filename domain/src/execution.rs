@@ -35,8 +35,8 @@ pub use approval::{
     AnswerApproval, AnswerError, Approval, Button, FieldType, FormField, TIMEOUT_PORT,
 };
 pub use command::{
-    AfterFailure, ExecutionCommand, ExecutionRejection, Outcome, Report, RequestExecution, Step,
-    VariableValue,
+    AfterFailure, ExecutionCommand, ExecutionRejection, Outcome, ProviderUse, Report,
+    RequestExecution, Step, VariableValue,
 };
 pub use events::*;
 pub use gather::Gather;
@@ -169,6 +169,8 @@ pub struct Run {
     pub variables: BTreeMap<String, Variable>,
     /// Signals that nobody waited for yet, the oldest first.
     pub signals: Vec<KeptSignal>,
+    /// What its nodes used of providers, all together.
+    pub usage: Usage,
     /// Indexes in `nodes` of what completed or was skipped, in that order.
     settled: Vec<u32>,
     /// Indexes in `nodes` of what was begun and did not end.
@@ -181,6 +183,17 @@ pub struct Run {
     pub claim: Claim,
     /// The worker process that took it last.
     pub worker: Option<String>,
+}
+
+/// What was used of providers, all together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// Tokens that went in.
+    pub input_tokens: u64,
+    /// Tokens that came out.
+    pub output_tokens: u64,
+    /// What it cost, in millionths of a dollar.
+    pub cost_microusd: u64,
 }
 
 /// A variable of a run.
@@ -269,7 +282,7 @@ impl Aggregate for Execution {
     type Event = ExecutionEvent;
     type Rejection = ExecutionRejection;
 
-    const SNAPSHOT: &'static str = "execution-2";
+    const SNAPSHOT: &'static str = "execution-4";
 
     fn decide(
         &self,

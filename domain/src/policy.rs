@@ -150,6 +150,7 @@ impl PolicyState {
             | ExecutionEvent::TaskCompleted(_)
             | ExecutionEvent::TaskFailed(_)
             | ExecutionEvent::VariableSet(_)
+            | ExecutionEvent::UsageRecorded(_)
             | ExecutionEvent::ExecutionWaiting(_)
             | ExecutionEvent::ExecutionPaused(_)
             | ExecutionEvent::ExecutionUnpaused(_)

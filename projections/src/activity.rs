@@ -233,6 +233,7 @@ fn execution_detail(event: &ExecutionEvent) -> Option<Value> {
         | ExecutionEvent::TaskCompleted(_)
         | ExecutionEvent::TaskFailed(_)
         | ExecutionEvent::VariableSet(_)
+        | ExecutionEvent::UsageRecorded(_)
         | ExecutionEvent::ExecutionWaiting(_) => None,
     }
 }

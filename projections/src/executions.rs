@@ -14,7 +14,8 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 pub use query::{
-    BlobReference, ExecutionCount, ExecutionFilter, ExecutionItem, ExecutionSort, counts, get, list,
+    BlobReference, ExecutionCount, ExecutionFilter, ExecutionItem, ExecutionSort, counts, get, ids,
+    list,
 };
 
 use crate::{
@@ -52,6 +53,9 @@ struct Row {
     cancel_reason: Option<String>,
     worker: Option<String>,
     limit_key: Option<String>,
+    input_tokens: i64,
+    output_tokens: i64,
+    cost_microusd: i64,
     failed_node: Option<String>,
     error: Option<String>,
     /// Held until it is written, as are the outputs.
@@ -82,6 +86,9 @@ impl Row {
             cancel_reason: None,
             worker: None,
             limit_key: event.limits.first().map(|limit| limit.key.clone()),
+            input_tokens: 0,
+            output_tokens: 0,
+            cost_microusd: 0,
             failed_node: None,
             error: None,
             input: Some(event.input.as_str().to_owned()),
@@ -109,6 +116,14 @@ impl Row {
             }
             ExecutionEvent::CancelRequested(event) => {
                 self.cancel_reason = Some(cancel_word(event.reason).to_owned());
+            }
+            ExecutionEvent::UsageRecorded(event) => {
+                let add = |total: &mut i64, more: u64| {
+                    *total = total.saturating_add(i64::try_from(more).unwrap_or(i64::MAX));
+                };
+                add(&mut self.input_tokens, event.input_tokens);
+                add(&mut self.output_tokens, event.output_tokens);
+                add(&mut self.cost_microusd, event.cost_microusd);
             }
             ExecutionEvent::ExecutionCompleted(event) => {
                 (self.output, self.output_blob) = output_columns(&event.output);
@@ -179,7 +194,9 @@ fn concerns(event: &ExecutionEvent) -> bool {
     Lifecycle::concerns(event)
         || matches!(
             event,
-            ExecutionEvent::ExecutionRequested(_) | ExecutionEvent::ExecutionDispatched(_)
+            ExecutionEvent::ExecutionRequested(_)
+                | ExecutionEvent::ExecutionDispatched(_)
+                | ExecutionEvent::UsageRecorded(_)
         )
 }
 
@@ -202,7 +219,7 @@ fn draft(event: &WorkflowEvent) -> Option<&Draft> {
 
 impl Projection for Executions {
     const NAME: &'static str = "executions";
-    const VERSION: i32 = 1;
+    const VERSION: i32 = 2;
     const SCHEMA: &'static str = include_str!("../sql/executions/schema.sql");
     const CATEGORIES: &'static [&'static str] =
         &[WorkflowEvent::CATEGORY, ExecutionEvent::CATEGORY];
@@ -257,6 +274,9 @@ impl Projection for Executions {
                 cancel_reason: row.cancel_reason,
                 worker: row.worker,
                 limit_key: row.limit_key,
+                input_tokens: row.input_tokens,
+                output_tokens: row.output_tokens,
+                cost_microusd: row.cost_microusd,
                 failed_node: row.failed_node,
                 error: row.error,
                 input: None,
@@ -404,6 +424,9 @@ impl Executions {
             &column!(rows, |(_, row)| row.input.as_deref()) as &[Option<&str>],
             &column!(rows, |(_, row)| row.output.as_deref()) as &[Option<&str>],
             &column!(rows, |(_, row)| row.output_blob.as_deref()) as &[Option<&str>],
+            &column!(rows, |(_, row)| row.input_tokens),
+            &column!(rows, |(_, row)| row.output_tokens),
+            &column!(rows, |(_, row)| row.cost_microusd),
         )
         .execute(connection)
         .await?;

@@ -80,7 +80,8 @@ impl Lifecycle {
             | ExecutionEvent::TaskReturned(_)
             | ExecutionEvent::TaskCompleted(_)
             | ExecutionEvent::TaskFailed(_)
-            | ExecutionEvent::VariableSet(_) => {}
+            | ExecutionEvent::VariableSet(_)
+            | ExecutionEvent::UsageRecorded(_) => {}
         }
     }
 
@@ -119,7 +120,8 @@ impl Lifecycle {
             | ExecutionEvent::TaskReturned(_)
             | ExecutionEvent::TaskCompleted(_)
             | ExecutionEvent::TaskFailed(_)
-            | ExecutionEvent::VariableSet(_) => false,
+            | ExecutionEvent::VariableSet(_)
+            | ExecutionEvent::UsageRecorded(_) => false,
         }
     }
 

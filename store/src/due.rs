@@ -48,6 +48,20 @@ pub(crate) async fn move_due(pool: &PgPool, due: &DueTime) -> Result<bool, Store
     Ok(moved.rows_affected() > 0)
 }
 
+/// See [`crate::EventLog::without_due`].
+pub(crate) async fn without_due(
+    pool: &PgPool,
+    streams: &[StreamId],
+) -> Result<Vec<StreamId>, StoreError> {
+    let ids: Vec<Uuid> = streams.iter().map(|stream| stream.0).collect();
+    let rows = sqlx::query_scalar!(
+        r#"SELECT s.id AS "id!" FROM unnest($1::uuid[]) AS s (id)
+            WHERE NOT EXISTS (SELECT 1 FROM due_times d WHERE d.stream_id = s.id)"#,
+        &ids
+    );
+    Ok(rows.fetch_all(pool).await?.into_iter().map(StreamId).collect())
+}
+
 /// See [`crate::EventLog::remove_due`].
 pub(crate) async fn remove_due(pool: &PgPool, done: &[DueKey]) -> Result<(), StoreError> {
     let streams: Vec<Uuid> = done.iter().map(|due| due.stream.0).collect();

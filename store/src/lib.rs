@@ -148,6 +148,9 @@ pub trait EventLog: Send + Sync + 'static {
     /// Moves a due time that is there to another time; false when it is not. For what is put off often and is no fact (signs of life).
     async fn move_due(&self, due: &DueTime) -> Result<bool, StoreError>;
 
+    /// Those of these streams that no due time is kept for.
+    async fn without_due(&self, streams: &[StreamId]) -> Result<Vec<StreamId>, StoreError>;
+
     /// Removes due times whose command turned out to have nothing to do.
     async fn remove_due(&self, done: &[DueKey]) -> Result<(), StoreError>;
 

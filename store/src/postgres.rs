@@ -324,6 +324,10 @@ impl EventLog for PostgresLog {
         due::move_due(&self.pool, due).await
     }
 
+    async fn without_due(&self, streams: &[StreamId]) -> Result<Vec<StreamId>, StoreError> {
+        due::without_due(&self.pool, streams).await
+    }
+
     async fn remove_due(&self, done: &[DueKey]) -> Result<(), StoreError> {
         due::remove_due(&self.pool, done).await
     }

@@ -276,6 +276,12 @@ impl EventLog for SimulatedLog {
         Ok(true)
     }
 
+    async fn without_due(&self, streams: &[StreamId]) -> Result<Vec<StreamId>, StoreError> {
+        let (state, _) = self.reach("without_due")?;
+        let timed = |stream: &StreamId| state.due.keys().any(|due| due.stream == *stream);
+        Ok(streams.iter().filter(|stream| !timed(stream)).copied().collect())
+    }
+
     async fn remove_due(&self, done: &[DueKey]) -> Result<(), StoreError> {
         let (mut state, _) = self.reach("remove_due")?;
         for due in done {

@@ -165,6 +165,9 @@ impl Belongings {
             "PATCH /api/v1/workflows/{id}/status" => json!({ "status": "published" }),
             "PUT /api/v1/secrets/{name}" => json!({ "value": "a secret value" }),
             "POST /api/v1/connections" | "PUT /api/v1/connections/{id}" => connection("other"),
+            "POST /api/v1/executions/bulk" => {
+                json!({ "action": "rerun", "filter": { "ids": [] } })
+            }
             "POST /api/v1/executions" => json!({ "workflow_id": self.workflow }),
             "POST /api/v1/worker-tasks/poll" => json!({ "queue": "images" }),
             "POST /api/v1/worker-tasks/{id}/complete"

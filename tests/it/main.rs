@@ -17,9 +17,11 @@ mod gateway;
 mod http {
     mod auth;
     mod bodies;
+    mod bulk;
     mod codes;
     mod definitions;
     mod executions;
+    mod limits;
     mod log;
     mod past;
     mod secrets;

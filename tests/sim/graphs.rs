@@ -28,7 +28,12 @@ pub(crate) fn definition(dice: &Dice) -> Definition {
         nodes.push(made);
     }
     let limit = dice.of(&[Some(1), Some(2), Some(3), None]).expect("there are four");
-    let mut settings = json!({"concurrency": {"limit": limit}, "parallelism": 1 + dice.below(3)});
+    let strategies = ["queue", "queue", "queue", "reject", "cancel_running", "cancel_newest"];
+    let strategy = dice.of(&strategies).expect("there are six");
+    let mut settings = json!({
+        "concurrency": {"limit": limit, "strategy": strategy, "max_queued": 4 + dice.below(8)},
+        "parallelism": 1 + dice.below(3),
+    });
     if dice.once_in(6) {
         settings["timeout_ms"] = json!(2_000);
     }

@@ -7,7 +7,8 @@ use std::{
 };
 
 use ledgerline_commands::{
-    Clock, Commands, DispatchSettings, Dispatcher, Leading, Policies, Settings, Timers, Triggers,
+    Auditor, Clock, Commands, DispatchSettings, Dispatcher, Leading, Lines, Policies, Settings,
+    Timers, Triggers, WorkspaceLimits,
 };
 use ledgerline_store::{EventLog, SimulatedLog, Tail};
 use tokio::task::JoinSet;
@@ -72,7 +73,9 @@ impl Process {
         let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
         let log: Arc<dyn EventLog> = Arc::<SimulatedLog>::clone(&ground.log);
         let tail = Tail::start(Arc::clone(&log), &tracker, stop.clone());
-        let commands = Commands::new(log, ground.clock.clone(), Settings::default());
+        let workspaces = WorkspaceLimits { default: Some(4), max: None };
+        let settings = Settings { workspaces, ..Settings::default() };
+        let commands = Commands::new(log, ground.clock.clone(), settings);
         match role {
             Role::Engine => engine(&crew, &name, &commands, &tail, &stop),
             Role::Worker => {
@@ -122,8 +125,14 @@ fn engine(
     let dispatcher = Dispatcher::new(commands.clone(), Arc::clone(tail), settings);
     let policies = Policies::new(commands.clone(), Arc::clone(tail), leading.clone());
     let triggers = Triggers::new(commands.clone(), Arc::clone(tail), leading.clone());
-    let timers = Timers::new(commands.clone(), leading);
-    let (a, b, c, d) = (stop.clone(), stop.clone(), stop.clone(), stop.clone());
+    let timers = Timers::new(commands.clone(), leading.clone());
+    let lines = Lines::default();
+    commands.watch_lines(lines.clone());
+    let following = lines.clone().follow(commands.clone(), Arc::clone(tail), stop.clone());
+    let auditor = Auditor::new(commands.clone(), lines, leading);
+    let (a, b, c, d, e) = (stop.clone(), stop.clone(), stop.clone(), stop.clone(), stop.clone());
+    crew.spawn(async move { following.await.expect("the lines know every event") });
+    crew.spawn(async move { auditor.run(e).await.expect("the auditor reads no event") });
     crew.spawn(async move { dispatcher.run(a).await.expect("dispatch knows every event") });
     crew.spawn(async move { policies.run(b).await.expect("the policies know every event") });
     crew.spawn(async move { timers.run(c).await.expect("the timers know every event") });

@@ -8,18 +8,21 @@ use std::{
 
 use chrono::{DateTime, TimeDelta};
 use ledgerline_commands::{
-    Clock, Commands, Context, Settings, Target,
+    Clock, Commands, Context, Settings, Survey, Target, WorkspaceLimits,
+    audit::audit,
     start::{Rerun, Retry, Start, StartRejection, rerun, retry, start},
 };
 use ledgerline_domain::{
+    deployment::{Deployment, DeploymentCommand},
     event::Actor,
     execution::{CancelReason, Execution, ExecutionCommand, PauseReason, Status, TriggerType},
     id::{ExecutionId, WorkflowId, WorkspaceId},
     json::Json,
     workflow::{CreateWorkflow, NewDraft, Workflow, WorkflowCommand},
 };
-use ledgerline_store::{EventLog, SimulatedLog};
+use ledgerline_store::{EventLog, SimulatedLog, Tail};
 use tokio::time::{Instant, sleep};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::{Builder, Uuid};
 
 use crate::{
@@ -109,7 +112,9 @@ impl Simulation {
         let log = SimulatedLog::new(Uuid::nil(), Arc::new(now));
         log.set_faults(Some(Arc::<Weather>::clone(&weather)));
         let reached: Arc<dyn EventLog> = Arc::<SimulatedLog>::clone(&log);
-        let client = Commands::new(reached, clock.clone(), Settings::default());
+        let workspaces = WorkspaceLimits { default: Some(4), max: None };
+        let settings = Settings { workspaces, ..Settings::default() };
+        let client = Commands::new(reached, clock.clone(), settings);
         let workspace = WorkspaceId(clock.new_id());
         let effects = Arc::default();
         let ground = Ground { log, clock, weather, dice: dice.part(), effects };
@@ -148,7 +153,10 @@ impl Simulation {
     /// Nothing goes wrong any more, and whatever was begun comes to its end.
     async fn liveness(&mut self) {
         self.ground.weather.clear_up();
+        self.tell_deployment(DeploymentCommand::ResumeDispatch).await;
         self.settle().await;
+        // Those that wait for a person are still open.
+        self.nothing_is_stuck().await;
         for workflow in self.workflows.clone() {
             // One whose intake was turned off stays so; what a pause of it held goes on.
             self.tell_workflow(workflow, WorkflowCommand::ActivateIntake).await;
@@ -159,6 +167,7 @@ impl Simulation {
         self.settle().await;
         let paused = self.checker.paused();
         assert!(paused.is_empty(), "resumed, and still paused: {paused:?}");
+        self.nothing_is_stuck().await;
         for (id, execution) in &self.checker.executions {
             let loaded = self.client.load::<Execution>(*id).await.expect("fair weather").state;
             assert_eq!(*loaded, *execution, "a process sees {id} as the log has it");
@@ -251,6 +260,10 @@ impl Simulation {
                 }
             }
             (19, ..) => self.take_leases_away().await,
+            (21, ..) => {
+                self.tell_deployment(DeploymentCommand::PauseDispatch { reason: None }).await
+            }
+            (22, ..) => self.tell_deployment(DeploymentCommand::ResumeDispatch).await,
             (20, ..) => {
                 self.ground.weather.set_outage(true);
                 sleep(Duration::from_millis(self.dice.below(1_200))).await;
@@ -340,6 +353,22 @@ impl Simulation {
         // Refused or lost: the log says what came of it.
         let target = Target::existing(id);
         let _told = self.client.execute::<Execution>(target, &command, &context()).await;
+    }
+
+    async fn tell_deployment(&self, command: DeploymentCommand) {
+        let target = Target::new(Deployment::id(), Uuid::nil());
+        let _told = self.client.execute::<Deployment>(target, &command, &context()).await;
+    }
+
+    /// What the auditor finds over the whole log. Fair weather has lasted for so long that nothing may be late.
+    async fn nothing_is_stuck(&self) {
+        let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
+        let log: Arc<dyn EventLog> = Arc::<SimulatedLog>::clone(&self.ground.log);
+        let tail = Tail::start(log, &tracker, stop.clone());
+        let survey = Survey::of_log(&self.client, &tail).await.expect("fair weather");
+        let found = audit(&self.client, &survey, 0, TimeDelta::seconds(10)).await;
+        assert_eq!(found.expect("fair weather").stuck, [], "open, and nobody will move them");
+        stop.cancel();
     }
 
     async fn tell_workflow(&self, id: WorkflowId, command: WorkflowCommand) {

@@ -8,10 +8,10 @@ mod file;
 mod http;
 pub(crate) mod sql;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use ledgerline_domain::{
-    execution::{Attempt, ErrorKind, NodeError, NodePath},
+    execution::{Attempt, ErrorKind, NodeError, NodePath, ProviderUse},
     node::Resolved,
 };
 use ledgerline_store::LogLevel;
@@ -51,9 +51,16 @@ pub(crate) struct Try {
     /// Takes the secrets of its workflow out of whatever it gives and prints.
     pub(crate) mask: Arc<Mask>,
     pub(crate) cancel: CancellationToken,
+    /// What it used of providers so far; recorded with its outcome, also where that is a failure or its time is over.
+    pub(crate) used: Arc<Mutex<Vec<ProviderUse>>>,
 }
 
 impl Try {
+    /// Takes what it used of providers, for its outcome.
+    pub(crate) fn take_used(&self) -> Vec<ProviderUse> {
+        std::mem::take(&mut *self.used.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// Prints a line of this try.
     async fn print(&self, level: LogLevel, message: &str, fields: Option<Value>) {
         let message = self.mask.text(message);

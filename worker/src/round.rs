@@ -15,7 +15,7 @@ use ledgerline_domain::{
     execution::{
         Action, AfterFailure, Attempt, Awaited, Claim, Ending, ErrorKind, Execution,
         ExecutionCommand, ExecutionRejection, Gather, NodeError, NodeOutput, NodePath, Outcome,
-        Planner, Report, Run, Step, Task, TaskLease, VariableValue,
+        Planner, ProviderUse, Report, Run, Step, Task, TaskLease, VariableValue,
     },
     expression::{Scope, Veil},
     json::Json,
@@ -43,6 +43,8 @@ pub(crate) struct Tried {
     pub(crate) path: NodePath,
     pub(crate) attempt: Attempt,
     pub(crate) result: Result<Json, NodeError>,
+    /// What it used of providers.
+    pub(crate) used: Vec<ProviderUse>,
     pub(crate) duration_ms: u64,
 }
 
@@ -155,6 +157,9 @@ impl<'a> Round<'a> {
             self.beginning.tried.iter().filter(|tried| self.awaits(tried)).cloned().collect();
         let mut fresh = Vec::new();
         for tried in tried {
+            let (path, attempt) = (&tried.path, tried.attempt);
+            let used = tried.used.into_iter();
+            fresh.extend(used.map(|used| Step::Use { path: path.clone(), attempt, used }));
             fresh.push(self.ended(
                 tried.path,
                 tried.attempt,

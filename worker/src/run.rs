@@ -379,6 +379,7 @@ impl<'a> Running<'a> {
             holds_secrets: !begin.secrets.is_empty(),
             mask: Arc::new(Mask::none()),
             cancel,
+            used: Arc::default(),
         };
         let named = Arc::clone(&self.definition.secrets);
         let Begin { resolved, veil, secrets, timeout_ms, .. } = begin;
@@ -516,7 +517,7 @@ async fn effect(mut of: Try, veiled: Veiled, timeout_ms: Option<u64>) -> Tried {
         Err(error) => Err(error),
     };
     let duration_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-    Tried { path: of.path, attempt: of.attempt, result, duration_ms }
+    Tried { used: of.take_used(), path: of.path, attempt: of.attempt, result, duration_ms }
 }
 
 /// Opens the secrets and puts them in; from here on the try masks them.

@@ -4,9 +4,13 @@ use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use chrono::Utc;
 use clap::Args;
+use ledgerline_commands::{
+    Clock, Commands, Settings, Survey,
+    audit::{GRACE, audit},
+};
 use ledgerline_nats::{Nats, NatsState};
 use ledgerline_projections::{Positions, status::State};
-use ledgerline_store::{EventLog, Position};
+use ledgerline_store::{EventLog, Position, Tail};
 use serde::Serialize;
 use sqlx::PgPool;
 use tokio::time::timeout;
@@ -23,6 +27,9 @@ const NATS_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A lag of more events than this is worth a word.
 const LAG_EVENTS: i64 = 1_000;
+
+/// At most so many stuck executions are named; the others are in `GET /executions/stuck`.
+const NAMED_STUCK: usize = 10;
 
 /// A disk with less than this free is nearly full.
 const LEAST_FREE_BYTES: u64 = 1024 * 1024 * 1024;
@@ -254,6 +261,36 @@ async fn look_at_readers(opened: &Opened, report: &mut Report) {
         }
     }
     look_at_workers(&log, report).await;
+    look_at_open_executions(opened, log, report).await;
+}
+
+/// Every open execution waits for something that will come, or here is its name.
+async fn look_at_open_executions(opened: &Opened, log: Arc<dyn EventLog>, report: &mut Report) {
+    let tail = Tail::start(Arc::clone(&log), &opened.tasks, opened.stop.clone());
+    let commands = Commands::new(log, Clock::system(), Settings::default());
+    let audited = async {
+        let survey = Survey::of_log(&commands, &tail).await?;
+        audit(&commands, &survey, 0, GRACE).await.map_err(anyhow::Error::from)
+    };
+    match audited.await {
+        Ok(audit) if audit.stuck.is_empty() => {
+            let detail = format!("{} open, each waits for something that comes", audit.looked_at);
+            report.ok("executions", detail);
+        }
+        Ok(audit) => {
+            let named = audit.stuck.iter().take(NAMED_STUCK);
+            let named = named.map(|stuck| format!("{}: {}", stuck.execution, stuck.reason));
+            let named = named.collect::<Vec<_>>().join("; ");
+            let detail = format!("{} wait for nothing that comes ({named})", audit.stuck.len());
+            let mend = "start a process with the roles policies and worker; where one runs, cancel and \
+                        re-run them and report the defect with `GET /executions/{id}/events`";
+            report.found(Finding::Wrong, "executions", detail, mend);
+        }
+        Err(error) => {
+            let mend = "look at Postgres's own log";
+            report.found(Finding::Wrong, "executions", format!("{error:#}"), mend);
+        }
+    }
 }
 
 async fn look_at_workers(log: &Arc<dyn EventLog>, report: &mut Report) {

@@ -5,7 +5,8 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use chrono::{TimeDelta, Utc};
 use futures_util::future::BoxFuture;
 use ledgerline_commands::{
-    Commands, DispatchSettings, Dispatcher, Leading, Lines, Policies, StandDown, Timers, Triggers,
+    Auditor, Commands, DispatchSettings, Dispatcher, Leading, Lines, Policies, StandDown, Timers,
+    Triggers,
 };
 use ledgerline_nats::{Carrier, CarrierConfig, relay, work};
 use ledgerline_projections::ProjectorConfig;
@@ -13,6 +14,7 @@ use ledgerline_store::{EventLog, StoreError};
 
 use super::{Backing, Foundation, Stages, StartError, watch, worker};
 use crate::{
+    bulk::{self, Bell},
     config::{Config, Role},
     environment::Environment,
     health::{Condition, Health},
@@ -39,13 +41,15 @@ pub(super) fn start(
     stages: &Stages,
     backing: &Backing,
     address: SocketAddr,
+    lines: &Lines,
+    bulk: &Bell,
 ) -> Result<(), StartError> {
     for role in &config.roles {
         match role {
             Role::Api => {}
             Role::Projector => start_projectors(foundation, stages),
             Role::Relay => start_relay(foundation, stages),
-            Role::Policies => start_policies(foundation, stages),
+            Role::Policies => start_policies(foundation, stages, lines, bulk),
             Role::Worker => {
                 worker::start(config, environment, foundation, stages, backing, address)?;
             }
@@ -104,7 +108,7 @@ fn start_relay(foundation: &Foundation, stages: &Stages) {
     }
 }
 
-fn start_policies(foundation: &Foundation, stages: &Stages) {
+fn start_policies(foundation: &Foundation, stages: &Stages, lines: &Lines, bulk: &Bell) {
     let leading = Leading { owner: foundation.owner.clone(), lease_ttl: LEASE_TTL };
     let (commands, tail) = (foundation.commands.clone(), Arc::clone(&foundation.tail));
     let settings = DispatchSettings {
@@ -119,12 +123,16 @@ fn start_policies(foundation: &Foundation, stages: &Stages) {
     let (forgetful, over) = (commands.clone(), stop());
     let forgetting = async move { over.run_until_cancelled(forget_keys(&forgetful)).await };
     stages.work.tasks.spawn(forgetting);
-    let timers = Timers::new(commands, leading);
-    let loops: [(&'static str, BoxFuture<'static, Result<(), StandDown>>); 4] = [
+    let pool = foundation.pools.serving.clone();
+    stages.work.tasks.spawn(bulk::run(commands.clone(), pool, bulk.clone(), stop()));
+    let timers = Timers::new(commands.clone(), leading.clone());
+    let auditor = Auditor::new(commands, lines.clone(), leading);
+    let loops: [(&'static str, BoxFuture<'static, Result<(), StandDown>>); 5] = [
         ("policies", Box::pin(policies.run(stop()))),
         ("dispatch", Box::pin(dispatch.run(stop()))),
         ("timers", Box::pin(timers.run(stop()))),
         ("triggers", Box::pin(triggers.run(stop()))),
+        ("auditor", Box::pin(auditor.run(stop()))),
     ];
     for (part, running) in loops {
         let health = foundation.health.clone();

@@ -4,6 +4,7 @@
 //! commands on one), [`view`] (how one is shown), [`output`], [`nodes`], [`logs`], [`history`], [`why`], [`stuck`].
 
 pub mod answers;
+pub mod bulk;
 pub mod control;
 pub mod history;
 pub mod logs;

@@ -217,7 +217,8 @@ impl Entry {
             | ExecutionEvent::TaskOffered(_)
             | ExecutionEvent::TaskTaken(_)
             | ExecutionEvent::TaskReturned(_)
-            | ExecutionEvent::VariableSet(_) => {}
+            | ExecutionEvent::VariableSet(_)
+            | ExecutionEvent::UsageRecorded(_) => {}
             ExecutionEvent::CancelRequested(_) => {
                 self.cancelling = true;
                 if self.pending == Pending::Cancel {
@@ -308,6 +309,7 @@ pub(super) fn moves(event: &ExecutionEvent) -> bool {
         | ExecutionEvent::TaskOffered(_)
         | ExecutionEvent::TaskTaken(_)
         | ExecutionEvent::TaskReturned(_)
-        | ExecutionEvent::VariableSet(_) => false,
+        | ExecutionEvent::VariableSet(_)
+        | ExecutionEvent::UsageRecorded(_) => false,
     }
 }

@@ -155,6 +155,12 @@ impl Dispatch {
         self.holds.deployment.as_ref().or_else(|| self.holds.workspaces.get(&workspace))
     }
 
+    /// Whether dispatch is paused where an open execution belongs.
+    #[must_use]
+    pub fn is_held(&self, execution: ExecutionId) -> bool {
+        self.runs.get(&execution).is_some_and(|entry| self.hold_of(entry.workspace).is_some())
+    }
+
     /// The pause of the deployment.
     #[must_use]
     pub fn deployment_hold(&self) -> Option<&Hold> {

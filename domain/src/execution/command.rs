@@ -5,7 +5,7 @@ use chrono::{DateTime, Utc};
 use super::{
     AnswerApproval, AnswerError, Attempt, Awaited, CancelReason, Claim, ConcurrencyLimit,
     NodeError, NodeOutput, NodePath, Origin, PauseReason, Queue, SkipReason, Status, TaskLease,
-    TaskOutcome, TaskRef, TimerKind, TriggerType,
+    TaskOutcome, TaskRef, TimerKind, TriggerType, Usage,
 };
 use crate::{
     id::{WorkflowId, WorkspaceId},
@@ -213,6 +213,15 @@ pub enum Step {
         /// How long the try took.
         duration_ms: u64,
     },
+    /// A node used a provider. Goes into the report of the try's outcome, before it, so that a report that is repeated records it once.
+    Use {
+        /// The node.
+        path: NodePath,
+        /// Which try.
+        attempt: Attempt,
+        /// What of whom.
+        used: ProviderUse,
+    },
     /// A try failed.
     Fail {
         /// The node.
@@ -237,6 +246,17 @@ pub enum Step {
     LetGo,
     /// The run ends.
     Finish(Outcome),
+}
+
+/// What a node used of a provider.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProviderUse {
+    /// Who.
+    pub provider: String,
+    /// What of theirs.
+    pub model: String,
+    /// How much, and for how much.
+    pub usage: Usage,
 }
 
 /// A variable and its value.

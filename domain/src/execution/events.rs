@@ -43,6 +43,7 @@ events! {
         "task_completed" 1 => TaskCompleted,
         "task_failed" 1 => TaskFailed,
         "variable_set" 1 => VariableSet,
+        "usage_recorded" 1 => UsageRecorded,
         "execution_waiting" 1 => ExecutionWaiting,
         "execution_paused" 1 => ExecutionPaused,
         "execution_unpaused" 1 => ExecutionUnpaused,
@@ -690,6 +691,25 @@ pub struct VariableSet {
     pub name: String,
     /// Its value.
     pub value: Json,
+}
+
+/// A node used a provider that counts what it is used for. Recorded with the outcome of the try, whatever that is: it was used.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UsageRecorded {
+    /// The node.
+    pub path: NodePath,
+    /// Which try.
+    pub attempt: Attempt,
+    /// Who was used.
+    pub provider: String,
+    /// What of theirs.
+    pub model: String,
+    /// Tokens that went in.
+    pub input_tokens: u64,
+    /// Tokens that came out.
+    pub output_tokens: u64,
+    /// What it cost, in millionths of a dollar.
+    pub cost_microusd: u64,
 }
 
 /// Nothing is running and it only waits for what its nodes wait for: the worker let go of it and its slot is free for others.

@@ -11,8 +11,8 @@ use indexmap::{IndexMap, map::Entry};
 use super::{
     Attempt, Awaited, Claim, Completed, Execution, ExecutionEvent, ExecutionRequested, Failing,
     Intent, ItemFailure, KeptSignal, Loop, LoopItemFailed, NodeOutput, NodePath, NodeRun,
-    NodeState, Open, Phase, Reached, Rest, Run, Task, TaskLease, TimerKind, Variable, Waiting,
-    path::body_of,
+    NodeState, Open, Phase, Reached, Rest, Run, Task, TaskLease, TimerKind, Usage, Variable,
+    Waiting, path::body_of,
 };
 use crate::json::Json;
 
@@ -139,6 +139,12 @@ impl Open {
             | ExecutionEvent::TaskReturned(_)
             | ExecutionEvent::TaskCompleted(_)
             | ExecutionEvent::TaskFailed(_) => self.apply_wait(event),
+            ExecutionEvent::UsageRecorded(event) => {
+                let usage = &mut self.run.usage;
+                usage.input_tokens = usage.input_tokens.saturating_add(event.input_tokens);
+                usage.output_tokens = usage.output_tokens.saturating_add(event.output_tokens);
+                usage.cost_microusd = usage.cost_microusd.saturating_add(event.cost_microusd);
+            }
             ExecutionEvent::VariableSet(event) => {
                 self.run.bytes += event.value.as_str().len();
                 let variable = Variable { value: event.value.clone(), set_by: event.path.clone() };
@@ -318,6 +324,7 @@ impl Run {
             nodes: IndexMap::new(),
             variables: BTreeMap::new(),
             signals: Vec::new(),
+            usage: Usage::default(),
             settled: Vec::new(),
             active: BTreeSet::new(),
             failures: Vec::new(),

@@ -13,8 +13,8 @@ use super::{
     ExecutionEvent, ExecutionFailed, ExecutionRejection, ExecutionResumed, ExecutionStarted,
     ExecutionWaiting, Intent, Loop, LoopItemFailed, LoopIterated, NodeCompleted, NodeError,
     NodeFailed, NodeOutput, NodePath, NodeSkipped, NodeStarted, NodeState, Open, Outcome, Phase,
-    Reached, Report, SignalConsumed, Step, TimerKind, TimerSet, VariableSet, path::body_of,
-    waiting,
+    ProviderUse, Reached, Report, SignalConsumed, Step, TimerKind, TimerSet, Usage, UsageRecorded,
+    VariableSet, path::body_of, waiting,
 };
 use crate::json::Json;
 
@@ -162,6 +162,7 @@ impl<'a> Deciding<'a> {
                     });
                 }
             }
+            Step::Use { path, attempt, used } => self.uses(path, *attempt, used)?,
             Step::Fail { path, attempt, error, duration_ms, then } => {
                 self.fail(path, *attempt, error, *duration_ms, then)?;
             }
@@ -257,6 +258,41 @@ impl<'a> Deciding<'a> {
         }
         self.touched.insert(path, becomes);
         Ok(true)
+    }
+
+    /// Without an event where the outcome of that try is recorded already, and this with it.
+    fn uses(
+        &mut self,
+        path: &'a NodePath,
+        attempt: Attempt,
+        used: &ProviderUse,
+    ) -> Result<(), Contradiction> {
+        match self.seen(path) {
+            Seen::Running { attempt: running, .. } if running == attempt => {}
+            Seen::Completed(done) | Seen::Failed(done) | Seen::Waiting(done) if done == attempt => {
+                return Ok(());
+            }
+            Seen::Absent
+            | Seen::Running { .. }
+            | Seen::Ready(_)
+            | Seen::Looping(_)
+            | Seen::Waiting(_)
+            | Seen::Failing(_)
+            | Seen::Completed(_)
+            | Seen::Skipped
+            | Seen::Failed(_) => return Err(Contradiction(path.clone())),
+        }
+        let Usage { input_tokens, output_tokens, cost_microusd } = used.usage;
+        self.push(UsageRecorded {
+            path: path.clone(),
+            attempt,
+            provider: used.provider.clone(),
+            model: used.model.clone(),
+            input_tokens,
+            output_tokens,
+            cost_microusd,
+        });
+        Ok(())
     }
 
     fn fail(

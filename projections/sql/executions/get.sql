@@ -1,6 +1,6 @@
 SELECT
     e.id, e.workspace_id, e.workflow_id, e.workflow_version, w.name AS "workflow_name?", e.status AS "status: ExecutionStatus",
-    e.waiting, e.cancelling, e.trigger_type AS "trigger_type: Trigger", e.queue, e.limit_key, e.created_by, e.created_at,
+    e.waiting, e.cancelling, e.trigger_type AS "trigger_type: Trigger", e.queue, e.limit_key, e.input_tokens, e.output_tokens, e.cost_microusd, e.created_by, e.created_at,
     e.queued_at, e.started_at, e.finished_at, e.timeout_at,
     (extract(epoch FROM e.finished_at - e.started_at) * 1000)::bigint AS duration_ms,
     CASE WHEN e.status = 'completed' THEN 1.0::double precision

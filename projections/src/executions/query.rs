@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use sqlx::{FromRow, PgPool};
+use sqlx::{FromRow, PgPool, Postgres, QueryBuilder};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -38,6 +38,12 @@ pub struct ExecutionItem {
     pub queue: String,
     /// The limit that concerns it.
     pub limit_key: Option<String>,
+    /// Tokens that its nodes sent to providers.
+    pub input_tokens: i64,
+    /// Tokens that its nodes got from providers.
+    pub output_tokens: i64,
+    /// What its nodes spent with providers, in millionths of a dollar.
+    pub cost_microusd: i64,
     /// Who asked for it; none where a program did.
     pub created_by: Option<Uuid>,
     /// When it was asked for.
@@ -192,7 +198,7 @@ pub async fn list(
     let list = List {
         columns: "SELECT e.id, e.workspace_id, e.workflow_id, e.workflow_version, \
                   (SELECT w.name FROM execution_workflows AS w WHERE w.id = e.workflow_id) AS workflow_name, e.status, \
-                  e.waiting, e.cancelling, e.trigger_type, e.queue, e.limit_key, e.created_by, e.created_at, e.queued_at, \
+                  e.waiting, e.cancelling, e.trigger_type, e.queue, e.limit_key, e.input_tokens, e.output_tokens, e.cost_microusd, e.created_by, e.created_at, e.queued_at, \
                   e.started_at, e.finished_at, e.timeout_at, \
                   (extract(epoch FROM e.finished_at - e.started_at) * 1000)::bigint AS duration_ms, \
                   CASE WHEN e.status = 'completed' THEN 1.0::double precision \
@@ -200,39 +206,64 @@ pub async fn list(
                   END AS progress, e.finished_nodes, e.planned_nodes, e.claim, e.worker, e.origin_execution_id, \
                   e.origin_kind, e.cancel_reason, e.failed_node, e.error, e.position",
         from: "FROM executions AS e WHERE true",
-        conditions: &|query| {
-            query.push(" AND e.workspace_id = ").push_bind(filter.workspace_id);
-            if let Some(workflow) = filter.workflow_id {
-                query.push(" AND e.workflow_id = ").push_bind(workflow);
-            }
-            if let Some(status) = filter.status {
-                query.push(" AND e.status = ").push_bind(status.as_str());
-            }
-            if let Some(trigger) = filter.trigger_type {
-                query.push(" AND e.trigger_type = ").push_bind(trigger.as_str());
-            }
-            if let Some(from) = filter.from {
-                query.push(" AND e.created_at >= ").push_bind(from);
-            }
-            if let Some(to) = filter.to {
-                query.push(" AND e.created_at < ").push_bind(to);
-            }
-            if !filter.tags.is_empty() || filter.search.is_some() {
-                query.push(" AND e.workflow_id IN (SELECT w.id FROM execution_workflows AS w WHERE w.workspace_id = ");
-                query.push_bind(filter.workspace_id);
-                if !filter.tags.is_empty() {
-                    query.push(" AND w.tags @> ").push_bind(filter.tags.clone());
-                }
-                if let Some(search) = &filter.search {
-                    query.push(" AND w.search LIKE ").push_bind(substring_pattern(search));
-                }
-                query.push(")");
-            }
-        },
+        conditions: &|query| push_conditions(query, filter),
         kept_total: filter.counted().then_some(kept_total),
         order: page.sort.order(),
     };
     list.page(pool, page).await
+}
+
+/// Binds what a list of executions is narrowed to.
+fn push_conditions(query: &mut QueryBuilder<Postgres>, filter: &ExecutionFilter) {
+    query.push(" AND e.workspace_id = ").push_bind(filter.workspace_id);
+    if let Some(workflow) = filter.workflow_id {
+        query.push(" AND e.workflow_id = ").push_bind(workflow);
+    }
+    if let Some(status) = filter.status {
+        query.push(" AND e.status = ").push_bind(status.as_str());
+    }
+    if let Some(trigger) = filter.trigger_type {
+        query.push(" AND e.trigger_type = ").push_bind(trigger.as_str());
+    }
+    if let Some(from) = filter.from {
+        query.push(" AND e.created_at >= ").push_bind(from);
+    }
+    if let Some(to) = filter.to {
+        query.push(" AND e.created_at < ").push_bind(to);
+    }
+    if !filter.tags.is_empty() || filter.search.is_some() {
+        query.push(" AND e.workflow_id IN (SELECT w.id FROM execution_workflows AS w WHERE w.workspace_id = ");
+        query.push_bind(filter.workspace_id);
+        if !filter.tags.is_empty() {
+            query.push(" AND w.tags @> ").push_bind(filter.tags.clone());
+        }
+        if let Some(search) = &filter.search {
+            query.push(" AND w.search LIKE ").push_bind(substring_pattern(search));
+        }
+        query.push(")");
+    }
+}
+
+/// The executions that fit a filter and are in one of these statuses (and among these, where some are named), the newest first.
+///
+/// # Errors
+/// When Postgres is away.
+pub async fn ids(
+    pool: &PgPool,
+    filter: &ExecutionFilter,
+    statuses: &[ExecutionStatus],
+    among: Option<&[Uuid]>,
+    limit: i64,
+) -> Result<Vec<Uuid>, QueryError> {
+    let mut query = QueryBuilder::new("SELECT e.id FROM executions AS e WHERE true");
+    push_conditions(&mut query, filter);
+    let words: Vec<&str> = statuses.iter().map(|status| status.as_str()).collect();
+    query.push(" AND e.status = ANY (").push_bind(words).push(")");
+    if let Some(among) = among {
+        query.push(" AND e.id = ANY (").push_bind(among.to_vec()).push(")");
+    }
+    query.push(" ORDER BY e.created_at DESC, e.id DESC LIMIT ").push_bind(limit);
+    Ok(query.build_query_scalar().fetch_all(pool).await?)
 }
 
 /// One execution, with its input and output.

@@ -91,6 +91,9 @@ pub(super) async fn due_times_are_set_and_removed_with_the_append(log: &dyn Even
     };
     log.append(set).await.expect("a free stream");
     assert_eq!(log.next_due().await.expect("look-up"), Some(at(10)));
+    let elsewhere = Subject::new().stream;
+    let timeless = log.without_due(&[subject.stream, elsewhere]).await.expect("look-up");
+    assert_eq!(timeless, [elsewhere]);
     let (timeout, wait, retry) = (due("timeout", 10), due("wait", 25), due("retry", 30));
     let all = [timeout.clone(), wait.clone(), retry.clone()];
     assert_eq!(log.due(at(30), 10).await.expect("look-up"), all);
@@ -120,6 +123,8 @@ pub(super) async fn due_times_are_set_and_removed_with_the_append(log: &dyn Even
     assert!(log.due(at(30), 10).await.expect("look-up").contains(&later));
     log.remove_due(&[timeout.due, retry.due, wait.due]).await.expect("the store is there");
     assert_eq!(log.due(at(30), 10).await.expect("look-up"), []);
+    let timeless = log.without_due(&[subject.stream]).await.expect("look-up");
+    assert_eq!(timeless, [subject.stream]);
 }
 
 pub(super) async fn a_snapshot_is_never_replaced_by_an_older_one(log: &dyn EventLog) {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use chrono::Utc;
 use ledgerline_api::{
     app::{AppParts, AppState},
+    bulk::Bell,
     clock::Clock,
     config::Config,
     health::Health,
@@ -66,6 +67,7 @@ impl App {
             gateway: Gateway::start(log, None, gateway, &tasks, stop.clone()),
             live_logs: LiveLogs::new(None, Uuid::now_v7()),
             lines: Lines::default(),
+            bulk: Bell::default(),
             stop,
             tasks,
         });

@@ -65,6 +65,12 @@ pub struct ExecutionView {
     pub limit_key: Option<String>,
     /// The limits that concern it: it runs while it has a slot of each.
     pub limits: Vec<LimitView>,
+    /// Tokens that its nodes sent to providers.
+    pub input_tokens: u64,
+    /// Tokens that its nodes got from providers.
+    pub output_tokens: u64,
+    /// What its nodes spent with providers, in millionths of a dollar.
+    pub cost_microusd: u64,
     /// Who asked for it; none where a program did.
     #[schema(value_type = Option<Uuid>)]
     pub created_by: Option<UserId>,
@@ -168,6 +174,9 @@ pub(crate) async fn view(
         queue: request.queue,
         limit_key: request.limits.first().map(|limit| limit.key.clone()),
         limits: request.limits.iter().map(Into::into).collect(),
+        input_tokens: run.usage.input_tokens,
+        output_tokens: run.usage.output_tokens,
+        cost_microusd: run.usage.cost_microusd,
         created_by: created.by,
         created_at: created.at,
         queued_at: times.queued_at,

@@ -202,3 +202,36 @@ fn the_values_of_a_loop_are_found_from_the_inside_out() {
         [("fetch".to_owned(), json!(1).into()), ("inner".to_owned(), json!(2).into()),]
     );
 }
+
+#[test]
+fn what_a_try_used_is_recorded_with_its_outcome_and_once() {
+    let used = |cost_microusd| ProviderUse {
+        provider: "provider".to_owned(),
+        model: "model".to_owned(),
+        usage: Usage { input_tokens: 100, output_tokens: 20, cost_microusd },
+    };
+    let uses = |attempt, cost| Step::Use {
+        path: "ask".into(),
+        attempt: Attempt(attempt),
+        used: used(cost),
+    };
+    let given = Given::running().report(1, [start("ask")]);
+    let failed = [uses(1, 7), uses(1, 8), fail("ask", AfterFailure::Retry { at: at(9) })];
+    let recorded = |cost_microusd| UsageRecorded {
+        path: "ask".into(),
+        attempt: Attempt(1),
+        provider: "provider".to_owned(),
+        model: "model".to_owned(),
+        input_tokens: 100,
+        output_tokens: 20,
+        cost_microusd,
+    };
+    let events = given.when_reported(1, failed.clone()).0.expect("it is accepted");
+    assert_eq!(events[..2], [recorded(7).into(), recorded(8).into()], "a failed try was paid too");
+    let after = given.clone().report(1, failed.clone());
+    let usage = Usage { input_tokens: 200, output_tokens: 40, cost_microusd: 15 };
+    assert_eq!(after.state().run().expect("it ran").usage, usage);
+    after.when_reported(1, failed).then_nothing();
+    given.when_reported(1, [uses(2, 1)]).rejects(contradiction(0, "ask"));
+    Given::running().when_reported(1, [uses(1, 1)]).rejects(contradiction(0, "ask"));
+}
