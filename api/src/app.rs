@@ -108,6 +108,8 @@ pub struct Shared {
     pub bulk: Bell,
     /// The rebuilds of read models that this process began.
     pub rebuilds: Rebuilds,
+    /// What webhooks share.
+    pub hooks: crate::hooks::Hooks,
     /// The rendered pages.
     pub(crate) documents: Arc<Documents>,
     /// One permit for each request that may be under way.
@@ -168,6 +170,7 @@ impl AppState {
             lines: parts.lines,
             bulk: parts.bulk,
             rebuilds: Rebuilds::default(),
+            hooks: crate::hooks::Hooks::default(),
             documents,
             in_flight,
             polls,

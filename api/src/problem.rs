@@ -116,6 +116,8 @@ problem_kinds! {
     DependencyAway = "dependency-away", SERVICE_UNAVAILABLE, "A dependency is away";
     /// The read rows did not reach the position that was asked for in time.
     NotYetVisible = "not-yet-visible", SERVICE_UNAVAILABLE, "Not yet visible";
+    /// A webhook, or the intake of its workflow, is paused.
+    WebhookPaused = "webhook-paused", SERVICE_UNAVAILABLE, "The webhook is paused";
     /// It took too long.
     TimedOut = "timed-out", SERVICE_UNAVAILABLE, "It took too long";
 }

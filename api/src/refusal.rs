@@ -5,6 +5,7 @@ use ledgerline_domain::{
     deployment::DeploymentRejection,
     execution::ExecutionRejection,
     permission::{Permission, Role},
+    trigger::TriggerRejection,
     vault::VaultRejection,
     workflow::WorkflowRejection,
     workspace::WorkspaceRejection,
@@ -41,6 +42,9 @@ pub enum Refusal {
     /// An execution refuses.
     #[error(transparent)]
     Execution(#[from] ExecutionRejection),
+    /// A trigger refuses.
+    #[error(transparent)]
+    Trigger(#[from] TriggerRejection),
     /// A vault refuses.
     #[error(transparent)]
     Vault(#[from] VaultRejection),
@@ -120,6 +124,8 @@ impl From<Refusal> for Problem {
             Refusal::Execution(rejection) => of_execution(rejection, detail),
             Refusal::Vault(rejection) => of_vault(&rejection, detail),
             Refusal::Full(detail) => Self::queue_full(detail),
+            Refusal::Trigger(TriggerRejection::NotFound) => Self::not_found("trigger"),
+            Refusal::Trigger(rejection) => Self::rule_refused(rejection.rule(), detail),
             Refusal::Input(detail) => Self::invalid("/input", "invalid_value", detail),
             Refusal::Rule { rule, .. } => Self::rule_refused(rule, detail),
         }

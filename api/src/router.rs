@@ -19,11 +19,11 @@ use crate::{
     parameters::{self, Parameters},
     problem::{PROBLEM_MEDIA_TYPE, Problem, ProblemBody, ProblemKind},
     routes::{
-        approvals, auth, connections, docs,
+        approvals, auth, connections, docs, event_triggers,
         executions::{self, answers, bulk, control, history, logs, nodes, output, stuck, why},
-        health, log, secrets,
+        health, hooks, log, schedules, secrets,
         system::{self, dispatch, projections},
-        worker_tasks, workflows, workspaces,
+        webhooks, worker_tasks, workflows, workspaces,
     },
 };
 
@@ -97,6 +97,26 @@ fn api() -> OpenApiRouter<AppState> {
         .routes(routes!(logs::list))
         .routes(routes!(history::list))
         .routes(routes!(why::why))
+        .routes(routes!(schedules::list))
+        .routes(routes!(schedules::preview))
+        .routes(routes!(schedules::get))
+        .routes(routes!(schedules::history))
+        .routes(routes!(schedules::run))
+        .routes(routes!(schedules::pause))
+        .routes(routes!(schedules::resume))
+        .routes(routes!(webhooks::list))
+        .routes(routes!(webhooks::get))
+        .routes(routes!(webhooks::deliveries))
+        .routes(routes!(webhooks::replay))
+        .routes(routes!(webhooks::pause))
+        .routes(routes!(webhooks::resume))
+        .routes(routes!(webhooks::rotate))
+        .routes(routes!(event_triggers::list))
+        .routes(routes!(event_triggers::get))
+        .routes(routes!(event_triggers::history))
+        .routes(routes!(event_triggers::replay))
+        .routes(routes!(event_triggers::pause))
+        .routes(routes!(event_triggers::resume))
         .routes(routes!(log::events))
         .routes(routes!(log::stream))
         .routes(routes!(secrets::list))
@@ -120,6 +140,7 @@ fn fixed() -> OpenApiRouter<AppState> {
         .routes(routes!(health::health))
         .routes(routes!(health::ready))
         .routes(routes!(health::metrics))
+        .routes(routes!(hooks::deliver))
         .routes(routes!(auth::jwks))
         .routes(routes!(docs::openapi))
         .routes(routes!(docs::overview))
@@ -145,6 +166,7 @@ fn fixed() -> OpenApiRouter<AppState> {
         (name = "executions", description = "Runs of workflows: started, looked at, stopped, and run again"),
         (name = "worker-tasks", description = "Steps for external workers, in any language"),
         (name = "log", description = "Every event, in the one order in which they were recorded"),
+        (name = "triggers", description = "Schedules, webhooks and event triggers: what starts workflows by itself"),
         (name = "workspaces", description = "Workspaces, their members, and what was done in them"),
         (name = "workflows", description = "Definitions of work, their versions and their lifecycle"),
         (name = "secrets", description = "Values that workflows may use and nobody may read, and the connections that need them"),

@@ -91,6 +91,17 @@ impl<F: Fold> Follower<F> {
         Ok(events)
     }
 
+    /// The same as they are in the log, whatever they mean; see [`Self::read`]. Safe to cancel.
+    pub(crate) async fn next_rows(&mut self) -> Result<Vec<Arc<RecordedEvent>>, TermEnd> {
+        let batch = self.tail.next_batch(BATCH).await;
+        batch.map_err(|error| TermEnd::store(self.reader, &error))
+    }
+
+    /// Reads an event that means something, without taking it in.
+    pub(crate) fn read(&self, row: &RecordedEvent) -> Result<Option<Recorded<AnyEvent>>, TermEnd> {
+        wanted::<F>(self.reader, row)
+    }
+
     /// The position of the last event that was returned.
     pub(crate) fn position(&self) -> Position {
         self.tail.position()

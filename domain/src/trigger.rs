@@ -9,10 +9,6 @@ mod decide;
 mod events;
 mod index;
 
-use chrono::{DateTime, Utc};
-use serde::{Deserialize, Serialize};
-use uuid::Uuid;
-
 use crate::{
     Aggregate,
     event::corrupt,
@@ -20,6 +16,8 @@ use crate::{
     schedule::{Due, Patience, Schedule},
     workflow::WorkflowVersion,
 };
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
 
 pub use self::{
     command::{ArmTrigger, FireOutcome, FireTrigger, TriggerCommand, TriggerRejection},
@@ -66,10 +64,10 @@ pub struct Content {
     pub next_fire_at: Option<DateTime<Utc>>,
     /// The execution that it started last.
     pub last_execution_id: Option<ExecutionId>,
-    /// How often the address of a webhook was changed.
-    pub token_generation: u32,
-    /// Names the signing secret of a webhook that is in force; none before the first one was made.
-    pub secret_id: Option<Uuid>,
+    /// Which sealed address of a webhook is in force; none before the first one was made.
+    pub token_version: Option<i32>,
+    /// Which sealed signing secret of a webhook is in force; none before the first one was made.
+    pub secret_version: Option<i32>,
 }
 
 impl Trigger {
@@ -144,8 +142,8 @@ impl Aggregate for Trigger {
             TriggerCommand::Resume => self.resume(now),
             TriggerCommand::Fire(command) => self.fire(command),
             TriggerCommand::Miss => self.miss(now),
-            TriggerCommand::ChangeToken => self.change_token(),
-            TriggerCommand::ChangeSecret { secret_id } => self.change_secret(*secret_id),
+            TriggerCommand::ChangeToken { version } => self.change_token(*version),
+            TriggerCommand::ChangeSecret { version } => self.change_secret(*version),
         }
     }
 
@@ -186,8 +184,10 @@ impl Aggregate for Trigger {
                 content.moved_on(&event.cause, event.next_fire_at);
             }
             TriggerEvent::FiresMissed(event) => content.next_fire_at = event.next_fire_at,
-            TriggerEvent::WebhookTokenChanged(event) => content.token_generation = event.generation,
-            TriggerEvent::WebhookSecretChanged(event) => content.secret_id = Some(event.secret_id),
+            TriggerEvent::WebhookTokenChanged(event) => content.token_version = Some(event.version),
+            TriggerEvent::WebhookSecretChanged(event) => {
+                content.secret_version = Some(event.version);
+            }
         }
         match off {
             None => Self::Armed(content),
@@ -218,8 +218,8 @@ impl Content {
             paused: false,
             next_fire_at: armed.next_fire_at,
             last_execution_id: None,
-            token_generation: 0,
-            secret_id: None,
+            token_version: None,
+            secret_version: None,
         }
     }
 

@@ -8,8 +8,8 @@ use sqlx::{AssertSqlSafe, Connection as _, PgConnection, PgPool, postgres::PgCon
 
 use crate::{
     activity::ActivityFeed, execution_nodes::ExecutionNodes, execution_waits::ExecutionWaits,
-    executions::Executions, members::Members, projection::Projection, values::words,
-    workflows::Workflows, workspaces::Workspaces,
+    executions::Executions, members::Members, projection::Projection, triggers::Triggers,
+    values::words, workflows::Workflows, workspaces::Workspaces,
 };
 
 /// The schema of what the projectors keep beside the models.
@@ -41,6 +41,8 @@ words! {
         Members = "members",
         /// [`crate::activity`].
         Activity = "activity",
+        /// [`crate::triggers`].
+        Triggers = "triggers",
     }
 }
 
@@ -76,6 +78,10 @@ macro_rules! with_projection {
                 type $projection = $crate::activity::ActivityFeed;
                 $body
             }
+            $crate::model::Model::Triggers => {
+                type $projection = $crate::triggers::Triggers;
+                $body
+            }
         }
     };
 }
@@ -93,6 +99,7 @@ impl Model {
             Self::Workspaces => Workspaces::VERSION,
             Self::Members => Members::VERSION,
             Self::Activity => ActivityFeed::VERSION,
+            Self::Triggers => Triggers::VERSION,
         }
     }
 
@@ -129,6 +136,7 @@ impl Model {
             Self::Workspaces => Workspaces::SCHEMA,
             Self::Members => Members::SCHEMA,
             Self::Activity => ActivityFeed::SCHEMA,
+            Self::Triggers => Triggers::SCHEMA,
         }
     }
 

@@ -22,6 +22,8 @@ const PUBLIC: &[&str] = &[
     "GET /health",
     "GET /health/ready",
     "GET /metrics",
+    // The address is the secret, and a delivery is signed.
+    "POST /hooks/{token}",
     "GET /.well-known/jwks.json",
     "GET /openapi.json",
     "GET /docs",
@@ -46,6 +48,7 @@ const OWN: &[&str] = &[
     "GET /api/v1/workspaces",
     "POST /api/v1/workspaces",
     "GET /api/v1/node-kinds",
+    "POST /api/v1/schedules/preview",
     "POST /api/v1/workflows/validate",
     "GET /api/v1/workflows/templates",
     // What a socket listens to is asked for, and refused, on the socket itself.
@@ -57,6 +60,26 @@ const OWN: &[&str] = &[
 fn connection(name: &str) -> Value {
     let settings = json!({ "kind": "postgres", "host": "127.0.0.1", "database": "d", "user": "u" });
     json!({ "name": name, "settings": settings, "password": "a password" })
+}
+
+/// A published workflow with a trigger of each kind; gives their ids once they are known.
+async fn triggers(person: &Person, workspace: &str) -> [String; 3] {
+    let of_workspace = [("ledgerline-workspace", workspace)];
+    let body = json!({ "name": "By itself", "nodes": [
+        { "id": "clock", "type": "trigger.cron", "config": { "cron": "0 0 1 1 *" } },
+        { "id": "hook", "type": "trigger.webhook", "config": {} },
+        { "id": "hear", "type": "trigger.event", "config": { "event_type": "member_added" } },
+    ] });
+    let made = person.send(Method::POST, "/workflows", Some(&body), &of_workspace).await;
+    let workflow = made.expect(201).id();
+    person.command(&format!("/workflows/{workflow}/publish")).await.expect(200);
+    let mut ids = Vec::new();
+    for noun in ["schedules", "webhooks", "event-triggers"] {
+        let path = format!("/{noun}?workspace_id={workspace}");
+        let listed = person.until(&path, |body| body["total"] == 1).await;
+        ids.push(listed.items()[0]["id"].as_str().expect("an id").to_owned());
+    }
+    ids.try_into().expect("there are three")
 }
 
 /// A route with its ids filled in.
@@ -75,6 +98,9 @@ struct Belongings {
     workspace: String,
     workflow: String,
     execution: String,
+    schedule: String,
+    webhook: String,
+    listener: String,
     session: String,
     api_key: String,
     user: String,
@@ -90,6 +116,7 @@ impl Belongings {
         let workflow = made.expect(201).id();
         let execution =
             person.command(&format!("/workflows/{workflow}/start")).await.expect(202).id();
+        let [schedule, webhook, listener] = triggers(person, &workspace).await;
         let sessions = person.get("/auth/sessions").await.expect(200);
         let session = sessions.each("id")[0].to_owned();
         let key = json!({ "name": "k", "scopes": ["read"] });
@@ -99,7 +126,18 @@ impl Belongings {
         let made = person.send(Method::POST, "/connections", Some(&body), &of_workspace);
         let connection = made.await.expect(201).id();
         let user = person.user_id.to_string();
-        Self { connection, workspace, workflow, execution, session, api_key, user }
+        Self {
+            connection,
+            workspace,
+            workflow,
+            execution,
+            schedule,
+            webhook,
+            listener,
+            session,
+            api_key,
+            user,
+        }
     }
 
     /// A path with these in place of its parameters.
@@ -109,6 +147,9 @@ impl Belongings {
             Some("workflows") => &self.workflow,
             Some("executions") => &self.execution,
             Some("connections") => &self.connection,
+            Some("schedules") => &self.schedule,
+            Some("webhooks") => &self.webhook,
+            Some("event-triggers") => &self.listener,
             Some("auth") if path.contains("sessions") => &self.session,
             Some("auth") => &self.api_key,
             _ => &self.workspace,
@@ -121,6 +162,9 @@ impl Belongings {
             ("{slug}", "invalid-value"),
             ("{name}", "workflows"),
             ("{node}", "wait"),
+            ("{token}", "hook_none"),
+            ("{delivery_id}", "none"),
+            ("{execution_id}", self.execution.as_str()),
             ("{workspace_id}", self.workspace.as_str()),
         ]);
         let parts = path.split('/').map(|part| match part.starts_with('{') {
@@ -168,6 +212,8 @@ impl Belongings {
             "POST /api/v1/executions/bulk" => {
                 json!({ "action": "rerun", "filter": { "ids": [] } })
             }
+            "POST /api/v1/schedules/preview" => json!({ "cron": "* * * * *" }),
+            "POST /api/v1/webhooks/{id}/rotate" => json!({ "url": true }),
             "POST /api/v1/executions" => json!({ "workflow_id": self.workflow }),
             "POST /api/v1/worker-tasks/poll" => json!({ "queue": "images" }),
             "POST /api/v1/worker-tasks/{id}/complete"

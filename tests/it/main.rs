@@ -26,6 +26,7 @@ mod http {
     mod past;
     mod secrets;
     mod system;
+    mod triggers;
     mod waits;
     mod workflows;
     mod workspaces;

@@ -1,7 +1,5 @@
 //! What a trigger is told to do, and the rules that may refuse it.
 
-use uuid::Uuid;
-
 use super::{Cause, OffReason, TriggerConfig};
 use crate::{
     id::{ExecutionId, WorkflowId, WorkspaceId},
@@ -27,11 +25,14 @@ pub enum TriggerCommand {
     /// Pass over the fire times that are too late to be caught up with.
     Miss,
     /// Be delivered to at another address.
-    ChangeToken,
+    ChangeToken {
+        /// Which sealed value is the address.
+        version: i32,
+    },
     /// Have deliveries signed with another secret.
     ChangeSecret {
-        /// Names the secret, which is sealed already.
-        secret_id: Uuid,
+        /// Which sealed value is the secret.
+        version: i32,
     },
 }
 

@@ -1,7 +1,6 @@
 //! The decision of each command.
 
 use chrono::{DateTime, Utc};
-use uuid::Uuid;
 
 use super::{
     ArmTrigger, Cause, Content, FireOutcome, FireTrigger, FiresMissed, OffReason, Trigger,
@@ -126,20 +125,23 @@ impl Trigger {
         })
     }
 
-    pub(super) fn change_token(&self) -> Result<Vec<TriggerEvent>, TriggerRejection> {
-        let generation = self.webhook()?.token_generation.saturating_add(1);
-        Ok(vec![WebhookTokenChanged { generation }.into()])
+    /// The address that is in force already leads to nothing.
+    pub(super) fn change_token(&self, version: i32) -> Result<Vec<TriggerEvent>, TriggerRejection> {
+        if self.webhook()?.token_version == Some(version) {
+            return Ok(vec![]);
+        }
+        Ok(vec![WebhookTokenChanged { version }.into()])
     }
 
     /// The secret that is in force already leads to nothing.
     pub(super) fn change_secret(
         &self,
-        secret_id: Uuid,
+        version: i32,
     ) -> Result<Vec<TriggerEvent>, TriggerRejection> {
-        if self.webhook()?.secret_id == Some(secret_id) {
+        if self.webhook()?.secret_version == Some(version) {
             return Ok(vec![]);
         }
-        Ok(vec![WebhookSecretChanged { secret_id }.into()])
+        Ok(vec![WebhookSecretChanged { version }.into()])
     }
 
     fn existing(&self) -> Result<&Content, TriggerRejection> {

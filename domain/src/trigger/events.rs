@@ -1,15 +1,13 @@
 //! What happens to a trigger, and the configurations that it is armed with.
 
-use chrono::{DateTime, Utc};
-use serde::{Deserialize, Serialize};
-use uuid::Uuid;
-
 use crate::{
     event::events,
     id::{EventId, ExecutionId, WorkflowId, WorkspaceId},
     json::Json,
     workflow::WorkflowVersion,
 };
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
 
 events! {
     /// What happened to a trigger.
@@ -267,16 +265,16 @@ pub struct FiresMissed {
     pub next_fire_at: Option<DateTime<Utc>>,
 }
 
-/// The webhook has another address, and the one before is no more.
+/// The webhook has another address, and the one before is no more. The address itself is kept sealed beside the log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WebhookTokenChanged {
-    /// How often it was changed.
-    pub generation: u32,
+    /// Which sealed value is the address now.
+    pub version: i32,
 }
 
 /// Deliveries are signed with another secret from now on. The secret itself is kept sealed beside the log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WebhookSecretChanged {
-    /// Names the secret.
-    pub secret_id: Uuid,
+    /// Which sealed value is the secret now.
+    pub version: i32,
 }

@@ -1,6 +1,7 @@
 //! The rules of triggers.
 
 use chrono::TimeDelta;
+use uuid::Uuid;
 
 use super::*;
 use crate::{
@@ -214,18 +215,15 @@ fn a_run_by_hand_does_not_move_the_schedule() {
 #[test]
 fn only_a_webhook_has_an_address_and_a_secret() {
     let state = given::<Trigger>([armed(1, webhook(), None)]);
-    let secret_id = Uuid::from_u128(5);
-    state
-        .clone()
-        .when(&TriggerCommand::ChangeToken)
-        .then([WebhookTokenChanged { generation: 1 }.into()]);
-    let change = TriggerCommand::ChangeSecret { secret_id };
-    state.when(&change).then([WebhookSecretChanged { secret_id }.into()]);
-    given::<Trigger>([armed(1, webhook(), None), WebhookSecretChanged { secret_id }.into()])
-        .when(&change)
+    let (token, secret) =
+        (TriggerCommand::ChangeToken { version: 1 }, TriggerCommand::ChangeSecret { version: 2 });
+    state.clone().when(&token).then([WebhookTokenChanged { version: 1 }.into()]);
+    state.when(&secret).then([WebhookSecretChanged { version: 2 }.into()]);
+    given::<Trigger>([armed(1, webhook(), None), WebhookSecretChanged { version: 2 }.into()])
+        .when(&secret)
         .then_nothing();
     let schedule = given::<Trigger>([armed(1, cron(), Some(four()))]);
-    for command in [change, TriggerCommand::ChangeToken] {
+    for command in [token, secret] {
         schedule.clone().when(&command).rejected(&TriggerRejection::NotAWebhook);
     }
 }
