@@ -313,6 +313,13 @@ impl Problem {
         self
     }
 
+    /// The same problem with what is wrong with each of several values or things.
+    #[must_use]
+    pub fn with_errors(mut self, errors: Vec<FieldError>) -> Self {
+        self.0.errors = errors;
+        self
+    }
+
     /// Which kind it is.
     #[must_use]
     pub fn kind(&self) -> ProblemKind {

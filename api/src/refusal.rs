@@ -3,7 +3,9 @@
 use ledgerline_commands::{CommandError, start::StartRejection};
 use ledgerline_domain::{
     deployment::DeploymentRejection,
-    execution::ExecutionRejection,
+    execution::{ExecutionRejection, NotCarried},
+    graph::Problem as GraphProblem,
+    limits::MAX_PROBLEMS,
     permission::{Permission, Role},
     trigger::TriggerRejection,
     vault::VaultRejection,
@@ -57,6 +59,9 @@ pub enum Refusal {
     /// A start is refused for what it was given.
     #[error("{0}")]
     Input(String),
+    /// A node can't be configured as a rerun asks for.
+    #[error("the node can't be configured like that")]
+    NodeInput(Vec<GraphProblem>),
     /// A rule that no single aggregate can see.
     #[error("{detail}")]
     Rule {
@@ -72,6 +77,7 @@ impl From<StartRejection> for Refusal {
         match rejection {
             StartRejection::Workflow(rejection) => Self::Workflow(rejection),
             StartRejection::Execution(rejection) => Self::Execution(rejection),
+            StartRejection::NodeInput(problems) => Self::NodeInput(problems),
             StartRejection::Key(error) => {
                 Self::Input(format!("does not fit the concurrency key: {error}"))
             }
@@ -122,6 +128,7 @@ impl From<Refusal> for Problem {
                 Self::invalid("/input", "too_large", detail)
             }
             Refusal::Execution(rejection) => of_execution(rejection, detail),
+            Refusal::NodeInput(problems) => Self::invalid_values(node_input(&problems)),
             Refusal::Vault(rejection) => of_vault(&rejection, detail),
             Refusal::Full(detail) => Self::queue_full(detail),
             Refusal::Trigger(TriggerRejection::NotFound) => Self::not_found("trigger"),
@@ -136,6 +143,28 @@ impl From<CommandError<Refusal>> for Problem {
     fn from(error: CommandError<Refusal>) -> Self {
         Self::of_command(error, Self::from, Self::from)
     }
+}
+
+/// Every node that can't be taken over, each with its reason.
+fn not_carried(nodes: &[NotCarried]) -> Vec<FieldError> {
+    let error = |node: &NotCarried| {
+        let detail = format!("the node `{}` {}", node.node, node.reason.detail());
+        FieldError::new("", node.reason.as_str(), detail)
+    };
+    nodes.iter().take(MAX_PROBLEMS).map(error).collect()
+}
+
+/// What is wrong with the configuration of a node, pointing into what the caller sent.
+fn node_input(problems: &[GraphProblem]) -> Vec<FieldError> {
+    let error = |problem: &GraphProblem| {
+        let place = problem.field.split_once("/config").map_or("", |(_, place)| place);
+        FieldError::new(
+            format!("/node_input{place}"),
+            problem.code.as_str(),
+            problem.reason.clone(),
+        )
+    };
+    problems.iter().map(error).collect()
 }
 
 fn of_workspace(rejection: WorkspaceRejection, detail: String) -> Problem {
@@ -215,6 +244,10 @@ fn of_execution(rejection: ExecutionRejection, detail: String) -> Problem {
                     .collect(),
             )
         }
+        ExecutionRejection::NoSuchNode(_) => Problem::invalid("/from_node", "node_unknown", detail),
+        ExecutionRejection::NotCarried(nodes) => {
+            Problem::rule_refused("not_carried", detail).with_errors(not_carried(&nodes))
+        }
         ExecutionRejection::SignalNameInvalid => Problem::invalid("/name", "out_of_range", detail),
         ExecutionRejection::SignalTooLarge => Problem::invalid("", "out_of_range", detail),
         rejection => Problem::rule_refused(execution_rule(&rejection), detail),
@@ -227,6 +260,10 @@ const fn execution_rule(rejection: &ExecutionRejection) -> &'static str {
         ExecutionRejection::Ended(_) => "execution_ended",
         ExecutionRejection::TooDeep { .. } => "triggers_too_deep",
         ExecutionRejection::InputTooLarge { .. } => "input_too_large",
+        ExecutionRejection::NotCarried(_) => "not_carried",
+        ExecutionRejection::NoSuchNode(_) => "no_such_node",
+        ExecutionRejection::TooMuchCarried { .. } => "too_much_carried",
+        ExecutionRejection::NothingToFork => "nothing_to_fork",
         ExecutionRejection::Cancelling => "execution_cancelling",
         ExecutionRejection::Paused => "execution_paused",
         ExecutionRejection::Waiting => "execution_waiting",

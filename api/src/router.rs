@@ -20,7 +20,7 @@ use crate::{
     problem::{PROBLEM_MEDIA_TYPE, Problem, ProblemBody, ProblemKind},
     routes::{
         approvals, auth, connections, docs, event_triggers,
-        executions::{self, answers, bulk, control, history, logs, nodes, output, stuck, why},
+        executions::{self, answers, bulk, control, fork, history, logs, nodes, output, stuck, why},
         health, hooks, log, schedules, secrets,
         system::{self, dispatch, projections},
         webhooks, worker_tasks, workflows, workspaces,
@@ -92,6 +92,7 @@ fn api() -> OpenApiRouter<AppState> {
         .routes(routes!(worker_tasks::complete))
         .routes(routes!(worker_tasks::fail))
         .routes(routes!(worker_tasks::heartbeat))
+        .routes(routes!(fork::fork))
         .routes(routes!(output::get))
         .routes(routes!(nodes::list))
         .routes(routes!(logs::list))

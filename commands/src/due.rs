@@ -115,6 +115,7 @@ pub fn due_of(stream: StreamId, event: &ExecutionEvent) -> Vec<DueChange> {
         | ExecutionEvent::TaskOffered(_)
         | ExecutionEvent::TaskTaken(_)
         | ExecutionEvent::TaskReturned(_)
+        | ExecutionEvent::NodesCarried(_)
         | ExecutionEvent::VariableSet(_)
         | ExecutionEvent::UsageRecorded(_)
         | ExecutionEvent::ExecutionWaiting(_)

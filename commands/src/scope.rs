@@ -24,8 +24,8 @@ use ledgerline_store::{
 use uuid::Uuid;
 
 use crate::{
-    CommandError, Commands, LoadError, Loaded, StreamOrigin, Target, WorkspaceLimits, cache::Entry,
-    context::Seen, due::due_changes, lines::Admission, turns::HeldTurn,
+    AsOf, CommandError, Commands, LoadError, Loaded, StreamOrigin, Target, WorkspaceLimits,
+    cache::Entry, context::Seen, due::due_changes, lines::Admission, turns::HeldTurn,
 };
 
 /// What a decision came to: the events and the state after them.
@@ -202,6 +202,18 @@ impl Scope {
         id: impl Into<Uuid>,
     ) -> Result<Loaded<A>, LoadError> {
         self.commands.loader().load_fresh(StreamId(id.into())).await
+    }
+
+    /// An aggregate as it was at a moment of the past, which no append can change.
+    ///
+    /// # Errors
+    /// [`LoadError`]; a stream that did not exist then is not one of them.
+    pub async fn past<A: Aggregate>(
+        &self,
+        id: impl Into<Uuid>,
+        at: AsOf,
+    ) -> Result<Loaded<A>, LoadError> {
+        self.commands.loader().load_at(StreamId(id.into()), at).await
     }
 
     /// Decides a command and notes its events for the append. Several decisions of one plan are appended all or none; a second

@@ -4,13 +4,17 @@
 //! workflow that was paused, archived or deleted in the meantime. To be used in a plan of [`crate::Commands::execute_with`] or
 //! [`crate::Commands::transact`], after the caller's permission was looked at in the same plan.
 
+use std::collections::BTreeMap;
+
 use ledgerline_domain::{
     dispatch::Full,
     execution::{
-        ConcurrencyLimit, Execution, ExecutionCommand, ExecutionRejection, LimitScope, NodeOutput,
-        Plan, Queue, RequestExecution, TriggerType, rerun_of, retry_of,
+        CarriedVariable, ConcurrencyLimit, Execution, ExecutionCommand, ExecutionRejection,
+        LimitScope, NodeEdit, NodeOutput, NodePath, Plan, Queue, RequestExecution, TriggerType,
+        Versions, fork_of, rerun_from, rerun_of, retry_of,
     },
     expression::ExpressionError,
+    graph::{Graph, Problem},
     id::{ExecutionId, WorkflowId},
     json::Json,
     workflow::{StartPlan, Workflow, WorkflowCommand, WorkflowRejection, WorkflowVersion},
@@ -19,7 +23,7 @@ use ledgerline_domain::{
 use sha2::{Digest, Sha256};
 use tokio::task::spawn_blocking;
 
-use crate::{CommandError, Decided, LoadError, Scope, Target, definitions::at_hand};
+use crate::{AsOf, CommandError, Decided, LoadError, Scope, Target, definitions::at_hand};
 
 /// The carried outputs of a retry that stand in its first event; larger ones are blobs. Half of what an event may hold, since the input
 /// stands there too.
@@ -43,15 +47,36 @@ pub struct Start {
     pub depth: u16,
 }
 
-/// A run is wanted again, from its beginning.
+/// A run is wanted again, from its beginning or from a node on.
 #[derive(Clone, Debug)]
 pub struct Rerun {
     /// The id that the new execution will have.
     pub execution_id: ExecutionId,
     /// The one that is run again.
     pub of: ExecutionId,
+    /// The node of the top level that it begins with; none for all of them.
+    pub from_node: Option<String>,
     /// Another input; none for the same.
     pub input: Option<Json>,
+    /// Another version; none for the same.
+    pub version: Option<WorkflowVersion>,
+    /// Fields of the configuration of `from_node` that are others in this run: an object.
+    pub node_input: Option<Json>,
+}
+
+/// A run is wanted that goes on from a moment of another one.
+#[derive(Clone, Debug)]
+pub struct Fork {
+    /// The id that the new execution will have.
+    pub execution_id: ExecutionId,
+    /// The one whose past it takes.
+    pub of: ExecutionId,
+    /// The moment.
+    pub at: AsOf,
+    /// Another input for what is still to run; none for the same.
+    pub input: Option<Json>,
+    /// Variables that have other values, or are new.
+    pub variables: BTreeMap<String, Json>,
     /// Another version; none for the same.
     pub version: Option<WorkflowVersion>,
 }
@@ -74,6 +99,9 @@ pub enum StartRejection {
     /// The execution does.
     #[error(transparent)]
     Execution(#[from] ExecutionRejection),
+    /// The configuration of the node that a rerun begins with is not sound with what it was given.
+    #[error("the node can't be configured like that")]
+    NodeInput(Vec<Problem>),
     /// The key that runs are counted by can't be evaluated over this input.
     #[error("the concurrency key cannot be evaluated over the input")]
     Key(#[source] ExpressionError),
@@ -158,21 +186,75 @@ pub async fn start_and_activate(
     Ok(decided)
 }
 
-/// The command that runs everything again.
+/// The command that runs everything again, or what is downstream of a node. What does not fit in one event is stored as blobs on the
+/// way.
 ///
 /// # Errors
-/// What the workflow or its concurrency key refuses; [`ExecutionRejection::NotRequested`] where there is nothing to run again.
+/// What the workflow or its concurrency key refuses; [`ExecutionRejection::NotRequested`] where there is nothing to run again; what
+/// [`rerun_from`] refuses; [`StartRejection::NodeInput`].
 pub async fn rerun(scope: &Scope, rerun: &Rerun) -> Request {
     let origin = scope.peek::<Execution>(rerun.of).await?.state;
     let rejected = |rejection: ExecutionRejection| CommandError::Rejected(rejection.into());
-    let mut request = rerun_of(rerun.of, &origin, None).map_err(rejected)?;
+    let asked = &origin.run().ok_or_else(|| rejected(ExecutionRejection::NotRequested))?.request;
+    let (ran, workflow_id) = (asked.workflow_version, asked.workflow_id);
+    let version = rerun.version.unwrap_or(ran);
+    let plan = plan_of(scope, workflow_id, |_| Ok(version)).await?;
+    let mut request = match &rerun.from_node {
+        None => rerun_of(rerun.of, &origin, plan.timeout_ms),
+        Some(node) => {
+            let before = plan_of(scope, workflow_id, |_| Ok(ran)).await?;
+            let versions = Versions { ran: &before.graph, runs: &plan.graph, same: ran == version };
+            rerun_from(rerun.of, &origin, versions, node, plan.timeout_ms)
+        }
+    }
+    .map_err(rejected)?;
     if let Some(input) = &rerun.input {
         request.input = input.clone();
     }
-    let version = rerun.version.unwrap_or(request.workflow_version);
-    let plan = plan_of(scope, request.workflow_id, |_| Ok(version));
-    settle(scope, rerun.execution_id, &mut request, &plan.await?).await?;
+    if ran != version
+        && let Some(origin) = &mut request.origin
+    {
+        origin.edits.clear();
+    }
+    if let (Some(node), Some(fields)) = (&rerun.from_node, &rerun.node_input) {
+        edit(&mut request, &plan, node, fields)?;
+    }
+    settle(scope, rerun.execution_id, &mut request, &plan).await?;
+    store_carried(scope, rerun.execution_id, &mut request).await?;
     Ok(command(rerun.execution_id, request))
+}
+
+/// The command that goes on from a moment of another run. What does not fit in one event is stored as blobs on the way.
+///
+/// # Errors
+/// What the workflow or its concurrency key refuses; [`ExecutionRejection::NotRequested`] where the run did not exist then; what
+/// [`fork_of`] refuses.
+pub async fn fork(scope: &Scope, fork: &Fork) -> Request {
+    let then = scope.past::<Execution>(fork.of, fork.at).await?;
+    let rejected = |rejection: ExecutionRejection| CommandError::Rejected(rejection.into());
+    let run = then.state.run().ok_or_else(|| rejected(ExecutionRejection::NotRequested))?;
+    let (ran, workflow_id) = (run.request.workflow_version, run.request.workflow_id);
+    let version = fork.version.unwrap_or(ran);
+    let plan = plan_of(scope, workflow_id, |_| Ok(version)).await?;
+    let before = plan_of(scope, workflow_id, |_| Ok(ran)).await?;
+    let versions = Versions { ran: &before.graph, runs: &plan.graph, same: ran == version };
+    let mut request = fork_of(fork.of, then.version.0, &then.state, versions, plan.timeout_ms)
+        .map_err(rejected)?;
+    if let Some(input) = &fork.input {
+        request.input = input.clone();
+    }
+    if let Some(origin) = &mut request.origin {
+        origin.variables.retain(|variable| !fork.variables.contains_key(&variable.name));
+        let path = NodePath::run();
+        origin.variables.extend(fork.variables.iter().map(|(name, value)| CarriedVariable {
+            path: path.clone(),
+            name: name.clone(),
+            value: value.clone(),
+        }));
+    }
+    settle(scope, fork.execution_id, &mut request, &plan).await?;
+    store_carried(scope, fork.execution_id, &mut request).await?;
+    Ok(command(fork.execution_id, request))
 }
 
 /// The command that goes on where another run failed. What does not fit in one event is stored as blobs on the way.
@@ -188,6 +270,33 @@ pub async fn retry(scope: &Scope, retry: &Retry) -> Request {
     let nodes = Plan::of(&plan.graph);
     let mut request = retry_of(retry.of, &origin, &nodes, plan.timeout_ms).map_err(rejected)?;
     settle(scope, retry.execution_id, &mut request, &plan).await?;
+    store_carried(scope, retry.execution_id, &mut request).await?;
+    Ok(command(retry.execution_id, request))
+}
+
+/// Gives a node other values in fields of its configuration, for this run.
+fn edit(
+    request: &mut RequestExecution,
+    plan: &StartPlan,
+    node: &str,
+    fields: &Json,
+) -> Result<(), CommandError<StartRejection>> {
+    let Some(origin) = &mut request.origin else { return Ok(()) };
+    origin.edits.retain(|edit| edit.node != node);
+    origin.edits.push(NodeEdit { node: node.to_owned(), config: fields.clone() });
+    let edits = origin.edits.iter().map(|edit| (edit.node.as_str(), &edit.config));
+    match Graph::parse_edited(&plan.definition.to_value(), edits) {
+        Ok(_) => Ok(()),
+        Err(problems) => Err(CommandError::Rejected(StartRejection::NodeInput(problems))),
+    }
+}
+
+/// Stores the largest outputs that are taken over as blobs, until the rest is of a size for events.
+async fn store_carried(
+    scope: &Scope,
+    execution_id: ExecutionId,
+    request: &mut RequestExecution,
+) -> Result<(), CommandError<StartRejection>> {
     let mut blobs: Vec<Json> = Vec::new();
     request.shrink_carried(MAX_CARRIED_BYTES, |value| {
         blobs.push(value.clone());
@@ -197,12 +306,12 @@ pub async fn retry(scope: &Scope, retry: &Retry) -> Request {
             size_bytes: u64::try_from(content.len()).unwrap_or(u64::MAX),
         }
     });
-    let Target { stream, .. } = Target::existing(retry.execution_id);
+    let Target { stream, .. } = Target::existing(execution_id);
     for value in blobs {
         let stored = scope.log().put_blob(value.as_str().as_bytes()).await;
         stored.map_err(|error| LoadError::from_store(stream, error))?;
     }
-    Ok(command(retry.execution_id, request))
+    Ok(())
 }
 
 /// What a run of a version needs, with its definition looked up where the state does not have it.

@@ -35,13 +35,13 @@ pub use approval::{
     AnswerApproval, AnswerError, Approval, Button, FieldType, FormField, TIMEOUT_PORT,
 };
 pub use command::{
-    AfterFailure, ExecutionCommand, ExecutionRejection, Outcome, ProviderUse, Report,
-    RequestExecution, Step, VariableValue,
+    AfterFailure, ExecutionCommand, ExecutionRejection, NotCarried, NotCarriedReason, Outcome,
+    ProviderUse, Report, RequestExecution, Step, VariableValue,
 };
 pub use events::*;
 pub use gather::Gather;
 pub use next::{Action, Ending, Planner, next};
-pub use origin::{rerun_of, retry_of};
+pub use origin::{Versions, fork_of, rerun_from, rerun_of, retry_of};
 pub use plan::{Plan, PlanConnection, PlanNode, Work};
 pub use signal::{KeptSignal, is_signal_name};
 pub use task::{Task, TaskLease, TaskOutcome, TaskRef};
@@ -282,7 +282,7 @@ impl Aggregate for Execution {
     type Event = ExecutionEvent;
     type Rejection = ExecutionRejection;
 
-    const SNAPSHOT: &'static str = "execution-4";
+    const SNAPSHOT: &'static str = "execution-6";
 
     fn decide(
         &self,

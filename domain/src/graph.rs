@@ -14,7 +14,7 @@ use petgraph::{
     algo::{kosaraju_scc, toposort},
     graph::{DiGraph, NodeIndex as PetIndex},
 };
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 pub(crate) use self::fields::{Fields, Place, Reader, read_integer};
 pub use self::{
@@ -115,6 +115,30 @@ impl Graph {
             Some(graph) if reader.problems.is_empty() => Ok(graph),
             _ => Err(reader.problems),
         }
+    }
+
+    /// Reads the JSON of a definition in which some nodes of the top level have other values in fields of their configuration: each
+    /// edit is a node's id and an object of the fields that are replaced.
+    ///
+    /// # Errors
+    /// Everything that is wrong with the result, in pointers into the definition as it is with the edits.
+    pub fn parse_edited<'a>(
+        definition: &Value,
+        edits: impl IntoIterator<Item = (&'a str, &'a Json)>,
+    ) -> Result<Self, Vec<Problem>> {
+        let mut definition = definition.clone();
+        let nodes = definition.get_mut("nodes").and_then(Value::as_array_mut);
+        let mut nodes: Vec<&mut Value> = nodes.into_iter().flatten().collect();
+        for (id, fields) in edits {
+            let node = nodes.iter_mut().find(|node| node.get("id").is_some_and(|is| is == id));
+            let (Some(node), Value::Object(fields)) = (node, fields.to_value()) else { continue };
+            let Some(node) = node.as_object_mut() else { continue };
+            let config = node.entry("config").or_insert_with(|| Value::Object(Map::new()));
+            if let Value::Object(config) = config {
+                config.extend(fields);
+            }
+        }
+        Self::parse(&definition)
     }
 
     fn read(definition: &Value, reader: &mut Reader) -> Option<Self> {

@@ -123,6 +123,11 @@ pub const MAX_EMAIL_BYTES: usize = 10 * 1024 * 1024;
 /// The largest output of `action.command` that a node may ask for.
 pub const MAX_COMMAND_OUTPUT_BYTES: u64 = 16 * 1024 * 1024;
 
+/// Outcomes that a new execution takes over from another one: about what a run of the largest graph, or of the largest loop, has.
+pub const MAX_CARRIED_NODES: usize = 20_000;
+/// Their text with that of the variables, large outputs not counted, which are carried by reference: one append holds all of it.
+pub const MAX_CARRIED_BYTES: usize = 8 * 1024 * 1024;
+
 const _: () = assert!(MAX_MACRO_NESTING < MAX_EXPRESSION_DEPTH);
 const _: () = assert!(MAX_EVALUATION_INPUT_BYTES >= MAX_INLINE_OUTPUT_BYTES);
 

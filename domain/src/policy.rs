@@ -149,6 +149,7 @@ impl PolicyState {
             | ExecutionEvent::TaskReturned(_)
             | ExecutionEvent::TaskCompleted(_)
             | ExecutionEvent::TaskFailed(_)
+            | ExecutionEvent::NodesCarried(_)
             | ExecutionEvent::VariableSet(_)
             | ExecutionEvent::UsageRecorded(_)
             | ExecutionEvent::ExecutionWaiting(_)

@@ -232,6 +232,7 @@ fn execution_detail(event: &ExecutionEvent) -> Option<Value> {
         | ExecutionEvent::TaskReturned(_)
         | ExecutionEvent::TaskCompleted(_)
         | ExecutionEvent::TaskFailed(_)
+        | ExecutionEvent::NodesCarried(_)
         | ExecutionEvent::VariableSet(_)
         | ExecutionEvent::UsageRecorded(_)
         | ExecutionEvent::ExecutionWaiting(_) => None,

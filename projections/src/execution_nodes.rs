@@ -7,7 +7,11 @@ use std::collections::{HashMap, HashSet};
 use chrono::{DateTime, Utc};
 use ledgerline_domain::{
     event::{AnyEvent, DomainEvent},
-    execution::{ExecutionEvent, NodeError, NodeFailed, NodePath, NodeStarted, TimerKind},
+    execution::{
+        CarriedLoop, CarriedNode, ExecutionEvent, NodeError, NodeFailed, NodePath, NodeStarted,
+        TimerKind,
+    },
+    json::Json,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -322,21 +326,47 @@ impl ExecutionNodes {
         }
     }
 
+    /// What was taken over from the origin of the run.
+    fn carry(&mut self, at: &LogEvent, carried: &CarriedNode) {
+        let status = match (&carried.output, &carried.looping) {
+            (Some(_), _) => NodeStatus::Completed,
+            (None, Some(_)) => NodeStatus::Running,
+            (None, None) => NodeStatus::Skipped,
+        };
+        let row = self.node(at, &carried.path.0, status);
+        row.carried = true;
+        row.port.clone_from(&carried.port);
+        if let Some(looping) = &carried.looping {
+            row.attempt = 1;
+            row.started_at = Some(at.at);
+            match looping {
+                CarriedLoop::Each { items, .. } => {
+                    let count = items.to::<Vec<Json>>().map_or(0, |items| items.len());
+                    row.items = i32::try_from(count).ok();
+                    row.input = Some(format!(r#"{{"items":{}}}"#, items.as_str()));
+                }
+                CarriedLoop::While { iterations, .. } => {
+                    row.items = i32::try_from(*iterations).ok();
+                }
+            }
+        } else {
+            row.finished_at = Some(at.at);
+        }
+        if let Some(output) = &carried.output {
+            (row.output, row.output_blob) = output_columns(output);
+        }
+    }
+
     fn apply_execution(&mut self, at: &LogEvent, event: &ExecutionEvent) {
         match event {
             ExecutionEvent::ExecutionRequested(requested) => {
                 for carried in requested.origin.iter().flat_map(|origin| &origin.carried) {
-                    let status = match carried.output {
-                        Some(_) => NodeStatus::Completed,
-                        None => NodeStatus::Skipped,
-                    };
-                    let row = self.node(at, &carried.path.0, status);
-                    row.carried = true;
-                    row.port.clone_from(&carried.port);
-                    row.finished_at = Some(at.at);
-                    if let Some(output) = &carried.output {
-                        (row.output, row.output_blob) = output_columns(output);
-                    }
+                    self.carry(at, carried);
+                }
+            }
+            ExecutionEvent::NodesCarried(event) => {
+                for carried in &event.nodes {
+                    self.carry(at, carried);
                 }
             }
             ExecutionEvent::NodeStarted(event) => {
@@ -472,6 +502,7 @@ fn path_of(event: &ExecutionEvent) -> Option<&NodePath> {
         | ExecutionEvent::TaskCompleted(_)
         | ExecutionEvent::TaskFailed(_)
         | ExecutionEvent::ExecutionRequested(_)
+        | ExecutionEvent::NodesCarried(_)
         | ExecutionEvent::ExecutionCompleted(_)
         | ExecutionEvent::ExecutionFailed(_)
         | ExecutionEvent::ExecutionCancelled(_)

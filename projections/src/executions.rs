@@ -157,6 +157,7 @@ impl Row {
             | ExecutionEvent::TaskReturned(_)
             | ExecutionEvent::TaskCompleted(_)
             | ExecutionEvent::TaskFailed(_)
+            | ExecutionEvent::NodesCarried(_)
             | ExecutionEvent::VariableSet(_)
             | ExecutionEvent::ExecutionWaiting(_)
             | ExecutionEvent::ExecutionPaused(_)

@@ -1,7 +1,7 @@
 //! Where an execution stands, folded from its events: the one reading of them that `executions` and `workflows` share.
 
 use chrono::{DateTime, Utc};
-use ledgerline_domain::execution::{ExecutionEvent, ExecutionRequested, NodePath};
+use ledgerline_domain::execution::{CarriedNode, ExecutionEvent, ExecutionRequested, NodePath};
 
 use crate::values::ExecutionStatus;
 
@@ -26,7 +26,6 @@ impl Lifecycle {
     /// A new execution. What it took over from its origin counts as finished.
     pub(crate) fn requested(event: &ExecutionRequested) -> Self {
         let carried = event.origin.iter().flat_map(|origin| &origin.carried);
-        let finished = carried.filter(|node| top_level(&node.path)).count();
         Self {
             status: ExecutionStatus::Pending,
             waiting: false,
@@ -35,7 +34,7 @@ impl Lifecycle {
             started_at: None,
             finished_at: None,
             planned: i32::try_from(event.planned_nodes).unwrap_or(i32::MAX),
-            finished: i32::try_from(finished).unwrap_or(i32::MAX),
+            finished: finished(carried),
         }
     }
 
@@ -51,6 +50,7 @@ impl Lifecycle {
                 self.waiting = false;
                 self.status = ExecutionStatus::Running;
             }
+            ExecutionEvent::NodesCarried(event) => self.finished += finished(&event.nodes),
             ExecutionEvent::NodeCompleted(event) => self.count(&event.path),
             ExecutionEvent::NodeSkipped(event) => self.count(&event.path),
             ExecutionEvent::ExecutionWaiting(_) => self.waiting = true,
@@ -95,6 +95,7 @@ impl Lifecycle {
             | ExecutionEvent::ExecutionPaused(_)
             | ExecutionEvent::ExecutionUnpaused(_)
             | ExecutionEvent::CancelRequested(_)
+            | ExecutionEvent::NodesCarried(_)
             | ExecutionEvent::ExecutionCompleted(_)
             | ExecutionEvent::ExecutionFailed(_)
             | ExecutionEvent::ExecutionCancelled(_) => true,
@@ -159,6 +160,12 @@ impl Lifecycle {
         self.cancelling = false;
         self.finished_at = Some(at);
     }
+}
+
+/// How many nodes of the top level were carried over with their outcome.
+fn finished<'a>(carried: impl IntoIterator<Item = &'a CarriedNode>) -> i32 {
+    let ended = |node: &&CarriedNode| top_level(&node.path) && node.looping.is_none();
+    i32::try_from(carried.into_iter().filter(ended).count()).unwrap_or(i32::MAX)
 }
 
 /// Whether a path names a node of the graph itself, not of the body of a loop.

@@ -226,6 +226,7 @@ pub(crate) const fn origin_word(kind: OriginKind) -> &'static str {
     match kind {
         OriginKind::Retry => "retry",
         OriginKind::Rerun => "rerun",
+        OriginKind::Fork => "fork",
     }
 }
 

@@ -34,6 +34,7 @@ mod validate;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use tokio::sync::watch;
+use uuid::Uuid;
 
 pub use checkpoint::advance_in;
 pub use error::{AppendError, StoreError, StoreFault};
@@ -108,6 +109,9 @@ pub trait EventLog: Send + Sync + 'static {
         after: StreamVersion,
         limit: usize,
     ) -> Result<Vec<RecordedEvent>, StoreError>;
+
+    /// The event with this id, if the log holds it.
+    async fn event(&self, event_id: Uuid) -> Result<Option<RecordedEvent>, StoreError>;
 
     /// Where the log ends.
     async fn head(&self) -> Result<Head, StoreError>;

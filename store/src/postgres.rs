@@ -15,6 +15,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
+use uuid::Uuid;
 
 use crate::appender::Appender;
 use crate::intake::{Intake, Outcome, Pending, Refusal};
@@ -268,6 +269,10 @@ impl EventLog for PostgresLog {
         limit: usize,
     ) -> Result<Vec<RecordedEvent>, StoreError> {
         read::read_stream(&self.pool, stream, after, limit).await
+    }
+
+    async fn event(&self, event_id: Uuid) -> Result<Option<RecordedEvent>, StoreError> {
+        read::event(&self.pool, event_id).await
     }
 
     async fn head(&self) -> Result<Head, StoreError> {

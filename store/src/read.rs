@@ -173,6 +173,20 @@ pub(crate) async fn read_stream(
     rows(pool, &filter, window, limit_of(limit)).try_collect().await
 }
 
+/// The event with this id.
+pub(crate) async fn event(
+    pool: &PgPool,
+    event_id: Uuid,
+) -> Result<Option<RecordedEvent>, StoreError> {
+    let place =
+        sqlx::query!(r#"SELECT stream_id, version FROM events WHERE event_id = $1"#, event_id)
+            .fetch_optional(pool)
+            .await?;
+    let Some(place) = place else { return Ok(None) };
+    let before = StreamVersion(place.version - 1);
+    Ok(read_stream(pool, StreamId(place.stream_id), before, 1).await?.pop())
+}
+
 async fn head_position(pool: &PgPool) -> Result<Position, StoreError> {
     let position =
         sqlx::query_scalar!("SELECT position FROM log_head WHERE one").fetch_one(pool).await?;

@@ -174,6 +174,11 @@ impl EventLog for SimulatedLog {
         Ok(rest.iter().take(limit).map(|&index| state.events[index].clone()).collect())
     }
 
+    async fn event(&self, event_id: Uuid) -> Result<Option<RecordedEvent>, StoreError> {
+        let (state, _) = self.reach("event")?;
+        Ok(state.events.iter().find(|event| event.event_id == event_id).cloned())
+    }
+
     async fn head(&self) -> Result<Head, StoreError> {
         let (state, _) = self.reach("head")?;
         Ok(Head {

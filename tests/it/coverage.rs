@@ -214,6 +214,7 @@ impl Belongings {
             }
             "POST /api/v1/schedules/preview" => json!({ "cron": "* * * * *" }),
             "POST /api/v1/webhooks/{id}/rotate" => json!({ "url": true }),
+            "POST /api/v1/executions/{id}/fork" => json!({ "at_position": 1 }),
             "POST /api/v1/executions" => json!({ "workflow_id": self.workflow }),
             "POST /api/v1/worker-tasks/poll" => json!({ "queue": "images" }),
             "POST /api/v1/worker-tasks/{id}/complete"

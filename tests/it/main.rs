@@ -23,6 +23,7 @@ mod http {
     mod executions;
     mod limits;
     mod log;
+    mod origins;
     mod past;
     mod secrets;
     mod system;

@@ -212,7 +212,15 @@ async fn an_execution_and_its_nodes_show_every_try() {
     request.origin = Some(Origin {
         execution_id: ExecutionId(Uuid::now_v7()),
         kind: OriginKind::Retry,
-        carried: vec![CarriedNode { path: NodePath("a".into()), output, port: None }],
+        from_node: None,
+        at_version: None,
+        edits: Vec::new(),
+        carried: vec![CarriedNode {
+            path: NodePath("a".into()),
+            output,
+            port: None,
+            looping: None,
+        }],
         variables: Vec::new(),
     });
     let retry_at = "2030-01-01T00:00:00Z".parse().expect("a time");

@@ -330,7 +330,14 @@ impl Simulation {
             };
             let _either_may_be_refused = tokio::join!(biased; once(), once());
         } else {
-            let wanted = &Rerun { execution_id, of, input: None, version: None };
+            let wanted = &Rerun {
+                execution_id,
+                of,
+                from_node: None,
+                input: None,
+                version: None,
+                node_input: None,
+            };
             let once = || {
                 self.client
                     .execute_with::<Execution, StartRejection, _, _>(context, |scope| async move {

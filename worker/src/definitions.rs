@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use ledgerline_commands::{Commands, LoadError, definitions::at_hand};
 use ledgerline_domain::{
-    execution::Plan,
+    execution::{NodeEdit, Plan},
     graph::Graph,
     id::WorkflowId,
     json::Json,
@@ -64,12 +64,16 @@ impl Definitions {
         Self { commands, kept }
     }
 
+    /// A version as a run has it: with other values in the configuration of some nodes, where the run was made so.
     pub(crate) async fn get(
         &self,
         workflow: WorkflowId,
         version: WorkflowVersion,
+        edits: &[NodeEdit],
     ) -> Result<Arc<Definition>, DefinitionError> {
-        if let Some(kept) = self.kept.get(&(workflow, version)) {
+        if edits.is_empty()
+            && let Some(kept) = self.kept.get(&(workflow, version))
+        {
             return Ok(kept);
         }
         let mut state = self.commands.load_cached::<Workflow>(workflow).await?.state;
@@ -93,16 +97,29 @@ impl Definitions {
         let bytes = draft.definition().map_or(0, |text| text.as_str().len());
         let bytes = bytes.saturating_mul(PARSED_BYTES_PER_BYTE);
         // A large definition takes a moment to parse, in which the other runs should not have to wait.
-        let parsing = Arc::clone(&state);
-        let graph = spawn_blocking(move || parsing.content().map(|content| content.graph(version)));
+        let (parsing, edited) = (Arc::clone(&state), edits.to_vec());
+        let graph = spawn_blocking(move || {
+            let content = parsing.content()?;
+            if edited.is_empty() {
+                return Some(content.graph(version).map_err(|error| error.to_string()));
+            }
+            let definition = content.version(version)?.definition()?.to_value();
+            let edits = edited.iter().map(|edit| (edit.node.as_str(), &edit.config));
+            Some(Graph::parse_edited(&definition, edits).map(Arc::new).map_err(|problems| {
+                let first = problems.first().map_or("", |problem| problem.reason.as_str());
+                format!("with the edits of this run: {first}")
+            }))
+        });
         let graph = graph.await.ok().flatten();
         let graph = graph.ok_or_else(|| unusable("its parser broke off".to_owned()))?;
-        let graph = graph.map_err(|error| unusable(error.to_string()))?;
+        let graph = graph.map_err(unusable)?;
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         let secrets = graph.secrets().into();
         let (plan, pace) = (Plan::of(&graph), Pace::default());
         let definition = Arc::new(Definition { plan, graph, facts, secrets, pace, bytes });
-        self.kept.insert((workflow, version), Arc::clone(&definition));
+        if edits.is_empty() {
+            self.kept.insert((workflow, version), Arc::clone(&definition));
+        }
         Ok(definition)
     }
 }

@@ -180,16 +180,17 @@ impl<'a> Running<'a> {
             return Ok(None);
         };
         let request = &open.run.request;
-        let definition =
-            match shared.definitions.get(request.workflow_id, request.workflow_version).await {
-                Ok(definition) => definition,
-                Err(DefinitionError::Load(error)) => return Err(shared.hand_back(&error)),
-                Err(error @ DefinitionError::Unusable(_)) => {
-                    return Self::refuse(shared, item, &loaded.state, error.to_string())
-                        .await
-                        .map(|()| None);
-                }
-            };
+        let edits = request.origin.as_ref().map_or(&[][..], |origin| &origin.edits);
+        let (workflow, version) = (request.workflow_id, request.workflow_version);
+        let definition = match shared.definitions.get(workflow, version, edits).await {
+            Ok(definition) => definition,
+            Err(DefinitionError::Load(error)) => return Err(shared.hand_back(&error)),
+            Err(error @ DefinitionError::Unusable(_)) => {
+                return Self::refuse(shared, item, &loaded.state, error.to_string())
+                    .await
+                    .map(|()| None);
+            }
+        };
         let correlation = loaded.origin.map(|origin| origin.correlation_id.0);
         let facts = json!({
             "id": item.execution_id, "trigger_type": request.trigger_type, "workflow_version": request.workflow_version,

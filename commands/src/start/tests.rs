@@ -102,7 +102,14 @@ async fn a_rerun_names_its_origin_and_takes_what_is_different() {
     let process = world.process("one");
     let of = process.start(world.workflow(None).await).await;
     let input = Some(Json::from_value(&json!({"n": 2})));
-    let wanted = &Rerun { execution_id: ExecutionId(Uuid::now_v7()), of, input, version: None };
+    let wanted = &Rerun {
+        execution_id: ExecutionId(Uuid::now_v7()),
+        of,
+        from_node: None,
+        input,
+        version: None,
+        node_input: None,
+    };
     let plan = |scope: Scope| async move { rerun(&scope, wanted).await };
     let executed: Result<Executed<Execution>, CommandError<StartRejection>> =
         process.commands.execute_with(&context(), plan).await;

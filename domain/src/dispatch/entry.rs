@@ -217,6 +217,7 @@ impl Entry {
             | ExecutionEvent::TaskOffered(_)
             | ExecutionEvent::TaskTaken(_)
             | ExecutionEvent::TaskReturned(_)
+            | ExecutionEvent::NodesCarried(_)
             | ExecutionEvent::VariableSet(_)
             | ExecutionEvent::UsageRecorded(_) => {}
             ExecutionEvent::CancelRequested(_) => {
@@ -309,6 +310,7 @@ pub(super) fn moves(event: &ExecutionEvent) -> bool {
         | ExecutionEvent::TaskOffered(_)
         | ExecutionEvent::TaskTaken(_)
         | ExecutionEvent::TaskReturned(_)
+        | ExecutionEvent::NodesCarried(_)
         | ExecutionEvent::VariableSet(_)
         | ExecutionEvent::UsageRecorded(_) => false,
     }

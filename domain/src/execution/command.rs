@@ -306,6 +306,60 @@ pub enum Outcome {
     Cancelled,
 }
 
+/// A node that can't be taken over, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotCarried {
+    /// The node.
+    pub node: String,
+    /// Why.
+    pub reason: NotCarriedReason,
+}
+
+/// Why a node can't be taken over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotCarriedReason {
+    /// It had not come to its end.
+    NotSettled,
+    /// The version that the new execution runs does not have it, or the one that it ran on did not.
+    Absent,
+    /// It does something else, or follows on something else, in the version that the new execution runs.
+    Differs,
+}
+
+impl NotCarriedReason {
+    /// The word for programs.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NotSettled => "not_settled",
+            Self::Absent => "absent",
+            Self::Differs => "differs",
+        }
+    }
+
+    /// Why, for a person.
+    #[must_use]
+    pub const fn detail(self) -> &'static str {
+        match self {
+            Self::NotSettled => "had not come to its end",
+            Self::Absent => "is not in both versions",
+            Self::Differs => "is not the same in both versions",
+        }
+    }
+}
+
+/// The nodes with their reasons, as far as a sentence goes.
+fn said(nodes: &[NotCarried]) -> String {
+    const NAMED: usize = 5;
+    let named = nodes.iter().take(NAMED);
+    let named = named.map(|node| format!("`{}` {}", node.node, node.reason.detail()));
+    let mut text = named.collect::<Vec<_>>().join(", ");
+    if nodes.len() > NAMED {
+        text.push_str(&format!(" and {} more", nodes.len() - NAMED));
+    }
+    text
+}
+
 /// Which rule refuses a command.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ExecutionRejection {
@@ -323,6 +377,23 @@ pub enum ExecutionRejection {
         /// How deep it may be.
         max: u16,
     },
+    /// A node that is to run again, or on another version, rests on something that can't be taken over as it is.
+    #[error("what comes before can't be taken over: {}", said(.0))]
+    NotCarried(Vec<NotCarried>),
+    /// A rerun begins with a node of the top level that the version has.
+    #[error("the version has no node `{0}` at its top level")]
+    NoSuchNode(String),
+    /// What would be taken over is too much for one append.
+    #[error("{count} outcomes of {bytes} bytes are more than a new execution takes over")]
+    TooMuchCarried {
+        /// How many there are.
+        count: usize,
+        /// How large they are together.
+        bytes: usize,
+    },
+    /// All of it was done by then.
+    #[error("the execution had completed by then, so nothing is left to go on with")]
+    NothingToFork,
     /// The input does not fit in the run's first event.
     #[error("the input has {bytes} bytes, more than {max}; pass a reference to what is larger")]
     InputTooLarge {

@@ -94,6 +94,7 @@ fn requested(request: &RequestExecution, now: DateTime<Utc>) -> Decision {
         TimeDelta::try_milliseconds(i64::try_from(timeout).ok()?)
             .and_then(|delta| now.checked_add_signed(delta))
     });
+    let (origin, carried) = super::origin::split(request.origin.clone())?;
     let mut events = vec![
         ExecutionRequested {
             workspace_id: request.workspace_id,
@@ -104,13 +105,14 @@ fn requested(request: &RequestExecution, now: DateTime<Utc>) -> Decision {
             queue: request.queue,
             limits: request.limits.clone(),
             timeout_at,
-            origin: request.origin.clone(),
+            origin,
             trigger_node: request.trigger_node.clone(),
             planned_nodes: request.planned_nodes,
             depth: request.depth,
         }
         .into(),
     ];
+    events.extend(carried.into_iter().map(ExecutionEvent::from));
     if let Some(due_at) = timeout_at {
         events.push(
             TimerSet {

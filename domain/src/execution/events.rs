@@ -19,6 +19,7 @@ events! {
     ExecutionEvent in "execution" {
         "execution_requested" 2 => ExecutionRequested,
         "execution_queued" 1 => ExecutionQueued,
+        "nodes_carried" 1 => NodesCarried,
         "execution_dispatched" 1 => ExecutionDispatched,
         "execution_started" 1 => ExecutionStarted,
         "execution_resumed" 1 => ExecutionResumed,
@@ -202,7 +203,16 @@ pub struct Origin {
     pub execution_id: ExecutionId,
     /// How.
     pub kind: OriginKind,
-    /// Outputs of nodes that are taken over and do not run again, by path.
+    /// The node that a rerun begins with, where it is not all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from_node: Option<NodePath>,
+    /// How many events of that execution a fork takes as its past.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at_version: Option<i64>,
+    /// Nodes whose configuration differs from the definition's in this run.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub edits: Vec<NodeEdit>,
+    /// Outputs of nodes that are taken over and do not run again, by path; many of them follow in [`NodesCarried`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub carried: Vec<CarriedNode>,
     /// Variables that nodes of `carried` had set.
@@ -227,8 +237,19 @@ pub struct CarriedVariable {
 pub enum OriginKind {
     /// From the failed node on, with what had succeeded carried over.
     Retry,
-    /// Everything again.
+    /// Everything again, or from a node on.
     Rerun,
+    /// From a moment of it on.
+    Fork,
+}
+
+/// Fields of a node's configuration that are others than its definition has, for one run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeEdit {
+    /// The node.
+    pub node: String,
+    /// An object of the fields that are replaced.
+    pub config: Json,
 }
 
 /// The outcome of a node that was carried over from the origin.
@@ -242,6 +263,41 @@ pub struct CarriedNode {
     /// The port it left by, where its kind has ports.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<String>,
+    /// How far a loop was that had not ended: it goes on from there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub looping: Option<CarriedLoop>,
+}
+
+/// How far a loop was when it was carried over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CarriedLoop {
+    /// A `logic.for_each`.
+    Each {
+        /// Its items, as a list.
+        items: Json,
+        /// Those that had failed and that it goes on without.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        failed: Vec<CarriedFailure>,
+    },
+    /// A `logic.while`.
+    While {
+        /// How many iterations there may be.
+        max_iterations: u32,
+        /// How many were begun.
+        iterations: u32,
+    },
+}
+
+/// An item of a loop that had failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CarriedFailure {
+    /// Which, from 0.
+    pub item: u32,
+    /// The node of the body that failed first.
+    pub node: NodePath,
+    /// Why.
+    pub error: NodeError,
 }
 
 /// The output of a node: inline up to the limit, else by reference.
@@ -321,6 +377,16 @@ pub struct ExecutionRequested {
     /// How many triggers and child runs lie between this and a person; refused above 16.
     #[serde(default)]
     pub depth: u16,
+}
+
+/// What a new execution takes over from its origin, where it is too much for its first event.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodesCarried {
+    /// Nodes that do not run again.
+    pub nodes: Vec<CarriedNode>,
+    /// Variables that had been set.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub variables: Vec<CarriedVariable>,
 }
 
 /// It waits for a slot.

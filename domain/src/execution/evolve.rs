@@ -9,10 +9,10 @@ use chrono::{DateTime, Utc};
 use indexmap::{IndexMap, map::Entry};
 
 use super::{
-    Attempt, Awaited, Claim, Completed, Execution, ExecutionEvent, ExecutionRequested, Failing,
-    Intent, ItemFailure, KeptSignal, Loop, LoopItemFailed, NodeOutput, NodePath, NodeRun,
-    NodeState, Open, Phase, Reached, Rest, Run, Task, TaskLease, TimerKind, Usage, Variable,
-    Waiting, path::body_of,
+    Attempt, Awaited, CarriedFailure, CarriedLoop, CarriedNode, CarriedVariable, Claim, Completed,
+    Execution, ExecutionEvent, ExecutionRequested, Failing, Intent, ItemFailure, KeptSignal, Loop,
+    LoopItemFailed, NodeOutput, NodePath, NodeRun, NodeState, Open, Phase, Reached, Rest, Run,
+    Task, TaskLease, TimerKind, Usage, Variable, Waiting, path::body_of,
 };
 use crate::json::Json;
 
@@ -69,6 +69,9 @@ impl Open {
     fn apply(&mut self, event: &ExecutionEvent) {
         use crate::event::DomainEvent as _;
         match event {
+            ExecutionEvent::NodesCarried(event) => {
+                self.run.carry(event.nodes.clone(), event.variables.clone());
+            }
             ExecutionEvent::ExecutionQueued(_) => self.queue(),
             ExecutionEvent::ExecutionDispatched(event) => self.dispatch(event.claim),
             ExecutionEvent::ExecutionStarted(event) => self.take(&event.worker),
@@ -334,19 +337,8 @@ impl Run {
             request: event.clone(),
         };
         if let Some(origin) = &mut request.origin {
-            for node in std::mem::take(&mut origin.carried) {
-                match node.output {
-                    Some(output) => {
-                        run.complete(&node.path, Attempt(1), Completed { output, port: node.port });
-                    }
-                    None => run.set(&node.path, Attempt(1), NodeState::Skipped),
-                }
-            }
-            for carried in std::mem::take(&mut origin.variables) {
-                run.bytes += carried.value.as_str().len();
-                let variable = Variable { value: carried.value, set_by: carried.path };
-                run.variables.insert(carried.name, variable);
-            }
+            let nodes = std::mem::take(&mut origin.carried);
+            run.carry(nodes, std::mem::take(&mut origin.variables));
         }
         run.request = request;
         run
@@ -376,6 +368,45 @@ impl Run {
         };
         task.lease = lease;
         task.worker = worker;
+    }
+
+    /// Takes over what the origin had done.
+    fn carry(&mut self, nodes: Vec<CarriedNode>, variables: Vec<CarriedVariable>) {
+        for CarriedNode { path, output, port, looping } in nodes {
+            match (output, looping) {
+                (Some(output), _) => self.complete(&path, Attempt(1), Completed { output, port }),
+                (None, Some(looping)) => {
+                    let open = self.carried_loop(looping);
+                    self.set(&path, Attempt(1), NodeState::Looping(Box::new(open)));
+                }
+                (None, None) => self.set(&path, Attempt(1), NodeState::Skipped),
+            }
+        }
+        for carried in variables {
+            self.bytes += carried.value.as_str().len();
+            let variable = Variable { value: carried.value, set_by: carried.path };
+            self.variables.insert(carried.name, variable);
+        }
+    }
+
+    fn carried_loop(&mut self, looping: CarriedLoop) -> Loop {
+        match looping {
+            CarriedLoop::Each { items, failed } => {
+                self.bytes += items.as_str().len();
+                let items = match items.to() {
+                    Ok(items) => items,
+                    Err(_) => corrupt!("a loop carried without its items", "new"),
+                };
+                let failed = failed.into_iter().map(|CarriedFailure { item, node, error }| {
+                    self.bytes += error.message.len();
+                    (item, ItemFailure { node, error })
+                });
+                Loop::Each { items, failed: failed.collect() }
+            }
+            CarriedLoop::While { max_iterations, iterations } => {
+                Loop::While { max_iterations, iterations }
+            }
+        }
     }
 
     fn complete(&mut self, path: &NodePath, attempt: Attempt, completed: Completed) {

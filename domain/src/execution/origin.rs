@@ -1,10 +1,39 @@
-//! Executions that are made from others: everything again, or from the failed node on.
+//! Executions that are made from others: everything again, from a node on, from the failed node on, or from a moment on.
+//!
+//! What a new execution takes over is what the graph needs to go on soundly: outcomes of nodes of the top level, and, where a fork
+//! finds a loop at work, the loop's items with the outcomes of its items. What had begun and not ended (a running effect, a wait, an
+//! approval, a child run) is not taken over: it begins again. Outputs go by reference where they are large.
+
+use std::collections::HashSet;
 
 use super::{
-    CarriedNode, CarriedVariable, Execution, ExecutionRejection, NodeOutput, NodeState, Origin,
+    CarriedFailure, CarriedLoop, CarriedNode, CarriedVariable, Execution, ExecutionRejection, Loop,
+    NodeEdit, NodeOutput, NodePath, NodeState, NodesCarried, NotCarried, NotCarriedReason, Origin,
     OriginKind, Plan, RequestExecution, Run,
 };
-use crate::{id::ExecutionId, json::Json};
+use crate::{
+    graph::{Graph, NodeIndex},
+    id::ExecutionId,
+    json::Json,
+    limits::{MAX_CARRIED_BYTES, MAX_CARRIED_NODES},
+    node::{MergeMode, NodeConfig},
+};
+
+/// What is taken over stands in the first event up to this size, beside an input that may fill most of it.
+const FIRST_EVENT_BYTES: usize = 32 * 1024;
+/// What is taken over in one further event, unless one outcome alone is larger.
+const NEXT_EVENT_BYTES: usize = 256 * 1024;
+
+/// The version that an execution ran on, and the one that the new one will run on.
+#[derive(Clone, Copy, Debug)]
+pub struct Versions<'a> {
+    /// The one that was.
+    pub ran: &'a Graph,
+    /// The one that will be.
+    pub runs: &'a Graph,
+    /// Whether they are one and the same.
+    pub same: bool,
+}
 
 /// The request of an execution that does everything again, on the same version with the same input. The caller changes what it wants to
 /// be different, and says how long it may take.
@@ -17,13 +46,42 @@ pub fn rerun_of(
     timeout_ms: Option<u64>,
 ) -> Result<RequestExecution, ExecutionRejection> {
     let run = execution.run().ok_or(ExecutionRejection::NotRequested)?;
-    let origin = Origin {
-        execution_id: id,
-        kind: OriginKind::Rerun,
-        carried: Vec::new(),
-        variables: Vec::new(),
-    };
+    let origin = origin_of(id, OriginKind::Rerun, run);
     Ok(request_of(run, origin, timeout_ms))
+}
+
+/// The request of an execution that begins with a node: it and everything downstream of it run again, as does what had not come to
+/// its end; what lies beside or before that is taken over. The caller changes input and version.
+///
+/// # Errors
+/// [`ExecutionRejection::NoSuchNode`]; [`ExecutionRejection::NotCarried`] with every node upstream that had not come to its end or is
+/// not the same in both versions; [`ExecutionRejection::NotRequested`].
+pub fn rerun_from(
+    id: ExecutionId,
+    execution: &Execution,
+    versions: Versions<'_>,
+    node: &str,
+    timeout_ms: Option<u64>,
+) -> Result<RequestExecution, ExecutionRejection> {
+    let run = execution.run().ok_or(ExecutionRejection::NotRequested)?;
+    let from = versions.runs.index_of(node);
+    let from = from.ok_or_else(|| ExecutionRejection::NoSuchNode(node.to_owned()))?;
+    let refused: Vec<NotCarried> = upstream(versions.runs, from, run)
+        .into_iter()
+        .filter_map(|index| versions.refuses(run, versions.runs.node(index).id()))
+        .collect();
+    if !refused.is_empty() {
+        return Err(ExecutionRejection::NotCarried(refused));
+    }
+    let plan = Plan::of(versions.runs);
+    let carried = carried_nodes(run, &plan, |id| id == node || versions.refuses(run, id).is_some());
+    let variables = carried_variables(run, &carried, versions.runs);
+    let mut origin = origin_of(id, OriginKind::Rerun, run);
+    origin.from_node = Some(node.into());
+    if !versions.same {
+        origin.edits.clear();
+    }
+    Ok(request_of(run, Origin { carried, variables, ..origin }, timeout_ms))
 }
 
 /// The request of an execution that goes on where another one failed or was cancelled: what had completed or was skipped, and does not
@@ -46,57 +104,306 @@ pub fn retry_of(
         }
         Execution::Failed { run, .. } | Execution::Cancelled { run, .. } => run,
     };
-    let carried = carried_nodes(run, plan);
-    let was_carried = |path: &super::NodePath| carried.iter().any(|node| node.path == *path);
-    let variables = run
-        .variables
-        .iter()
-        .filter(|(_, variable)| was_carried(&top_of(&variable.set_by)))
-        .map(|(name, variable)| CarriedVariable {
-            path: variable.set_by.clone(),
-            name: name.clone(),
-            value: variable.value.clone(),
-        })
-        .collect();
-    let origin = Origin { execution_id: id, kind: OriginKind::Retry, carried, variables };
-    Ok(request_of(run, origin, timeout_ms))
+    let carried = carried_nodes(run, plan, |_| false);
+    let paths = paths_of(&carried);
+    let variables = variables_of(run, &paths).collect();
+    let origin = origin_of(id, OriginKind::Retry, run);
+    Ok(request_of(run, Origin { carried, variables, ..origin }, timeout_ms))
 }
 
-/// The node of the top level that a node belongs to: itself, or the outermost loop around it.
-fn top_of(path: &super::NodePath) -> super::NodePath {
-    let text = path.as_str();
-    super::NodePath::from(text.split_once('[').map_or(text, |(owner, _)| owner))
+/// The request of an execution that takes the first `version` events of another one as its past, `execution` being the state after
+/// them, and goes on from there. The caller changes input, version and variables.
+///
+/// # Errors
+/// [`ExecutionRejection::NothingToFork`] where it had completed by then; [`ExecutionRejection::NotCarried`] with every node that had
+/// come to its end and is not the same in both versions; [`ExecutionRejection::NotRequested`].
+pub fn fork_of(
+    id: ExecutionId,
+    version: i64,
+    execution: &Execution,
+    versions: Versions<'_>,
+    timeout_ms: Option<u64>,
+) -> Result<RequestExecution, ExecutionRejection> {
+    if matches!(execution, Execution::Completed { .. }) {
+        return Err(ExecutionRejection::NothingToFork);
+    }
+    let run = execution.run().ok_or(ExecutionRejection::NotRequested)?;
+    let carried = settled_nodes(run);
+    let top = carried.iter().filter(|node| node.path.scope().is_empty());
+    let refused: Vec<NotCarried> =
+        top.filter_map(|node| versions.differs(run, node.path.as_str())).collect();
+    if !refused.is_empty() {
+        return Err(ExecutionRejection::NotCarried(refused));
+    }
+    let paths = paths_of(&carried);
+    let variables = variables_of(run, &paths).collect();
+    let mut origin = origin_of(id, OriginKind::Fork, run);
+    origin.at_version = Some(version);
+    if !versions.same {
+        origin.edits.clear();
+    }
+    Ok(request_of(run, Origin { carried, variables, ..origin }, timeout_ms))
 }
 
-fn carried_nodes(run: &Run, plan: &Plan) -> Vec<CarriedNode> {
+impl Versions<'_> {
+    /// Why a node of the top level can't be taken over, where it can't.
+    fn refuses(&self, run: &Run, id: &str) -> Option<NotCarried> {
+        let settled = matches!(
+            run.nodes.get(id).map(|node| &node.state),
+            Some(NodeState::Completed(_) | NodeState::Skipped)
+        );
+        let unsettled = NotCarried { node: id.to_owned(), reason: NotCarriedReason::NotSettled };
+        // That a node is new says more than that it never ran.
+        self.differs(run, id).or_else(|| (!settled).then_some(unsettled))
+    }
+
+    /// Why the outcome of a node of the top level means nothing in the other version, where it does not.
+    fn differs(&self, run: &Run, id: &str) -> Option<NotCarried> {
+        let refused = |reason| Some(NotCarried { node: id.to_owned(), reason });
+        let (Some(was), Some(is)) = (self.ran.index_of(id), self.runs.index_of(id)) else {
+            return refused(NotCarriedReason::Absent);
+        };
+        if self.same {
+            return None;
+        }
+        let (old, new) = (self.ran.node(was), self.runs.node(is));
+        let edited = edits_of(run).iter().any(|edit| edit.node == id);
+        let is_same = old.config() == new.config()
+            && old.on_error() == new.on_error()
+            && sources(self.ran, was) == sources(self.runs, is);
+        if is_same && !edited { None } else { refused(NotCarriedReason::Differs) }
+    }
+}
+
+/// What leads to a node, in an order of its own.
+fn sources(graph: &Graph, index: NodeIndex) -> Vec<(&str, Option<&str>)> {
+    let edges = graph.incoming(index).iter();
+    let mut sources: Vec<_> =
+        edges.map(|edge| (graph.node(edge.node).id(), edge.port.as_deref())).collect();
+    sources.sort_unstable();
+    sources
+}
+
+/// Every node that a node waits for, directly or not. What goes on with the first branch that comes, and has, waits for no other.
+fn upstream(graph: &Graph, of: NodeIndex, run: &Run) -> Vec<NodeIndex> {
+    let mut found = HashSet::new();
+    let mut todo = vec![of];
+    while let Some(index) = todo.pop() {
+        let node = graph.node(index);
+        let took_first = matches!(
+            node.config(), NodeConfig::Merge(merge) if merge.mode == MergeMode::Any
+        );
+        let completed = matches!(
+            run.nodes.get(node.id()).map(|node| &node.state),
+            Some(NodeState::Completed(_))
+        );
+        for edge in graph.incoming(index) {
+            let counts = !(took_first && completed && index != of)
+                || run.nodes.get(graph.node(edge.node).id()).is_some_and(super::NodeRun::has_ended);
+            if counts && found.insert(edge.node) {
+                todo.push(edge.node);
+            }
+        }
+    }
+    graph.nodes().map(|(index, _)| index).filter(|index| found.contains(index)).collect()
+}
+
+fn edits_of(run: &Run) -> &[NodeEdit] {
+    run.request.origin.as_ref().map_or(&[], |origin| &origin.edits)
+}
+
+/// An origin that takes nothing over yet but the edits, which belong to what the run does.
+fn origin_of(id: ExecutionId, kind: OriginKind, run: &Run) -> Origin {
+    Origin {
+        execution_id: id,
+        kind,
+        from_node: None,
+        at_version: None,
+        edits: edits_of(run).to_vec(),
+        carried: Vec::new(),
+        variables: Vec::new(),
+    }
+}
+
+fn paths_of(carried: &[CarriedNode]) -> HashSet<&str> {
+    carried.iter().map(|node| node.path.as_str()).collect()
+}
+
+/// The variables that a node of these had set last, or a node in the body of one of these.
+fn variables_of<'a>(
+    run: &'a Run,
+    paths: &'a HashSet<&str>,
+) -> impl Iterator<Item = CarriedVariable> + 'a {
+    let carried = run.variables.iter().filter(|(_, variable)| is_carried(&variable.set_by, paths));
+    carried.map(|(name, variable)| CarriedVariable {
+        path: variable.set_by.clone(),
+        name: name.clone(),
+        value: variable.value.clone(),
+    })
+}
+
+/// Whether a node or a loop around it is among these. What nobody of the run set came with its origin, and stays.
+fn is_carried(path: &NodePath, paths: &HashSet<&str>) -> bool {
+    let mut text = path.as_str();
+    loop {
+        if text.is_empty() || paths.contains(text) {
+            return true;
+        }
+        match text.rfind('[') {
+            Some(bracket) => text = &text[..bracket],
+            None => return false,
+        }
+    }
+}
+
+/// The variables as they stood for a node in the middle of the graph. What a node that runs again had set last was set before by one
+/// that does not, perhaps: then that one's value is the one to begin with.
+fn carried_variables(run: &Run, carried: &[CarriedNode], graph: &Graph) -> Vec<CarriedVariable> {
+    let paths = paths_of(carried);
+    let mut variables: Vec<CarriedVariable> = variables_of(run, &paths).collect();
+    let kept: HashSet<String> = variables.iter().map(|variable| variable.name.clone()).collect();
+    let mut before: Vec<CarriedVariable> = Vec::new();
+    for path in run.nodes.keys().filter(|path| paths.contains(path.as_str())) {
+        let Some(NodeConfig::SetVariable(set)) =
+            graph.node_by_id(path.as_str()).map(|node| node.config())
+        else {
+            continue;
+        };
+        let Some(NodeState::Completed(completed)) = run.nodes.get(path).map(|node| &node.state)
+        else {
+            continue;
+        };
+        let NodeOutput::Inline(value) = &completed.output else { continue };
+        if kept.contains(&set.name) || !run.variables.contains_key(&set.name) {
+            continue;
+        }
+        before.retain(|variable| variable.name != set.name);
+        before.push(CarriedVariable {
+            path: path.clone(),
+            name: set.name.clone(),
+            value: value.clone(),
+        });
+    }
+    variables.extend(before);
+    variables
+}
+
+/// Nodes of the top level that had come to their end and do not lie behind one that had not, or that runs again by itself.
+fn carried_nodes(run: &Run, plan: &Plan, runs_again: impl Fn(&str) -> bool) -> Vec<CarriedNode> {
     let state = |index: u32| run.nodes.get(plan.at(index).id.as_str()).map(|node| &node.state);
-    let all = 0..u32::try_from(plan.len()).unwrap_or(u32::MAX);
-    let open: Vec<u32> = all
-        .clone()
-        .filter(|index| {
-            !matches!(state(*index), Some(NodeState::Completed(_) | NodeState::Skipped))
-        })
-        .collect();
-    let has_completed = |index: u32| matches!(state(index), Some(NodeState::Completed(_)));
-    let runs_again = plan.downstream(&open, has_completed);
-    all.filter(|index| !runs_again[*index as usize])
-        .filter_map(|index| {
-            let (output, port) = match state(index)? {
-                NodeState::Completed(completed) => {
-                    (Some(completed.output.clone()), completed.port.clone())
-                }
-                NodeState::Skipped => (None, None),
-                NodeState::Running(_)
-                | NodeState::Waiting { .. }
-                | NodeState::Retrying { .. }
-                | NodeState::Ready
-                | NodeState::Failing(_)
-                | NodeState::Looping(_)
-                | NodeState::Failed(_) => return None,
-            };
-            Some(CarriedNode { path: plan.at(index).id.as_str().into(), output, port })
-        })
+    let all = || 0..u32::try_from(plan.len()).unwrap_or(u32::MAX);
+    let again: Vec<u32> = all().filter(|index| runs_again(&plan.at(*index).id)).collect();
+    // What has gone on with one of several branches may have done so with the one that now runs again.
+    let again = plan.downstream(&again, |_| false);
+    let has_settled =
+        |index: u32| matches!(state(index), Some(NodeState::Completed(_) | NodeState::Skipped));
+    let unsettled: Vec<u32> = all().filter(|index| !has_settled(*index)).collect();
+    let went_on = |index: u32| {
+        !again[index as usize] && matches!(state(index), Some(NodeState::Completed(_)))
+    };
+    let behind = plan.downstream(&unsettled, went_on);
+    all()
+        .filter(|index| !again[*index as usize] && !behind[*index as usize])
+        .filter_map(|index| carried(plan.at(index).id.as_str().into(), state(index)?))
         .collect()
+}
+
+/// Everything that had come to its end, and the loops that were at work with what their items had come to, in the order in which it
+/// began. The state after any event is one that the run was in, so it can be gone on from as it is.
+fn settled_nodes(run: &Run) -> Vec<CarriedNode> {
+    let mut loops: HashSet<&str> = HashSet::new();
+    let mut nodes = Vec::new();
+    for (path, node) in &run.nodes {
+        let goes_on = path.item().is_none_or(|(owner, _)| loops.contains(owner));
+        if !goes_on {
+            continue;
+        }
+        if let NodeState::Looping(open) = &node.state {
+            loops.insert(path.as_str());
+            nodes.push(CarriedNode {
+                path: path.clone(),
+                output: None,
+                port: None,
+                looping: Some(CarriedLoop::of(open)),
+            });
+        } else {
+            nodes.extend(carried(path.clone(), &node.state));
+        }
+    }
+    nodes
+}
+
+impl CarriedLoop {
+    fn of(open: &Loop) -> Self {
+        match open {
+            Loop::Each { items, failed } => Self::Each {
+                items: Json::from_value(&serde_json::to_value(items).unwrap_or_default()),
+                failed: failed
+                    .iter()
+                    .map(|(item, failure)| CarriedFailure {
+                        item: *item,
+                        node: failure.node.clone(),
+                        error: failure.error.clone(),
+                    })
+                    .collect(),
+            },
+            Loop::While { max_iterations, iterations } => {
+                Self::While { max_iterations: *max_iterations, iterations: *iterations }
+            }
+        }
+    }
+}
+
+fn carried(path: NodePath, state: &NodeState) -> Option<CarriedNode> {
+    let (output, port) = match state {
+        NodeState::Completed(completed) => (Some(completed.output.clone()), completed.port.clone()),
+        NodeState::Skipped => (None, None),
+        NodeState::Running(_)
+        | NodeState::Waiting { .. }
+        | NodeState::Retrying { .. }
+        | NodeState::Ready
+        | NodeState::Failing(_)
+        | NodeState::Looping(_)
+        | NodeState::Failed(_) => return None,
+    };
+    Some(CarriedNode { path, output, port, looping: None })
+}
+
+/// What of an origin stands in the first event of its execution, and what follows in events of its own.
+pub(super) fn split(
+    origin: Option<Origin>,
+) -> Result<(Option<Origin>, Vec<NodesCarried>), ExecutionRejection> {
+    let Some(mut origin) = origin else { return Ok((None, Vec::new())) };
+    let of_node = |node: &CarriedNode| serde_json::to_string(node).map_or(0, |text| text.len());
+    let of_variable =
+        |variable: &CarriedVariable| variable.value.as_str().len() + variable.name.len() + 64;
+    let bytes = origin.carried.iter().map(of_node).sum::<usize>()
+        + origin.variables.iter().map(of_variable).sum::<usize>();
+    let count = origin.carried.len();
+    if count > MAX_CARRIED_NODES || bytes > MAX_CARRIED_BYTES {
+        return Err(ExecutionRejection::TooMuchCarried { count, bytes });
+    }
+    if bytes <= FIRST_EVENT_BYTES {
+        return Ok((Some(origin), Vec::new()));
+    }
+    let mut events: Vec<NodesCarried> = Vec::new();
+    let mut held = usize::MAX;
+    let mut room = |size: usize, events: &mut Vec<NodesCarried>| {
+        held = held.saturating_add(size);
+        if held > NEXT_EVENT_BYTES {
+            held = size;
+            events.push(NodesCarried { nodes: Vec::new(), variables: Vec::new() });
+        }
+    };
+    for node in std::mem::take(&mut origin.carried) {
+        room(of_node(&node), &mut events);
+        events.last_mut().expect("there is room in the last one").nodes.push(node);
+    }
+    for variable in std::mem::take(&mut origin.variables) {
+        room(of_variable(&variable), &mut events);
+        events.last_mut().expect("there is room in the last one").variables.push(variable);
+    }
+    Ok((Some(origin), events))
 }
 
 fn request_of(run: &Run, origin: Origin, timeout_ms: Option<u64>) -> RequestExecution {

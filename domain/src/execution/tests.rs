@@ -2,6 +2,7 @@
 
 mod commands;
 mod histories;
+mod origins;
 mod planning;
 mod reports;
 mod steering;
@@ -187,7 +188,11 @@ fn dispatched(claim: i32) -> ExecutionEvent {
     ExecutionDispatched { claim: Claim(claim), queue: Queue::Default }.into()
 }
 
-fn plan_of(nodes: Value, connections: Value) -> Arc<Plan> {
+fn graph_of(nodes: Value, connections: Value) -> Graph {
     let definition = json!({"nodes": nodes, "connections": connections});
-    Plan::of(&Graph::parse(&definition).expect("the definition of a test is sound"))
+    Graph::parse(&definition).expect("the definition of a test is sound")
+}
+
+fn plan_of(nodes: Value, connections: Value) -> Arc<Plan> {
+    Plan::of(&graph_of(nodes, connections))
 }

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use ledgerline_domain::{
     event::{AnyEvent, DecodeError},
-    execution::{ExecutionEvent, NodePath},
+    execution::{CarriedNode, ExecutionEvent, NodePath},
 };
 use ledgerline_store::RecordedEvent;
 use serde_json::value::RawValue;
@@ -80,12 +80,15 @@ impl PastNodes {
         self.execution = event.stream;
         let position = event.position;
         let AnyEvent::Execution(execution) = &mut event.event else { return };
-        if let ExecutionEvent::ExecutionRequested(requested) = execution
-            && let Some(origin) = &mut requested.origin
-        {
-            // They all begin here, and the list has them by their paths.
-            origin.carried.sort_by(|a, b| a.path.cmp(&b.path));
-            origin.carried.retain(|node| self.begins(position, &node.path));
+        // They all begin here, and the list has them by their paths.
+        let mut begin = |carried: &mut Vec<CarriedNode>| {
+            carried.sort_by(|a, b| a.path.cmp(&b.path));
+            carried.retain(|node| self.begins(position, &node.path));
+        };
+        if let ExecutionEvent::ExecutionRequested(requested) = execution {
+            requested.origin.iter_mut().for_each(|origin| begin(&mut origin.carried));
+        } else if let ExecutionEvent::NodesCarried(event) = execution {
+            begin(&mut event.nodes);
         }
         if path_of(execution).is_some_and(|path| !self.begins(position, path)) {
             return;

@@ -70,7 +70,7 @@ pub struct ExecutionItem {
     pub worker: Option<String>,
     /// The execution it was made from.
     pub origin_execution_id: Option<Uuid>,
-    /// How: `retry` or `rerun`.
+    /// How: `retry`, `rerun` or `fork`.
     pub origin_kind: Option<String>,
     /// Why it was or is being stopped.
     pub cancel_reason: Option<String>,

@@ -44,6 +44,9 @@ pub(super) async fn filters_walk_the_log_in_order(log: &dyn EventLog) {
     let dense: Vec<i64> = (start.0 + 1..=start.0 + 20).collect();
     assert_eq!(positions, dense);
     assert!(everything.is_sorted_by_key(|event| event.recorded_at));
+    let seventh = log.event(everything[7].event_id).await.expect("a read");
+    assert_eq!(seventh.as_ref(), Some(&everything[7]));
+    assert_eq!(log.event(one.stream.0).await.expect("a read"), None, "no event has this id");
 
     let text = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
     let base = Filter::default();

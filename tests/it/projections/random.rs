@@ -180,9 +180,17 @@ impl History {
             request.origin = Some(Origin {
                 execution_id: ExecutionId(*origin),
                 kind: OriginKind::Retry,
+                from_node: None,
+                at_version: None,
+                edits: Vec::new(),
                 carried: vec![
-                    CarriedNode { path: NodePath("n0".into()), output, port: None },
-                    CarriedNode { path: NodePath("n1".into()), output: None, port: None },
+                    CarriedNode { path: NodePath("n0".into()), output, port: None, looping: None },
+                    CarriedNode {
+                        path: NodePath("n1".into()),
+                        output: None,
+                        port: None,
+                        looping: None,
+                    },
                 ],
                 variables: Vec::new(),
             });

@@ -19,6 +19,7 @@ use super::{answer, demand_seen, making, started, view::ExecutionView, workspace
 use crate::{
     app::AppState,
     extract::{JsonBody, Path},
+    problem::Problem,
     refusal::Refusal,
     writing::{Reply, Writing},
 };
@@ -26,10 +27,22 @@ use crate::{
 /// The hash of a request without a body.
 const NO_BODY: [u8; 32] = [0; 32];
 
-/// How everything is run again.
+/// The largest replacement of a node's configuration: it stands in the new run's first event, beside the input.
+const MAX_NODE_INPUT_BYTES: usize = 64 * 1024;
+
+/// What is run again, and how.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RerunExecution {
+    /// The node of the top level to begin with; left out for all of them. It and everything downstream of it run again; what lies
+    /// before or beside it is taken over.
+    #[serde(default)]
+    pub from_node: Option<String>,
+    /// Fields of the configuration of `from_node` that have other values in this run. Templates and expressions in them are
+    /// evaluated as in a definition.
+    #[serde(default)]
+    #[schema(value_type = Option<Object>)]
+    pub node_input: Option<Json>,
     /// Another input; left out for the same.
     #[serde(default)]
     #[schema(value_type = Option<Object>)]
@@ -107,7 +120,8 @@ pub async fn retry(
     Ok(started(&state, &writing, executed).await?)
 }
 
-/// Run everything again as a new execution, with the same input on the same version or with others.
+/// Run everything again as a new execution, or from one node on, with the same input on the same version or with others. A node
+/// before that one which had not come to its end, or is not the same in both versions, is named in a refusal.
 #[utoipa::path(post, path = "/executions/{id}/rerun", tag = "executions", params(("id" = Uuid, Path)),
     request_body = Option<RerunExecution>, responses((status = 202, body = ExecutionView)))]
 pub async fn rerun(
@@ -117,11 +131,14 @@ pub async fn rerun(
     body: Option<JsonBody<RerunExecution>>,
 ) -> Reply {
     let hash = hash_of(&body);
-    let RerunExecution { input, version } = body.map(|body| body.value).unwrap_or_default();
+    let wanted = body.map(|body| body.value).unwrap_or_default();
+    demand_object(&wanted)?;
+    let RerunExecution { from_node, node_input, input, version } = wanted;
     let workspace = workspace_of::<Execution>(&state, of.0, "execution").await?;
     let execution_id = ExecutionId(state.commands.clock().new_id());
     let (context, seen) = making(writing.context(workspace, hash), execution_id);
-    let (writer, wanted, seen) = (&writing, &Rerun { execution_id, of, input, version }, &seen);
+    let (writer, wanted, seen) =
+        (&writing, &Rerun { execution_id, of, from_node, input, version, node_input }, &seen);
     let plan = |scope: Scope| async move {
         control(&scope, writer, workspace).await?;
         demand_seen::<Execution>(&scope, of.0, seen.as_ref()).await?;
@@ -129,6 +146,21 @@ pub async fn rerun(
     };
     let executed = writing.execute::<Execution, _, _>(&context, plan).await?;
     Ok(started(&state, &writing, executed).await?)
+}
+
+fn demand_object(wanted: &RerunExecution) -> Result<(), Problem> {
+    let Some(fields) = &wanted.node_input else { return Ok(()) };
+    if wanted.from_node.is_none() {
+        let detail = "needs from_node, whose configuration it is";
+        return Err(Problem::invalid("/node_input", "conflict", detail));
+    }
+    if fields.as_str().len() > MAX_NODE_INPUT_BYTES {
+        return Err(Problem::invalid("/node_input", "too_large", "must have at most 64 KiB"));
+    }
+    if !fields.to_value().is_object() {
+        return Err(Problem::invalid("/node_input", "wrong_type", "must be an object of fields"));
+    }
+    Ok(())
 }
 
 /// Tells an execution something and shows it as it is then.
@@ -151,7 +183,7 @@ async fn tell(
     Ok(answer(state, writing, executed, status).await?.into_response())
 }
 
-async fn control(
+pub(super) async fn control(
     scope: &Scope,
     writing: &Writing,
     workspace: WorkspaceId,

@@ -99,9 +99,14 @@ pub struct ExecutionView {
     /// The execution it was made from.
     #[schema(value_type = Option<Uuid>)]
     pub origin_execution_id: Option<ExecutionId>,
-    /// How: `retry` or `rerun`.
+    /// How: `retry`, `rerun` or `fork`.
     #[schema(value_type = Option<String>)]
     pub origin_kind: Option<OriginKind>,
+    /// The node that it began with, where it is a rerun from a node.
+    #[schema(value_type = Option<String>)]
+    pub origin_node: Option<NodePath>,
+    /// How many events of its origin it took as its past, where it is a fork.
+    pub origin_version: Option<i64>,
     /// Why it was or is being stopped.
     #[schema(value_type = Option<String>)]
     pub cancel_reason: Option<CancelReason>,
@@ -191,6 +196,8 @@ pub(crate) async fn view(
         worker: run.worker.clone(),
         origin_execution_id: origin.map(|origin| origin.execution_id),
         origin_kind: origin.map(|origin| origin.kind),
+        origin_node: origin.and_then(|origin| origin.from_node.clone()),
+        origin_version: origin.and_then(|origin| origin.at_version),
         cancel_reason: ended.cancel_reason,
         failed_node: ended.failed_node,
         error: ended.error,

@@ -35,9 +35,13 @@ struct World {
 
 impl World {
     fn new(plan: Arc<Plan>, limit: Option<ConcurrencyLimit>) -> Self {
+        Self::of(plan, request(limit))
+    }
+
+    fn of(plan: Arc<Plan>, request: RequestExecution) -> Self {
         let mut world =
             Self { plan, history: Vec::new(), execution: Execution::New, worker: None, seconds: 0 };
-        world.tell(ExecutionCommand::Request(Box::new(request(limit)))).expect("it is new");
+        world.tell(ExecutionCommand::Request(Box::new(request))).expect("it is new");
         world
     }
 
@@ -301,6 +305,10 @@ fn number_of(path: &NodePath) -> u8 {
 type Sketch = (u8, u8, u8, bool);
 
 fn definition(sketches: &[Sketch], effects_repeat: bool) -> Arc<Plan> {
+    Plan::of(&graph(sketches, effects_repeat))
+}
+
+fn graph(sketches: &[Sketch], effects_repeat: bool) -> Graph {
     let mut nodes: Vec<Value> = Vec::new();
     let mut connections = Vec::new();
     for (index, (kind, first, second, port)) in sketches.iter().enumerate() {
@@ -323,7 +331,7 @@ fn definition(sketches: &[Sketch], effects_repeat: bool) -> Arc<Plan> {
             });
         }
     }
-    plan_of(json!(nodes), json!(connections))
+    graph_of(json!(nodes), json!(connections))
 }
 
 fn sketched(index: usize, kind: u8, effects_repeat: bool) -> Value {
@@ -481,6 +489,86 @@ proptest! {
         }
         disturbed.settle();
         prop_assert_eq!(disturbed.ending(), undisturbed.ending());
+    }
+
+    #[test]
+    fn a_fork_at_any_event_comes_to_the_same_end_and_does_nothing_twice(
+        sketches in sketches(),
+        happenings in crashes(),
+        at in any::<prop::sample::Index>(),
+    ) {
+        let graph = graph(&sketches, true);
+        let plan = Plan::of(&graph);
+        let mut undisturbed = World::new(Arc::clone(&plan), None);
+        undisturbed.settle();
+        let mut origin = World::new(Arc::clone(&plan), None);
+        for happening in happenings {
+            origin.happen(happening);
+        }
+        let length = at.index(origin.history.len()) + 1;
+        let then = fold(&origin.history[..length]);
+        let versions = Versions { ran: &graph, runs: &graph, same: true };
+        let id = crate::id::ExecutionId(Uuid::from_u128(9));
+        let forked = fork_of(id, length as i64, &then, versions, None);
+        if matches!(then, Execution::Completed { .. }) {
+            prop_assert_eq!(forked, Err(ExecutionRejection::NothingToFork));
+            return Ok(());
+        }
+        let mut fork = World::of(plan, forked.expect("every state can be gone on from"));
+        fork.settle();
+        prop_assert_eq!(fork.ending(), undisturbed.ending());
+        let done = then.run().expect("it was requested").nodes.iter();
+        let looping = |path: &NodePath| matches!(
+            path.item().and_then(|(owner, _)| then.run()?.nodes.get(owner)).map(|node| &node.state),
+            None | Some(NodeState::Looping(_))
+        );
+        for (path, _) in done.filter(|(path, node)| {
+            looping(path) && matches!(node.state, NodeState::Completed(_) | NodeState::Skipped)
+        }) {
+            let again = |event: &ExecutionEvent| match event {
+                ExecutionEvent::NodeStarted(event) => event.path == *path,
+                ExecutionEvent::NodeCompleted(event) => event.path == *path,
+                ExecutionEvent::NodeSkipped(event) => event.path == *path,
+                _ => false,
+            };
+            prop_assert!(!fork.history.iter().any(again), "{} is done again", path);
+        }
+    }
+
+    #[test]
+    fn a_rerun_from_any_node_does_that_and_what_follows_and_no_more(
+        sketches in sketches(),
+        node in any::<prop::sample::Index>(),
+    ) {
+        let graph = graph(&sketches, true);
+        let plan = Plan::of(&graph);
+        let mut origin = World::new(Arc::clone(&plan), None);
+        origin.settle();
+        let index = u32::try_from(node.index(plan.len())).expect("it is small");
+        let from = plan.at(index).id.clone();
+        let versions = Versions { ran: &graph, runs: &graph, same: true };
+        let id = crate::id::ExecutionId(Uuid::from_u128(9));
+        let request = match rerun_from(id, &origin.execution, versions, &from, None) {
+            Ok(request) => request,
+            Err(ExecutionRejection::NotCarried(nodes)) => {
+                prop_assert_ne!(origin.execution.status(), Some(Status::Completed));
+                prop_assert!(nodes.iter().all(|node| node.reason == NotCarriedReason::NotSettled));
+                return Ok(());
+            }
+            Err(other) => panic!("{other}"),
+        };
+        let mut again = World::of(Arc::clone(&plan), request);
+        again.settle();
+        prop_assert_eq!(again.ending(), origin.ending());
+        if origin.execution.status() == Some(Status::Completed) {
+            let follows = plan.downstream(&[index], |_| false);
+            for event in &again.history {
+                let ExecutionEvent::NodeStarted(event) = event else { continue };
+                let top = event.path.as_str().split('[').next().expect("there is a first part");
+                let index = plan.index_of(top).expect("it is in the plan");
+                prop_assert!(follows[index as usize], "{} does not follow on {}", event.path, from);
+            }
+        }
     }
 
     #[test]
