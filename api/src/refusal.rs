@@ -270,6 +270,8 @@ const fn execution_rule(rejection: &ExecutionRejection) -> &'static str {
         ExecutionRejection::ClaimLost { .. } => "claim_lost",
         ExecutionRejection::Overtaken => "report_overtaken",
         ExecutionRejection::Contradiction { .. } => "report_contradicts",
+        ExecutionRejection::NodeUnknown { .. } => "node_unknown",
+        ExecutionRejection::OutputUnknown { .. } => "output_unknown",
         ExecutionRejection::NothingToRetry => "nothing_to_retry",
         ExecutionRejection::OtherLimit => "other_limit",
         ExecutionRejection::ApprovalNotOpen { .. } => "approval_not_open",

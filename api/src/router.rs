@@ -20,7 +20,7 @@ use crate::{
     problem::{PROBLEM_MEDIA_TYPE, Problem, ProblemBody, ProblemKind},
     routes::{
         approvals, auth, connections, docs, event_triggers,
-        executions::{self, answers, bulk, control, fork, history, logs, nodes, output, stuck, why},
+        executions::{self, answers, bulk, control, fork, history, logs, nodes, output, scope, stuck, why},
         health, hooks, log, schedules, secrets,
         system::{self, dispatch, projections},
         webhooks, worker_tasks, workflows, workspaces,
@@ -71,6 +71,7 @@ fn api() -> OpenApiRouter<AppState> {
         .routes(routes!(workflows::restore))
         .routes(routes!(workflows::export))
         .routes(routes!(workflows::start))
+        .routes(routes!(workflows::run_node))
         .routes(routes!(workflows::stop))
         .routes(routes!(workflows::pause))
         .routes(routes!(workflows::resume))
@@ -95,6 +96,7 @@ fn api() -> OpenApiRouter<AppState> {
         .routes(routes!(fork::fork))
         .routes(routes!(output::get))
         .routes(routes!(nodes::list))
+        .routes(routes!(scope::get))
         .routes(routes!(logs::list))
         .routes(routes!(history::list))
         .routes(routes!(why::why))

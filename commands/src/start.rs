@@ -11,7 +11,7 @@ use ledgerline_domain::{
     execution::{
         CarriedVariable, ConcurrencyLimit, Execution, ExecutionCommand, ExecutionRejection,
         LimitScope, NodeEdit, NodeOutput, NodePath, Plan, Queue, RequestExecution, TriggerType,
-        Versions, fork_of, rerun_from, rerun_of, retry_of,
+        Versions, fork_of, rerun_from, rerun_of, retry_of, single_node,
     },
     expression::ExpressionError,
     graph::{Graph, Problem},
@@ -88,6 +88,25 @@ pub struct Retry {
     pub execution_id: ExecutionId,
     /// The one that failed or was cancelled.
     pub of: ExecutionId,
+}
+
+/// One node of a workflow is wanted by itself.
+#[derive(Clone, Debug)]
+pub struct RunNode {
+    /// The id that the execution will have.
+    pub execution_id: ExecutionId,
+    /// Of which workflow.
+    pub workflow_id: WorkflowId,
+    /// Which node, at the top level.
+    pub node: String,
+    /// Of which version; none for the latest.
+    pub version: Option<WorkflowVersion>,
+    /// The run whose outputs and variables it sees.
+    pub from: Option<ExecutionId>,
+    /// Outputs of other nodes, before any that are pinned or in that run.
+    pub outputs: BTreeMap<String, Json>,
+    /// Its input; none for that of the run.
+    pub input: Option<Json>,
 }
 
 /// Why a run is refused.
@@ -289,6 +308,52 @@ fn edit(
         Ok(_) => Ok(()),
         Err(problems) => Err(CommandError::Rejected(StartRejection::NodeInput(problems))),
     }
+}
+
+/// The command that runs one node by itself: of the latest draft, unless a version is named.
+///
+/// # Errors
+/// What the workflow or its concurrency key refuses; [`ExecutionRejection::NotRequested`] for a run of another workflow, and what
+/// [`single_node`] refuses.
+pub async fn run_node(scope: &Scope, wanted: &RunNode) -> Request {
+    let rejected = |rejection: ExecutionRejection| CommandError::Rejected(rejection.into());
+    let latest = |workflow: &Workflow| match (wanted.version, workflow.content()) {
+        (Some(version), _) => Ok(version),
+        (None, Some(content)) => Ok(content.latest_version()),
+        (None, None) => Err(WorkflowRejection::NotFound),
+    };
+    let plan = plan_of(scope, wanted.workflow_id, latest).await?;
+    let source = match wanted.from {
+        Some(id) => Some((id, scope.peek::<Execution>(id).await?.state)),
+        None => None,
+    };
+    let source = match &source {
+        Some((id, state)) => {
+            let run = state.run().filter(|run| run.request.workflow_id == wanted.workflow_id);
+            Some((*id, run.ok_or_else(|| rejected(ExecutionRejection::NotRequested))?))
+        }
+        None => None,
+    };
+    let own = wanted.execution_id;
+    let origin = single_node(&plan.graph, &wanted.node, own, source, &wanted.outputs);
+    let input = wanted.input.clone().or_else(|| source.map(|(_, run)| run.request.input.clone()));
+    let mut request = RequestExecution {
+        workspace_id: plan.workspace_id,
+        workflow_id: wanted.workflow_id,
+        workflow_version: plan.version,
+        trigger_type: TriggerType::Manual,
+        input: input.unwrap_or_else(|| Json::from_value(&serde_json::json!({}))),
+        queue: plan.queue,
+        limits: Vec::new(),
+        held: false,
+        timeout_ms: plan.timeout_ms,
+        origin: Some(origin.map_err(rejected)?),
+        planned_nodes: plan.planned_nodes,
+        depth: 0,
+    };
+    let_in(scope, own, &mut request, &plan).await?;
+    store_carried(scope, own, &mut request).await?;
+    Ok(command(own, request))
 }
 
 /// Stores the largest outputs that are taken over as blobs, until the rest is of a size for events.

@@ -26,6 +26,13 @@ impl Json {
         Self(Arc::from(raw))
     }
 
+    /// The text of what serialises to one JSON value, with the values in it as they are.
+    #[must_use]
+    pub fn of<T: Serialize>(value: &T) -> Self {
+        let raw = serde_json::value::to_raw_value(value);
+        Self(Arc::from(raw.expect("a struct with texts for keys always serialises")))
+    }
+
     /// Takes text that must be one JSON value.
     ///
     /// # Errors

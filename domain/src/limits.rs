@@ -52,6 +52,8 @@ pub const MAX_PROBLEMS: usize = 200;
 pub const MAX_SWITCH_CASES: usize = 100;
 /// Header, query and environment entries of one node.
 pub const MAX_ENTRIES: usize = 100;
+/// The code of one script: it is part of every run's record of the node.
+pub const MAX_SCRIPT_BYTES: usize = 64 * 1024;
 /// Arguments of one command.
 pub const MAX_ARGUMENTS: usize = 256;
 

@@ -10,6 +10,7 @@ mod read;
 mod resolved;
 mod retry;
 mod schema;
+mod script;
 mod steer;
 mod trigger;
 
@@ -28,6 +29,7 @@ pub use self::{
     },
     retry::{Backoff, RetryPolicy},
     schema::{KindDescription, node_kinds},
+    script::{JavascriptConfig, NodeValue, ResolvedJavascript},
     steer::{
         ForEachConfig, MergeConfig, MergeMode, OnItemError, ResolvedForEach, ResolvedMerge,
         ResolvedWhile, WhileConfig,
@@ -40,7 +42,7 @@ use std::borrow::Cow;
 
 use serde_json::Value;
 
-use crate::{expression::Scope, vault::SecretName};
+use crate::{expression::Scope, json::Json, vault::SecretName};
 
 /// The port of a failed node whose `on_error` is `branch`.
 pub const ERROR_PORT: &str = "error";
@@ -58,6 +60,7 @@ pub struct Node {
     on_error: OnError,
     idempotent: bool,
     position: Option<Position>,
+    pinned_output: Option<Json>,
     references: Vec<String>,
     reads_last: bool,
     secrets: Vec<SecretName>,
@@ -150,6 +153,12 @@ impl Node {
     #[must_use]
     pub fn position(&self) -> Option<Position> {
         self.position
+    }
+
+    /// What it gives where it is stood in for: while another node is run by itself, and never in a run of the whole.
+    #[must_use]
+    pub fn pinned_output(&self) -> Option<&Json> {
+        self.pinned_output.as_ref()
     }
 
     /// Ids of the nodes whose output its configuration reads: what its [`Scope`] needs in `nodes`. For a loop this is what its

@@ -227,6 +227,7 @@ pub(crate) const fn origin_word(kind: OriginKind) -> &'static str {
         OriginKind::Retry => "retry",
         OriginKind::Rerun => "rerun",
         OriginKind::Fork => "fork",
+        OriginKind::Node => "node",
     }
 }
 

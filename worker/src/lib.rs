@@ -18,6 +18,7 @@ mod pace;
 mod round;
 mod run;
 mod secrets;
+pub mod script;
 mod settings;
 mod stand_down;
 pub mod subprocess;

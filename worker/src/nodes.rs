@@ -7,15 +7,18 @@ pub(crate) mod email;
 mod file;
 mod http;
 pub(crate) mod sql;
+mod javascript;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use chrono::{DateTime, Utc};
 use ledgerline_domain::{
     execution::{Attempt, ErrorKind, NodeError, NodePath, ProviderUse},
     node::Resolved,
 };
 use ledgerline_store::LogLevel;
 use serde_json::Value;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -33,6 +36,8 @@ pub(crate) struct Equipment {
     pub(crate) vaults: Vaults,
     pub(crate) databases: sql::Pools,
     pub(crate) appends: AppendTurns,
+    /// Scripts that run at once: each has a core to itself while it runs.
+    pub(crate) scripts: Arc<Semaphore>,
 }
 
 /// One try of a node.
@@ -43,6 +48,8 @@ pub(crate) struct Try {
     pub(crate) execution: Uuid,
     pub(crate) path: NodePath,
     pub(crate) attempt: Attempt,
+    /// When it began.
+    pub(crate) now: DateTime<Utc>,
     pub(crate) lines: RunLines,
     /// How long it may take.
     pub(crate) timeout_ms: Option<u64>,
@@ -80,6 +87,7 @@ pub(crate) async fn perform(resolved: Resolved, of: &Try) -> Result<Value, NodeE
         Resolved::File(operation) => file::perform(operation, of).await,
         Resolved::Sql(statement) => sql::perform(statement, of).await,
         Resolved::Email(message) => email::perform(*message, of).await,
+        Resolved::Javascript(script) => javascript::perform(*script, of).await,
         Resolved::Trigger(_)
         | Resolved::If(_)
         | Resolved::Switch(_)

@@ -350,6 +350,7 @@ impl<'a> Round<'a> {
             | Resolved::File(_)
             | Resolved::Sql(_)
             | Resolved::Email(_)
+            | Resolved::Javascript(_)
             | Resolved::Wait(_)
             | Resolved::Merge(_)
             | Resolved::While(_)

@@ -375,6 +375,7 @@ impl<'a> Running<'a> {
             execution: self.item.execution_id,
             path: begin.path.clone(),
             attempt: begin.attempt,
+            now: self.shared.commands.clock().now(),
             lines: self.lines.clone(),
             timeout_ms: begin.timeout_ms,
             holds_secrets: !begin.secrets.is_empty(),

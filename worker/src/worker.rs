@@ -139,6 +139,7 @@ impl Worker {
                 vaults,
                 databases,
                 appends: AppendTurns::default(),
+                scripts: Arc::new(Semaphore::new(scripts_at_once())),
             }),
             env,
             runs: Runs::default(),
@@ -235,6 +236,11 @@ async fn pull(
         }
         metrics::gauge!("ledgerline_worker_free_slots").set(slots.available_permits() as f64);
     }
+}
+
+/// As many scripts at once as there are cores, but for one that is left to everything else.
+fn scripts_at_once() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| cores.get().saturating_sub(1).max(1))
 }
 
 fn take_on(

@@ -11,6 +11,7 @@ pub mod history;
 pub mod logs;
 pub mod nodes;
 pub mod output;
+pub mod scope;
 pub mod stuck;
 pub mod view;
 pub mod waits;
@@ -204,7 +205,7 @@ pub async fn get(
 }
 
 /// Demands that what a new execution is made from is still at the version that the caller saw.
-async fn demand_seen<A: ledgerline_domain::Aggregate>(
+pub(in crate::routes) async fn demand_seen<A: ledgerline_domain::Aggregate>(
     scope: &Scope,
     id: Uuid,
     seen: Option<&Seen>,
@@ -216,7 +217,10 @@ async fn demand_seen<A: ledgerline_domain::Aggregate>(
 
 /// The context of a command that makes an execution, and the version of what it is made from that `If-Match` names: the new
 /// stream itself has none yet.
-fn making(mut context: Context, made: ExecutionId) -> (Context, Option<Seen>) {
+pub(in crate::routes) fn making(
+    mut context: Context,
+    made: ExecutionId,
+) -> (Context, Option<Seen>) {
     context.made_ids.push(made.0);
     let seen = context.if_match.take();
     (context, seen)
@@ -280,7 +284,7 @@ pub(crate) async fn answer(
 }
 
 /// The answer of a command that made an execution.
-async fn started(
+pub(in crate::routes) async fn started(
     state: &AppState,
     writing: &Writing,
     executed: Executed<Execution>,

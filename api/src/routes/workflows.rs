@@ -8,6 +8,8 @@ mod compare;
 mod exchange;
 mod lifecycle;
 mod references;
+mod node_run;
+mod scripts;
 mod start;
 mod validation;
 mod versions;
@@ -39,6 +41,7 @@ pub use self::{
     compare::*,
     exchange::*,
     lifecycle::*,
+    node_run::*,
     start::*,
     validation::*,
     versions::*,

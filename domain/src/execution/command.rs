@@ -430,6 +430,20 @@ pub enum ExecutionRejection {
         /// The node; empty for the whole run.
         path: String,
     },
+    /// There is no such node at the top level of the definition.
+    #[error("the definition has no node '{node}' outside its loops")]
+    NodeUnknown {
+        /// The id.
+        node: String,
+    },
+    /// A node reads the output of one that has none.
+    #[error(
+        "the node reads the output of '{node}', which is not given, not pinned, and not in the run that it is made from"
+    )]
+    OutputUnknown {
+        /// Whose output.
+        node: String,
+    },
     /// Only what failed or was cancelled can be retried.
     #[error("the execution has neither failed nor been cancelled")]
     NothingToRetry,

@@ -241,6 +241,8 @@ pub enum OriginKind {
     Rerun,
     /// From a moment of it on.
     Fork,
+    /// A node by itself, with everything around it carried over.
+    Node,
 }
 
 /// Fields of a node's configuration that are others than its definition has, for one run.

@@ -1,5 +1,6 @@
 //! What a definition may be, and the exact problems of those that may not.
 
+mod fuzz;
 mod refused;
 
 use proptest::prelude::*;

@@ -5,8 +5,8 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ApprovalConfig, DEFAULT_PORT, ForEachConfig, MergeConfig, NodeKind, SignalConfig, WhileConfig,
-    WorkerConfig,
+    ApprovalConfig, DEFAULT_PORT, ForEachConfig, JavascriptConfig, MergeConfig, NodeKind,
+    SignalConfig, WhileConfig, WorkerConfig,
 };
 use crate::{
     execution::TIMEOUT_PORT,
@@ -37,6 +37,8 @@ pub enum NodeConfig {
     Sql(Box<SqlConfig>),
     /// `action.email`
     Email(Box<EmailConfig>),
+    /// `code.javascript`
+    Javascript(Box<JavascriptConfig>),
     /// `logic.if`
     If(IfConfig),
     /// `logic.switch`
@@ -292,6 +294,7 @@ impl NodeConfig {
             Self::File(_) => NodeKind::File,
             Self::Sql(_) => NodeKind::Sql,
             Self::Email(_) => NodeKind::Email,
+            Self::Javascript(_) => NodeKind::Javascript,
             Self::If(_) => NodeKind::If,
             Self::Switch(_) => NodeKind::Switch,
             Self::Transform(_) => NodeKind::Transform,
@@ -344,6 +347,7 @@ impl NodeConfig {
             | Self::File(_)
             | Self::Sql(_)
             | Self::Email(_)
+            | Self::Javascript(_)
             | Self::Transform(_)
             | Self::SetVariable(_)
             | Self::Wait(_)
@@ -367,6 +371,7 @@ impl NodeConfig {
             | Self::File(_)
             | Self::Sql(_)
             | Self::Email(_)
+            | Self::Javascript(_)
             | Self::Transform(_)
             | Self::SetVariable(_)
             | Self::Wait(_)
@@ -396,6 +401,7 @@ impl NodeConfig {
             | Self::TriggerCron(_)
             | Self::TriggerWebhook(_)
             | Self::TriggerEvent(_)
+            | Self::Javascript(_)
             | Self::If(_)
             | Self::Switch(_)
             | Self::Transform(_)
@@ -424,6 +430,7 @@ impl NodeConfig {
             | Self::File(_)
             | Self::Sql(_)
             | Self::Email(_)
+            | Self::Javascript(_)
             | Self::If(_)
             | Self::Switch(_)
             | Self::Transform(_)
@@ -470,6 +477,9 @@ impl NodeConfig {
         values.into_iter().for_each(|value| value.collect_references(&mut ids));
         for expression in expressions {
             ids.extend(expression.node_references().map(str::to_owned));
+        }
+        if let Self::Javascript(script) = self {
+            ids.extend(script.named_nodes().map(str::to_owned));
         }
         ids.sort_unstable();
         ids.dedup();
@@ -526,6 +536,7 @@ impl NodeConfig {
                 values.extend(email.headers.iter().map(|(_, value)| value));
                 values.extend(&email.attachments);
             }
+            Self::Javascript(script) => values.extend(&script.input),
             Self::If(config) => expressions.push(&config.condition),
             Self::Switch(switch) => expressions.extend(switch.cases.iter().map(|case| &case.when)),
             Self::Transform(transform) => expressions.push(&transform.expression),

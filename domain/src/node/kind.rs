@@ -23,6 +23,8 @@ pub enum NodeKind {
     Sql,
     /// `action.email`: a message by mail.
     Email,
+    /// `code.javascript`: a script in a sandbox.
+    Javascript,
     /// `logic.if`: one of two ways.
     If,
     /// `logic.switch`: one of many ways.
@@ -62,7 +64,7 @@ pub enum NodeClass {
 
 impl NodeKind {
     /// Every kind, in the order in which they are listed.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::TriggerManual,
         Self::TriggerCron,
         Self::TriggerWebhook,
@@ -72,6 +74,7 @@ impl NodeKind {
         Self::File,
         Self::Sql,
         Self::Email,
+        Self::Javascript,
         Self::If,
         Self::Switch,
         Self::Transform,
@@ -98,6 +101,7 @@ impl NodeKind {
             Self::File => "action.file",
             Self::Sql => "action.sql",
             Self::Email => "action.email",
+            Self::Javascript => "code.javascript",
             Self::If => "logic.if",
             Self::Switch => "logic.switch",
             Self::Transform => "logic.transform",
@@ -131,7 +135,9 @@ impl NodeKind {
             | Self::Transform
             | Self::SetVariable
             | Self::Merge => NodeClass::Inline,
-            Self::Http | Self::Command | Self::File | Self::Sql | Self::Email => NodeClass::Effect,
+            Self::Http | Self::Command | Self::File | Self::Sql | Self::Email | Self::Javascript => {
+                NodeClass::Effect
+            }
             Self::Wait | Self::Approval | Self::Signal | Self::Worker => NodeClass::Wait,
             Self::ForEach | Self::While => NodeClass::Loop,
         }
@@ -159,6 +165,7 @@ impl NodeKind {
             Self::Http => Some(30_000),
             Self::Command => Some(300_000),
             Self::File | Self::Sql | Self::Email => Some(60_000),
+            Self::Javascript => Some(10_000),
             Self::TriggerManual
             | Self::TriggerCron
             | Self::TriggerWebhook

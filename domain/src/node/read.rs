@@ -7,11 +7,13 @@ use super::{
     HttpMethod, IfConfig, Node, NodeConfig, NodeKind, OnError, Position, RetryPolicy,
     SetVariableConfig, SqlConfig, SwitchCase, SwitchConfig, TransformConfig, WaitConfig,
     awaiting::{read_approval, read_signal, read_worker},
+    script,
     steer::{read_for_each, read_merge, read_while},
 };
 use crate::{
     expression::TemplateValue,
     graph::{Fields, Place, ProblemCode, Reader, Settings, read_integer},
+    json::Json,
     limits,
 };
 
@@ -44,6 +46,10 @@ pub(crate) fn read_node(
     let position = fields
         .get("position")
         .and_then(|position| read_position(position, fields.place_of("position"), reader));
+    let has_pinned = fields.has("pinned_output");
+    // Here `null` says something: it is an output like any other.
+    let pinned_output = fields.get("pinned_output").map(Json::from_value);
+    let pinned_output = pinned_output.or_else(|| has_pinned.then(Json::null));
     let kind = read_kind(&mut fields, reader);
     let config = fields.get("config");
     let place = fields.place_of("config");
@@ -57,6 +63,7 @@ pub(crate) fn read_node(
         on_error,
         idempotent: idempotent.unwrap_or_else(|| config.is_idempotent()),
         position,
+        pinned_output,
         references: config.references(),
         reads_last: config.reads("last"),
         secrets: config.secrets(),
@@ -161,6 +168,7 @@ fn read_config(
         NodeKind::File => read_file(fields_ref, reader),
         NodeKind::Sql => read_sql(fields_ref, reader),
         NodeKind::Email => read_email(fields_ref, reader),
+        NodeKind::Javascript => script::read(fields_ref, reader),
         NodeKind::If => fields_ref
             .expression("condition", reader)
             .map(|condition| NodeConfig::If(IfConfig { condition })),

@@ -6,8 +6,8 @@ use serde_json::{Map, Value};
 
 use super::{
     CommandConfig, DEFAULT_PORT, EmailConfig, FileConfig, FileOperation, HttpConfig, HttpMethod,
-    NodeConfig, NodeKind, ResolvedForEach, ResolvedMerge, ResolvedSignal, ResolvedWhile,
-    ResolvedWorker, SqlConfig, SwitchConfig, WaitConfig,
+    NodeConfig, NodeKind, ResolvedForEach, ResolvedJavascript, ResolvedMerge, ResolvedSignal,
+    ResolvedWhile, ResolvedWorker, SqlConfig, SwitchConfig, WaitConfig,
 };
 use crate::{
     execution::Approval,
@@ -41,6 +41,8 @@ pub enum Resolved {
     Sql(ResolvedSql),
     /// `action.email`
     Email(Box<ResolvedEmail>),
+    /// `code.javascript`
+    Javascript(Box<ResolvedJavascript>),
     /// `logic.if`
     If(ResolvedIf),
     /// `logic.switch`
@@ -216,6 +218,7 @@ impl Resolved {
             Self::File(_) => NodeKind::File,
             Self::Sql(_) => NodeKind::Sql,
             Self::Email(_) => NodeKind::Email,
+            Self::Javascript(_) => NodeKind::Javascript,
             Self::If(_) => NodeKind::If,
             Self::Switch(_) => NodeKind::Switch,
             Self::Transform(_) => NodeKind::Transform,
@@ -240,6 +243,7 @@ impl Resolved {
             Self::File(resolved) => serde_json::to_value(resolved),
             Self::Sql(resolved) => serde_json::to_value(resolved),
             Self::Email(resolved) => serde_json::to_value(resolved),
+            Self::Javascript(resolved) => return Json::of(resolved),
             Self::If(resolved) => serde_json::to_value(resolved),
             Self::Switch(resolved) => serde_json::to_value(resolved),
             Self::Transform(resolved) => serde_json::to_value(resolved),
@@ -270,6 +274,7 @@ impl Resolved {
             NodeKind::File => Self::File(input.to()?),
             NodeKind::Sql => Self::Sql(input.to()?),
             NodeKind::Email => Self::Email(Box::new(input.to()?)),
+            NodeKind::Javascript => Self::Javascript(input.to()?),
             NodeKind::If => Self::If(input.to()?),
             NodeKind::Switch => Self::Switch(input.to()?),
             NodeKind::Transform => Self::Transform(input.to()?),
@@ -298,6 +303,7 @@ impl NodeConfig {
             Self::File(file) => Resolved::File(resolve_file(file, scope)?),
             Self::Sql(sql) => Resolved::Sql(resolve_sql(sql, scope)?),
             Self::Email(email) => Resolved::Email(Box::new(resolve_email(email, scope)?)),
+            Self::Javascript(script) => Resolved::Javascript(Box::new(script.resolve(scope)?)),
             Self::If(config) => Resolved::If(ResolvedIf {
                 condition: at("/condition", config.condition.evaluate_condition(scope))?,
             }),

@@ -64,6 +64,7 @@ fn describe(kind: NodeKind) -> KindDescription {
             | NodeKind::File
             | NodeKind::Sql
             | NodeKind::Email
+            | NodeKind::Javascript
             | NodeKind::Transform
             | NodeKind::SetVariable
             | NodeKind::Wait
@@ -110,6 +111,10 @@ fn words(kind: NodeKind) -> (&'static str, &'static str) {
         NodeKind::Email => {
             ("Email", "Sends a message by mail, with files of the workspace where needed.")
         }
+        NodeKind::Javascript => (
+            "JavaScript",
+            "Computes a value with a script that reaches nothing but what it is given.",
+        ),
         NodeKind::If => ("If", "Goes on by port true or false."),
         NodeKind::Switch => {
             ("Switch", "Goes on by the port of the first case that holds, else by default.")
@@ -214,6 +219,7 @@ fn schema(kind: NodeKind) -> Value {
         ),
         NodeKind::Sql => sql(),
         NodeKind::Email => email(),
+        NodeKind::Javascript => super::script::schema(),
         NodeKind::If => object(json!({ "condition": cel("Condition") }), &["condition"]),
         NodeKind::Switch => object(
             json!({

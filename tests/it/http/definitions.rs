@@ -279,3 +279,127 @@ async fn a_workflow_begins_from_a_template() {
     let page = ada.get("/workflows/templates?limit=1&offset=1").await.expect(200);
     assert_eq!(page.items(), &templates.items()[1..2]);
 }
+
+/// A workflow of one script.
+fn script(code: &str) -> Value {
+    json!({
+        "name": "Script",
+        "nodes": [
+            { "id": "start", "type": "trigger.manual", "config": {} },
+            { "id": "js", "type": "code.javascript", "config": { "code": code }, "retry": { "max_retries": 0 } },
+        ],
+        "connections": [{ "from": "start", "to": "js" }],
+    })
+}
+
+/// Starts a workflow and gives the path of its run.
+async fn start(person: &Person, body: &Value) -> String {
+    let id = person.make_workflow(body).await;
+    let input = json!({ "input": { "items": [3, 1, 2] } });
+    let run = person.post(&format!("/workflows/{id}/start"), &input).await.expect(202);
+    format!("/executions/{}", run.id())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_script_computes_and_prints_and_fails_with_its_place() {
+    let house = Deployment::start().await;
+    let ada = house.sign_up("ada").await;
+    let code = "console.log('sorting', input.items.length);\nreturn { sorted: [...input.items].sort(), start: nodes.start.output.items[0] }";
+    let run = start(&ada, &script(code)).await;
+    let ended = ada.until(&run, |run| run["status"] == "completed").await;
+    assert_eq!(ended.body["output"], json!({ "sorted": [1, 2, 3], "start": 3 }));
+    let lines =
+        ada.until(&format!("{run}/logs?node=js"), |page| page["items"][0].is_object()).await;
+    assert_eq!(lines.items()[0]["message"], "sorting 3");
+
+    let run = start(&ada, &script("const a = 1;\n  throw new TypeError('no luck')")).await;
+    let ended = ada.until(&run, |run| run["status"] == "failed").await;
+    let error = &ended.body["error"];
+    assert_eq!(error["kind"], "permanent", "{ended:?}");
+    assert_eq!(error["message"], "TypeError: no luck (line 2, column 13)");
+    let memory = "const a = []; for (;;) a.push('x'.repeat(1e6) + a.length)";
+    let run = start(&ada, &script(memory)).await;
+    let ended = ada.until(&run, |run| run["status"] == "failed").await;
+    assert_eq!(ended.body["error"]["kind"], "permanent", "{ended:?}");
+
+    let mut endless = script("for (;;) {}");
+    endless["nodes"][1]["timeout_ms"] = json!(300);
+    let run = start(&ada, &endless).await;
+    let ended = ada.until(&run, |run| run["status"] == "failed").await;
+    assert_eq!(ended.body["error"]["kind"], "timeout", "{ended:?}");
+    endless["nodes"][1]["timeout_ms"] = json!(3_600_000);
+    let run = start(&ada, &endless).await;
+    ada.until(&format!("{run}/nodes"), |nodes| nodes["total"] == 2).await;
+    let told = std::time::Instant::now();
+    ada.command(&format!("{run}/cancel")).await.expect(202);
+    ada.until(&run, |run| run["status"] == "cancelled").await;
+    assert!(told.elapsed().as_secs() < 10, "{:?}", told.elapsed());
+
+    let refused = ada.post("/workflows", &script("return (")).await;
+    assert_eq!(refused.pointers(), ["/nodes/1/config/code"]);
+    assert!(
+        refused.body["errors"][0]["detail"].as_str().unwrap().contains("(line "),
+        "{refused:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_node_is_run_with_what_is_given_pinned_or_was_there_before() {
+    let house = Deployment::start().await;
+    let ada = house.sign_up("ada").await;
+    let body = json!({
+        "name": "Parts",
+        "nodes": [
+            { "id": "start", "type": "trigger.manual", "config": {} },
+            { "id": "fetch", "type": "logic.transform", "config": { "expression": "{'a': input.a}" } },
+            { "id": "sum", "type": "logic.transform", "config": { "expression": "nodes.fetch.output.a + 1" } },
+            { "id": "after", "type": "logic.transform", "config": { "expression": "nodes.sum.output" } },
+        ],
+        "connections": [
+            { "from": "start", "to": "fetch" }, { "from": "fetch", "to": "sum" }, { "from": "sum", "to": "after" },
+        ],
+    });
+    let id = ada.make_workflow(&body).await;
+    let run = format!("/workflows/{id}/nodes/sum/run");
+    ada.command(&run).await.refused_by("output_unknown");
+    let output_of = async |answer: Answer| {
+        let path = format!("/executions/{}", answer.expect(202).id());
+        let ended = ada.until(&path, |run| run["status"] == "completed").await;
+        let nodes = ada.get(&format!("{path}/nodes")).await.expect(200);
+        let after = nodes.items().iter().find(|node| node["path"] == "after");
+        assert!(after.is_none_or(|after| after["status"] == "skipped"), "{nodes:?}");
+        let sum = nodes.items().iter().find(|node| node["path"] == "sum").expect("it ran");
+        assert_eq!(ended.body["trigger_type"], "manual");
+        sum["output"].clone()
+    };
+    let given = json!({ "outputs": { "fetch": { "a": 41 } } });
+    assert_eq!(output_of(ada.post(&run, &given).await).await, 42);
+
+    let mut pinned = body.clone();
+    pinned["nodes"][1]["pinned_output"] = json!({ "a": 9 });
+    ada.put(&format!("/workflows/{id}"), &pinned).await.expect(200);
+    assert_eq!(output_of(ada.command(&run).await).await, 10, "what is pinned in the draft");
+    let start = format!("/workflows/{id}/start");
+    let whole = ada.post(&start, &json!({ "input": { "a": 1 } })).await.expect(202).id();
+    let path = format!("/executions/{whole}");
+    let ended = ada.until(&path, |run| run["status"] == "completed").await;
+    assert_eq!(ended.body["output"], 2, "a run of the whole knows nothing of what is pinned");
+    let seen = ada.get(&format!("{path}/nodes/sum/scope")).await.expect(200);
+    assert_eq!(seen.body["input"], json!({ "a": 1 }));
+    assert_eq!(seen.body["nodes"]["fetch"]["output"], json!({ "a": 1 }));
+    assert!(seen.body["nodes"]["after"].is_null(), "it came later");
+    ada.get(&format!("{path}/nodes/gone/scope")).await.is_problem(404, "not-found");
+    let first = json!({ "version": 1, "from": whole });
+    assert_eq!(output_of(ada.post(&run, &first).await).await, 2, "what the run had");
+
+    for (body, rule) in [(json!({ "outputs": { "gone": 1 } }), "node_unknown")] {
+        ada.post(&run, &body).await.refused_by(rule);
+    }
+    ada.command(&format!("/workflows/{id}/nodes/gone/run")).await.refused_by("node_unknown");
+    let plan = ada.command(&format!("{run}?dry_run=true")).await.expect(200);
+    assert_eq!(plan.body["events"][0]["type"], "execution_requested");
+    let other = ada.make_workflow(&greeting("Other")).await;
+    let foreign =
+        ada.post(&format!("/workflows/{other}/nodes/greet/run"), &json!({ "from": whole })).await;
+    foreign.is_problem(404, "not-found");
+}

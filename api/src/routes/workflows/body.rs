@@ -10,6 +10,7 @@ use serde::Deserialize;
 use tokio::task::spawn_blocking;
 use utoipa::ToSchema;
 
+use super::scripts::wrong_scripts;
 use crate::problem::{FieldError, Problem};
 
 /// A definition of this size or more is parsed beside the threads that serve.
@@ -26,7 +27,7 @@ pub struct WorkflowBody {
     #[serde(default)]
     #[schema(max_length = 10_000)]
     pub description: String,
-    /// Its nodes: `{id, type, name, config, retry, timeout_ms, on_error, position}`. See `GET /node-kinds`.
+    /// Its nodes: `{id, type, name, config, retry, timeout_ms, on_error, position, pinned_output}`. See `GET /node-kinds`.
     #[serde(default = "empty_list")]
     #[schema(value_type = Vec<Object>, example = json!([{"id": "start", "type": "trigger.manual", "config": {}}]))]
     pub nodes: Json,
@@ -119,7 +120,7 @@ impl WorkflowBody {
         let definition = match parse(text).await? {
             Ok(definition) => definition,
             Err(problems) => {
-                errors.extend(problems.into_iter().map(field_error));
+                errors.extend(problems);
                 return Ok(Err(errors));
             }
         };
@@ -165,14 +166,27 @@ impl WorkflowBody {
 }
 
 /// Parses a definition, a large one where it holds nobody up.
-async fn parse(text: String) -> Result<Result<Definition, Vec<graph::Problem>>, Problem> {
+async fn parse(text: String) -> Result<Result<Definition, Vec<FieldError>>, Problem> {
     let large = text.len() >= PARSED_BESIDE_BYTES;
     let text = Json::parse(&text).map_err(|error| Problem::internal(&error))?;
     if !large {
-        return Ok(Definition::parse(text));
+        return Ok(read(text));
     }
-    let parsed = spawn_blocking(move || Definition::parse(text)).await;
+    let parsed = spawn_blocking(move || read(text)).await;
     parsed.map_err(|error| Problem::internal(&error))
+}
+
+/// Reads a definition and its scripts.
+fn read(text: Json) -> Result<Definition, Vec<FieldError>> {
+    let scripts = wrong_scripts(&text);
+    match Definition::parse(text) {
+        Ok(definition) if scripts.is_empty() => Ok(definition),
+        Ok(_) => Err(scripts),
+        Err(problems) => {
+            let problems = problems.into_iter().map(field_error);
+            Err(problems.chain(scripts).take(limits::MAX_PROBLEMS).collect())
+        }
+    }
 }
 
 /// The pointer into a definition is the one into the body, since its parts stand at the top there.
