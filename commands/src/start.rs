@@ -342,6 +342,7 @@ pub async fn run_node(scope: &Scope, wanted: &RunNode) -> Request {
         workflow_id: wanted.workflow_id,
         workflow_version: plan.version,
         trigger_type: TriggerType::Manual,
+        trigger_node: None,
         input: input.unwrap_or_else(|| Json::from_value(&serde_json::json!({}))),
         queue: plan.queue,
         limits: Vec::new(),
