@@ -1,6 +1,6 @@
 //! Why a command is refused, by a rule of the domain or for want of a permission, and how each is answered.
 
-use ledgerline_commands::{CommandError, start::StartRejection};
+use ledgerline_commands::{CommandError, resolve::ResolveRejection, start::StartRejection};
 use ledgerline_domain::{
     deployment::DeploymentRejection,
     execution::{ExecutionRejection, NotCarried},
@@ -62,6 +62,9 @@ pub enum Refusal {
     /// A node can't be configured as a rerun asks for.
     #[error("the node can't be configured like that")]
     NodeInput(Vec<GraphProblem>),
+    /// An outcome that a person gives is one that its node can't have: which field, and why.
+    #[error("{1}")]
+    Outcome(&'static str, String),
     /// A rule that no single aggregate can see.
     #[error("{detail}")]
     Rule {
@@ -70,6 +73,19 @@ pub enum Refusal {
         /// Why it refuses, for the caller.
         detail: String,
     },
+}
+
+impl From<ResolveRejection> for Refusal {
+    fn from(rejection: ResolveRejection) -> Self {
+        match rejection {
+            ResolveRejection::Workflow(rejection) => Self::Workflow(rejection),
+            ResolveRejection::Execution(rejection) => Self::Execution(rejection),
+            ResolveRejection::Port(detail) => Self::Outcome("/port", detail),
+            ResolveRejection::OutputTooLarge { .. } => {
+                Self::Outcome("/output", rejection.to_string())
+            }
+        }
+    }
 }
 
 impl From<StartRejection> for Refusal {
@@ -133,6 +149,7 @@ impl From<Refusal> for Problem {
             Refusal::Full(detail) => Self::queue_full(detail),
             Refusal::Trigger(TriggerRejection::NotFound) => Self::not_found("trigger"),
             Refusal::Trigger(rejection) => Self::rule_refused(rejection.rule(), detail),
+            Refusal::Outcome(pointer, detail) => Self::invalid(pointer, "invalid_value", detail),
             Refusal::Input(detail) => Self::invalid("/input", "invalid_value", detail),
             Refusal::Rule { rule, .. } => Self::rule_refused(rule, detail),
         }
@@ -272,6 +289,7 @@ const fn execution_rule(rejection: &ExecutionRejection) -> &'static str {
         ExecutionRejection::Contradiction { .. } => "report_contradicts",
         ExecutionRejection::NodeUnknown { .. } => "node_unknown",
         ExecutionRejection::OutputUnknown { .. } => "output_unknown",
+        ExecutionRejection::NotHeld { .. } => "node_not_held",
         ExecutionRejection::NothingToRetry => "nothing_to_retry",
         ExecutionRejection::OtherLimit => "other_limit",
         ExecutionRejection::ApprovalNotOpen { .. } => "approval_not_open",

@@ -94,6 +94,8 @@ fn api() -> OpenApiRouter<AppState> {
         .routes(routes!(worker_tasks::fail))
         .routes(routes!(worker_tasks::heartbeat))
         .routes(routes!(fork::fork))
+        .routes(routes!(control::resolve_node))
+        .routes(routes!(executions::children))
         .routes(routes!(output::get))
         .routes(routes!(nodes::list))
         .routes(routes!(scope::get))

@@ -282,7 +282,8 @@ impl Desk<'_> {
     fn send(&mut self, fence: Fence, execution_id: ExecutionId, command: ExecutionCommand) {
         self.busy.insert(execution_id);
         let commands = self.dispatcher.commands.clone();
-        let reaction = Reaction { cause: None, correlation_id: None, execution_id, command };
+        let told = command.into();
+        let reaction = Reaction { cause: None, correlation_id: None, execution_id, told };
         let answer =
             async move { (execution_id, carry_out(&commands, READER, &fence, 0, reaction).await) };
         self.in_flight.push(answer.boxed());

@@ -23,6 +23,8 @@ pub mod load;
 pub mod policies;
 pub mod preview;
 pub mod record;
+pub mod references;
+pub mod resolve;
 pub mod schedules;
 pub mod scope;
 pub mod start;

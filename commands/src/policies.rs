@@ -36,7 +36,7 @@ pub struct Policies {
 }
 
 impl Fold for PolicyState {
-    const SHAPE: &'static str = "policies-1";
+    const SHAPE: &'static str = "policies-2";
 
     fn wants(category: &str, r#type: &str) -> bool {
         // What is frequent and means nothing to it; anything else is read, so that a new event is never missed.
@@ -54,6 +54,7 @@ impl Fold for PolicyState {
             "node_skipped",
             "loop_iterated",
             "loop_item_failed",
+            "node_resolved",
             "timer_set",
             "timer_fired",
             "approval_requested",
@@ -145,7 +146,7 @@ fn reactions(state: &mut PolicyState, events: &[Recorded<AnyEvent>]) -> Vec<Reac
             cause: Some(reaction.cause),
             correlation_id: Some(event.metadata.correlation_id),
             execution_id: reaction.execution,
-            command: reaction.command,
+            told: reaction.told,
         }));
         state.apply(event);
     }

@@ -17,6 +17,7 @@ use ledgerline_domain::{
     graph::{Graph, Problem},
     id::{ExecutionId, WorkflowId},
     json::Json,
+    policy::NewRun,
     workflow::{StartPlan, Workflow, WorkflowCommand, WorkflowRejection, WorkflowVersion},
     workspace::Workspace,
 };
@@ -179,9 +180,44 @@ pub async fn start(scope: &Scope, start: &Start) -> Request {
         trigger_node: None,
         planned_nodes: plan.planned_nodes,
         depth: start.depth,
+        parent: None,
+        error_workflow_id: plan.error_workflow_id,
     };
     let_in(scope, start.execution_id, &mut request, &plan).await?;
     Ok(command(start.execution_id, request))
+}
+
+/// The command that starts a run which follows from an event of another one: a child, or what follows on a failure.
+///
+/// # Errors
+/// What the workflow or its concurrency key refuses; [`WorkflowRejection::NotFound`] for one of another workspace.
+pub async fn follow(scope: &Scope, execution_id: ExecutionId, run: &NewRun) -> Request {
+    let plan = plan_of(scope, run.workflow_id, |workflow| {
+        let started = workflow.started_version(TriggerType::Workflow)?;
+        Ok(run.version.unwrap_or(started))
+    });
+    let plan = plan.await?;
+    if plan.workspace_id != run.workspace_id {
+        return Err(CommandError::Rejected(WorkflowRejection::NotFound.into()));
+    }
+    let mut request = RequestExecution {
+        workspace_id: plan.workspace_id,
+        workflow_id: run.workflow_id,
+        workflow_version: plan.version,
+        trigger_type: TriggerType::Workflow,
+        input: run.input.clone(),
+        queue: plan.queue,
+        limits: Vec::new(),
+        held: false,
+        timeout_ms: plan.timeout_ms,
+        origin: None,
+        planned_nodes: plan.planned_nodes,
+        depth: run.depth,
+        parent: run.parent.clone(),
+        error_workflow_id: plan.error_workflow_id,
+    };
+    let_in(scope, execution_id, &mut request, &plan).await?;
+    Ok(command(execution_id, request))
 }
 
 /// Starts a run by hand and lets triggers start others from now on: one append over both streams. `queue` is the line that it waits

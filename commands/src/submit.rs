@@ -5,13 +5,18 @@ use std::{collections::HashMap, time::Duration};
 use futures_util::{StreamExt as _, stream};
 use ledgerline_domain::{
     event::Actor,
-    execution::{Execution, ExecutionCommand},
+    execution::{ChildEnd, Execution, ExecutionCommand, Parent},
     id::{CorrelationId, EventId, ExecutionId},
+    policy::{NewRun, Told},
 };
 use ledgerline_store::Fence;
 use tokio::time::sleep;
 
-use crate::{CommandError, Commands, Context, EventIds, LoadError, Target, lead::TermEnd};
+use crate::{
+    CommandError, Commands, Context, EventIds, Executed, LoadError, Target,
+    lead::TermEnd,
+    start::{self, StartRejection},
+};
 
 /// How many streams are written beside each other: enough that each flush of the log is full.
 const CONCURRENT: usize = 256;
@@ -30,7 +35,7 @@ pub(crate) struct Reaction {
     /// The execution.
     pub(crate) execution_id: ExecutionId,
     /// What it is told.
-    pub(crate) command: ExecutionCommand,
+    pub(crate) told: Told,
 }
 
 /// What became of a reaction.
@@ -93,48 +98,141 @@ pub(crate) async fn carry_out(
     nth: usize,
     reaction: Reaction,
 ) -> Result<Answer, TermEnd> {
-    let Reaction { cause, correlation_id, execution_id, command } = reaction;
-    let ids = cause.map_or(EventIds::Fresh, |cause| EventIds::Derived {
-        cause,
-        // Two reactions to one event on one stream must not make the same ids.
-        purpose: if nth == 0 { reader.to_owned() } else { format!("{reader}/{nth}") },
-    });
+    let Reaction { cause, correlation_id, execution_id, told } = reaction;
     let actor = Actor::system(reader);
-    let context = Context { correlation_id, ids, causation_id: cause, ..Context::new(actor) };
+    let context = Context { correlation_id, causation_id: cause, ..Context::new(actor) };
     let context = context.fenced(fence.clone());
+    // Two reactions to one event on one stream must not make the same ids.
+    let purpose = if nth == 0 { reader.to_owned() } else { format!("{reader}/{nth}") };
+    let ids = |purpose| cause.map_or(EventIds::Fresh, |cause| EventIds::Derived { cause, purpose });
+    let told_with = |purpose| Context { ids: ids(purpose), ..context.clone() };
+    match told {
+        Told::Command(command) => {
+            tell(commands, reader, &told_with(purpose), execution_id, &command).await
+        }
+        Told::Start(run) => {
+            let settled = begin(commands, reader, &told_with(purpose), execution_id, &run).await?;
+            let reason = match settled {
+                Ok(answer) => return Ok(answer),
+                Err(rejection) => rejection.to_string(),
+            };
+            tracing::debug!(reader, %execution_id, %reason, "a run that was to follow is refused");
+            let Some(parent) = run.parent.filter(|parent| parent.waits) else {
+                return Ok(Answer::Refused);
+            };
+            let (path, attempt) = (parent.path, parent.attempt);
+            let end = ChildEnd::Refused { reason };
+            let command = ExecutionCommand::FinishChild { path, attempt, child: execution_id, end };
+            let context = told_with(format!("{reader}/refused"));
+            tell(commands, reader, &context, parent.execution_id, &command).await
+        }
+    }
+}
+
+/// Tells an execution something; a refusal means that it moved on.
+async fn tell(
+    commands: &Commands,
+    reader: &'static str,
+    context: &Context,
+    execution_id: ExecutionId,
+    command: &ExecutionCommand,
+) -> Result<Answer, TermEnd> {
     let target = Target::existing(execution_id);
+    let try_it = || commands.execute::<Execution>(target, command, context);
+    Ok(insist(reader, execution_id, context, try_it).await?.unwrap_or_else(|rejection| {
+        tracing::debug!(reader, %execution_id, %rejection, "the execution had moved on");
+        Answer::Refused
+    }))
+}
+
+/// Requests a run, unless it is a child that nobody waits for any more.
+async fn begin(
+    commands: &Commands,
+    reader: &'static str,
+    context: &Context,
+    execution_id: ExecutionId,
+    run: &NewRun,
+) -> Result<Result<Answer, StartRejection>, TermEnd> {
+    if let Some(parent) = run.parent.as_ref().filter(|parent| parent.waits) {
+        let mut wait = FIRST_WAIT;
+        let waits = loop {
+            match commands.load::<Execution>(parent.execution_id).await {
+                Ok(found) => {
+                    let Parent { path, attempt, .. } = parent;
+                    break found.state.awaits_child(path, *attempt, execution_id);
+                }
+                Err(error) => match CommandError::<StartRejection>::from(error) {
+                    error if error.may_pass() => pause(reader, &mut wait, &error).await,
+                    CommandError::Load(source @ LoadError::UnknownEvent { .. }) => {
+                        return Err(TermEnd::unreadable(reader, source));
+                    }
+                    error => return Ok(Ok(failed(reader, execution_id, &error))),
+                },
+            }
+        };
+        if !waits {
+            return Ok(Ok(Answer::Nothing));
+        }
+    }
+    let try_it = || {
+        commands.execute_with::<Execution, StartRejection, _, _>(context, |scope| async move {
+            start::follow(&scope, execution_id, run).await
+        })
+    };
+    insist(reader, execution_id, context, try_it).await
+}
+
+/// Tries again what the log refuses for a while. Answers what came of it, or which rule of the domain refuses it.
+async fn insist<R, F>(
+    reader: &'static str,
+    execution_id: ExecutionId,
+    context: &Context,
+    mut try_it: impl FnMut() -> F,
+) -> Result<Result<Answer, R>, TermEnd>
+where
+    R: std::error::Error + Send + Sync + 'static,
+    F: Future<Output = Result<Executed<Execution>, CommandError<R>>>,
+{
     let mut wait = FIRST_WAIT;
     loop {
-        let error = match commands.execute::<Execution>(target, &command, &context).await {
-            Ok(executed) if executed.events.is_empty() => return Ok(Answer::Nothing),
-            Ok(_) => return Ok(Answer::Applied),
+        let error = match try_it().await {
+            Ok(executed) if executed.events.is_empty() => return Ok(Ok(Answer::Nothing)),
+            Ok(_) => return Ok(Ok(Answer::Applied)),
             Err(error) => error,
         };
         match error {
-            CommandError::Rejected(rejection) => {
-                tracing::debug!(reader, %execution_id, %rejection, "the execution had moved on");
-                return Ok(Answer::Refused);
-            }
-            error if error.may_pass() => {
-                tracing::warn!(reader, %execution_id, %error, "a reaction waits");
-                sleep(wait).await;
-                wait = (wait * 2).min(LONGEST_WAIT);
-            }
+            CommandError::Rejected(rejection) => return Ok(Err(rejection)),
+            error if error.may_pass() => pause(reader, &mut wait, &error).await,
             CommandError::Fenced { .. } => return Err(TermEnd::Lost),
             // The log holds each derived id once: the reaction was carried out before, and the execution has changed since.
-            CommandError::DuplicateEvent if cause.is_some() => {
+            CommandError::DuplicateEvent if context.causation_id.is_some() => {
                 tracing::warn!(reader, %execution_id, "a reaction is not repeated");
-                return Ok(Answer::Nothing);
+                return Ok(Ok(Answer::Nothing));
             }
             CommandError::Load(source @ LoadError::UnknownEvent { .. }) => {
                 return Err(TermEnd::unreadable(reader, source));
             }
-            error => {
-                metrics::counter!("ledgerline_policy_failures_total", "policy" => reader)
-                    .increment(1);
-                tracing::error!(reader, %execution_id, %error, "a reaction cannot be carried out");
-                return Ok(Answer::Failed);
-            }
+            error => return Ok(Ok(failed(reader, execution_id, &error))),
         }
     }
+}
+
+async fn pause(
+    reader: &'static str,
+    wait: &mut Duration,
+    error: &(dyn std::error::Error + Send + Sync),
+) {
+    tracing::warn!(reader, %error, "a reaction waits");
+    sleep(*wait).await;
+    *wait = (*wait * 2).min(LONGEST_WAIT);
+}
+
+fn failed(
+    reader: &'static str,
+    execution_id: ExecutionId,
+    error: &dyn std::error::Error,
+) -> Answer {
+    metrics::counter!("ledgerline_policy_failures_total", "policy" => reader).increment(1);
+    tracing::error!(reader, %execution_id, %error, "a reaction cannot be carried out");
+    Answer::Failed
 }

@@ -7,6 +7,7 @@
 //! something that has a name ([`Execution::waits_for`]).
 
 mod approval;
+mod child;
 mod command;
 mod decide;
 mod events;
@@ -17,6 +18,7 @@ mod origin;
 mod path;
 mod plan;
 mod report;
+mod resolve;
 mod signal;
 mod single;
 mod task;
@@ -36,8 +38,9 @@ pub use approval::{
     AnswerApproval, AnswerError, Approval, Button, FieldType, FormField, TIMEOUT_PORT,
 };
 pub use command::{
-    AfterFailure, ExecutionCommand, ExecutionRejection, NotCarried, NotCarriedReason, Outcome,
-    ProviderUse, Report, RequestExecution, Step, VariableValue,
+    AfterFailure, ChildEnd, ChildRun, ExecutionCommand, ExecutionRejection, NotCarried,
+    NotCarriedReason, Outcome, ProviderUse, Report, RequestExecution, Resolution, Step,
+    VariableValue,
 };
 pub use events::*;
 pub use gather::Gather;

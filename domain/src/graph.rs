@@ -6,6 +6,7 @@
 
 mod fields;
 mod problem;
+mod references;
 mod settings;
 
 use std::{collections::HashMap, sync::Arc};
@@ -19,6 +20,7 @@ use serde_json::{Map, Value};
 pub(crate) use self::fields::{Fields, Place, Reader, read_integer};
 pub use self::{
     problem::{Problem, ProblemCode},
+    references::WorkflowReference,
     settings::{Concurrency, Settings},
 };
 use crate::{

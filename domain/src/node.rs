@@ -32,7 +32,7 @@ pub use self::{
     script::{JavascriptConfig, NodeValue, ResolvedJavascript},
     steer::{
         ForEachConfig, MergeConfig, MergeMode, OnItemError, ResolvedForEach, ResolvedMerge,
-        ResolvedWhile, WhileConfig,
+        ResolvedWhile, ResolvedWorkflow, WhileConfig, WorkflowConfig,
     },
 };
 
@@ -74,6 +74,8 @@ pub enum OnError {
     Fail,
     /// The node completes with this output instead.
     Continue(Value),
+    /// The run pauses, and a person decides: try it again, complete it with an output, or let it fail.
+    Pause,
     /// The node is left by its port [`ERROR_PORT`], with the error as its output.
     Branch,
 }

@@ -6,18 +6,30 @@
 //! | it is active again | what that had paused goes on |
 //! | it is deactivated, or the workflow is deleted | it is cancelled |
 //!
+//! | when | then |
+//! | --- | --- |
+//! | a node starts a child | the child is requested, once for ever, since its id follows from the node |
+//! | a child ends that its parent waits for | its end is the outcome of the node |
+//! | a run ends while it waits for children | they are cancelled |
+//! | a run fails whose workflow names an error workflow | a run of that is requested, once for ever |
+//!
 //! Reactions to one execution are submitted in the order in which they are given, each under an id that derives from its cause, so that
 //! a reaction that is given twice is one.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use crate::{
     event::{AnyEvent, Recorded},
-    execution::{CancelReason, ExecutionCommand, ExecutionEvent, PauseReason},
-    id::{EventId, ExecutionId, WorkflowId},
-    workflow::WorkflowEvent,
+    execution::{
+        CancelReason, ChildEnd, ExecutionCommand, ExecutionEvent, ExecutionFailed, Parent,
+        PauseReason,
+    },
+    id::{EventId, ExecutionId, WorkflowId, WorkspaceId},
+    json::Json,
+    workflow::{WorkflowEvent, WorkflowVersion},
 };
 
 /// What the reactions rest on: a fold of the log. Only open executions are kept.
@@ -26,6 +38,14 @@ pub struct PolicyState {
     workflows: HashMap<WorkflowId, BTreeSet<ExecutionId>>,
     executions: HashMap<ExecutionId, WorkflowId>,
     paused: HashSet<WorkflowId>,
+    /// Nodes that wait for open executions.
+    parents: HashMap<ExecutionId, Parent>,
+    /// Children that open executions wait for.
+    children: HashMap<ExecutionId, BTreeSet<ExecutionId>>,
+    /// What follows on the failure of open executions.
+    error_workflows: HashMap<ExecutionId, WorkflowId>,
+    /// How deep open executions are that a person did not start.
+    depths: HashMap<ExecutionId, u16>,
 }
 
 /// Something that is told to an execution because of an event.
@@ -35,14 +55,50 @@ pub struct Reaction {
     pub cause: EventId,
     /// The execution.
     pub execution: ExecutionId,
-    /// What it is told. A refusal means that it ended or changed meanwhile, and needs nothing more.
-    pub command: ExecutionCommand,
+    /// What it is told.
+    pub told: Told,
+}
+
+/// What an execution is told because of an event.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Told {
+    /// A refusal means that it ended or changed meanwhile, and needs nothing more.
+    Command(ExecutionCommand),
+    /// To come to be. A parent that waits for it hears of a refusal.
+    Start(Box<NewRun>),
+}
+
+impl From<ExecutionCommand> for Told {
+    fn from(command: ExecutionCommand) -> Self {
+        Self::Command(command)
+    }
+}
+
+/// A run that follows from an event.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NewRun {
+    /// The workspace that its workflow must be of.
+    pub workspace_id: WorkspaceId,
+    /// Of which workflow.
+    pub workflow_id: WorkflowId,
+    /// Which version of it; none for the published one, else the latest draft.
+    pub version: Option<WorkflowVersion>,
+    /// What it is given.
+    pub input: Json,
+    /// How many triggers and child runs lie between it and a person.
+    pub depth: u16,
+    /// The node that starts it as its child.
+    pub parent: Option<Parent>,
 }
 
 /// What follows from an event, given the state before it.
 #[must_use]
 pub fn react(state: &PolicyState, recorded: &Recorded<AnyEvent>) -> Vec<Reaction> {
-    let AnyEvent::Workflow(event) = &recorded.event else { return Vec::new() };
+    let event = match &recorded.event {
+        AnyEvent::Workflow(event) => event,
+        AnyEvent::Execution(event) => return state.follow(recorded, event),
+        AnyEvent::Workspace(_) | AnyEvent::Vault(_) | AnyEvent::Deployment(_) => return Vec::new(),
+    };
     let workflow = WorkflowId(recorded.stream);
     let command = match event {
         WorkflowEvent::IntakePaused(_) => {
@@ -70,7 +126,7 @@ pub fn react(state: &PolicyState, recorded: &Recorded<AnyEvent>) -> Vec<Reaction
     let reaction = |execution: &ExecutionId| Reaction {
         cause: recorded.event_id,
         execution: *execution,
-        command: command.clone(),
+        told: command.clone().into(),
     };
     state.workflows.get(&workflow).into_iter().flatten().map(reaction).collect()
 }
@@ -121,7 +177,21 @@ impl PolicyState {
             ExecutionEvent::ExecutionRequested(event) => {
                 self.workflows.entry(event.workflow_id).or_default().insert(execution);
                 self.executions.insert(execution, event.workflow_id);
+                if event.depth > 0 {
+                    self.depths.insert(execution, event.depth);
+                }
+                if let Some(workflow) = event.error_workflow_id {
+                    self.error_workflows.insert(execution, workflow);
+                }
+                if let Some(parent) = event.parent.as_ref().filter(|parent| parent.waits) {
+                    self.parents.insert(execution, parent.clone());
+                }
             }
+            // Noted before it exists, so that the end of its parent is never missed.
+            ExecutionEvent::ChildStarted(event) if event.waits => {
+                self.children.entry(execution).or_default().insert(event.execution_id);
+            }
+            ExecutionEvent::ChildFinished(event) => self.child_ended(execution, event.execution_id),
             ExecutionEvent::ExecutionCompleted(_)
             | ExecutionEvent::ExecutionFailed(_)
             | ExecutionEvent::ExecutionCancelled(_) => self.ended(execution),
@@ -135,6 +205,8 @@ impl PolicyState {
             | ExecutionEvent::NodeSkipped(_)
             | ExecutionEvent::LoopIterated(_)
             | ExecutionEvent::LoopItemFailed(_)
+            | ExecutionEvent::NodeResolved(_)
+            | ExecutionEvent::ChildStarted(_)
             | ExecutionEvent::TimerSet(_)
             | ExecutionEvent::TimerFired(_)
             | ExecutionEvent::ApprovalRequested(_)
@@ -159,7 +231,99 @@ impl PolicyState {
         }
     }
 
+    fn follow(&self, recorded: &Recorded<AnyEvent>, event: &ExecutionEvent) -> Vec<Reaction> {
+        let execution = ExecutionId(recorded.stream);
+        if let ExecutionEvent::ChildStarted(event) = event {
+            let parent = Parent {
+                execution_id: execution,
+                path: event.path.clone(),
+                attempt: event.attempt,
+                waits: event.waits,
+            };
+            let child = NewRun {
+                version: event.version,
+                parent: Some(parent),
+                ..self.new_run(recorded, event.workflow_id, event.input.clone())
+            };
+            let told = Told::Start(Box::new(child));
+            return vec![Reaction {
+                cause: recorded.event_id,
+                execution: event.execution_id,
+                told,
+            }];
+        }
+        let Some(end) = end_of(event) else { return Vec::new() };
+        let mut reactions = self.tell_parent(recorded, end);
+        let cancel = ExecutionCommand::Cancel { reason: CancelReason::ParentEnded };
+        for child in self.children.get(&execution).into_iter().flatten() {
+            let told = cancel.clone().into();
+            reactions.push(Reaction { cause: recorded.event_id, execution: *child, told });
+        }
+        if let ExecutionEvent::ExecutionFailed(event) = event {
+            reactions.extend(self.error_workflow(recorded, event));
+        }
+        reactions
+    }
+
+    fn tell_parent(&self, recorded: &Recorded<AnyEvent>, end: ChildEnd) -> Vec<Reaction> {
+        let child = ExecutionId(recorded.stream);
+        let Some(parent) = self.parents.get(&child) else { return Vec::new() };
+        let (path, attempt) = (parent.path.clone(), parent.attempt);
+        let told = ExecutionCommand::FinishChild { path, attempt, child, end }.into();
+        vec![Reaction { cause: recorded.event_id, execution: parent.execution_id, told }]
+    }
+
+    fn error_workflow(
+        &self,
+        recorded: &Recorded<AnyEvent>,
+        event: &ExecutionFailed,
+    ) -> Option<Reaction> {
+        let failed = ExecutionId(recorded.stream);
+        let workflow = *self.error_workflows.get(&failed)?;
+        let input = json!({
+            "execution_id": failed,
+            "workflow_id": self.executions.get(&failed),
+            "node": event.node,
+            "error": event.error,
+        });
+        let run = self.new_run(recorded, workflow, input.into());
+        let told = Told::Start(Box::new(run));
+        Some(Reaction { cause: recorded.event_id, execution: failed.of_failure(), told })
+    }
+
+    fn new_run(
+        &self,
+        recorded: &Recorded<AnyEvent>,
+        workflow_id: WorkflowId,
+        input: Json,
+    ) -> NewRun {
+        let depth = self.depths.get(&ExecutionId(recorded.stream)).copied().unwrap_or(0);
+        NewRun {
+            workspace_id: WorkspaceId(recorded.workspace),
+            workflow_id,
+            version: None,
+            input,
+            depth: depth.saturating_add(1),
+            parent: None,
+        }
+    }
+
+    fn child_ended(&mut self, parent: ExecutionId, child: ExecutionId) {
+        if let Some(children) = self.children.get_mut(&parent) {
+            children.remove(&child);
+            if children.is_empty() {
+                self.children.remove(&parent);
+            }
+        }
+    }
+
     fn ended(&mut self, execution: ExecutionId) {
+        self.depths.remove(&execution);
+        self.error_workflows.remove(&execution);
+        self.children.remove(&execution);
+        if let Some(parent) = self.parents.remove(&execution) {
+            self.child_ended(parent.execution_id, execution);
+        }
         let Some(workflow) = self.executions.remove(&execution) else { return };
         if let Some(executions) = self.workflows.get_mut(&workflow) {
             executions.remove(&execution);
@@ -168,6 +332,19 @@ impl PolicyState {
             }
         }
     }
+}
+
+/// How an event ends its execution, where it does.
+fn end_of(event: &ExecutionEvent) -> Option<ChildEnd> {
+    if let ExecutionEvent::ExecutionCompleted(event) = event {
+        return Some(ChildEnd::Completed { output: event.output.clone() });
+    }
+    if let ExecutionEvent::ExecutionFailed(event) = event {
+        let (node, error) = (event.node.clone(), event.error.clone());
+        return Some(ChildEnd::Failed { node, error });
+    }
+    let ExecutionEvent::ExecutionCancelled(event) = event else { return None };
+    Some(ChildEnd::Cancelled { reason: event.reason })
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ use crate::{
     event::corrupt,
     execution::{Queue, TriggerType},
     graph::{Concurrency, Graph},
-    id::WorkspaceId,
+    id::{WorkflowId, WorkspaceId},
     json::Json,
 };
 
@@ -124,6 +124,8 @@ pub struct StartPlan {
     pub concurrency: Concurrency,
     /// How long a run may take.
     pub timeout_ms: Option<u64>,
+    /// The workflow that is started when a run fails.
+    pub error_workflow_id: Option<WorkflowId>,
 }
 
 impl Workflow {

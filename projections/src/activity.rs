@@ -191,7 +191,9 @@ fn execution_detail(event: &ExecutionEvent) -> Option<Value> {
             "workflow_version": event.workflow_version,
             "trigger_type": Trigger::from(event.trigger_type),
         })),
-        ExecutionEvent::ExecutionPaused(event) => Some(json!({ "reason": event.reason })),
+        ExecutionEvent::ExecutionPaused(event) => {
+            Some(json!({ "reason": event.reason, "node": event.node }))
+        }
         ExecutionEvent::ExecutionUnpaused(_) | ExecutionEvent::ExecutionCompleted(_) => {
             Some(json!({}))
         }
@@ -221,6 +223,9 @@ fn execution_detail(event: &ExecutionEvent) -> Option<Value> {
         | ExecutionEvent::NodeSkipped(_)
         | ExecutionEvent::LoopIterated(_)
         | ExecutionEvent::LoopItemFailed(_)
+        | ExecutionEvent::NodeResolved(_)
+        | ExecutionEvent::ChildStarted(_)
+        | ExecutionEvent::ChildFinished(_)
         | ExecutionEvent::TimerSet(_)
         | ExecutionEvent::TimerFired(_)
         | ExecutionEvent::ApprovalRequested(_)

@@ -9,7 +9,7 @@ use ledgerline_domain::{
     event::{AnyEvent, DomainEvent},
     execution::{
         CarriedLoop, CarriedNode, ExecutionEvent, NodeError, NodeFailed, NodePath, NodeStarted,
-        TimerKind,
+        ResolutionKind, TimerKind,
     },
     json::Json,
 };
@@ -393,6 +393,27 @@ impl ExecutionNodes {
             ExecutionEvent::NodeSkipped(event) => {
                 self.node(at, &event.path.0, NodeStatus::Skipped).finished_at = Some(at.at);
             }
+            ExecutionEvent::ExecutionPaused(event) => {
+                if let Some(node) = &event.node {
+                    self.node(at, &node.0, NodeStatus::Waiting).finished_at = None;
+                }
+            }
+            ExecutionEvent::NodeResolved(event) => {
+                let status = match event.resolution {
+                    ResolutionKind::Retry => NodeStatus::Retrying,
+                    ResolutionKind::Complete => NodeStatus::Waiting,
+                    ResolutionKind::Fail => NodeStatus::Failed,
+                };
+                let row = self.node(at, &event.path.0, status);
+                row.retry_at = (status == NodeStatus::Retrying).then_some(at.at);
+                row.finished_at = (status == NodeStatus::Failed).then_some(at.at);
+            }
+            ExecutionEvent::ChildStarted(event) => {
+                self.node(at, &event.path.0, NodeStatus::Waiting);
+            }
+            ExecutionEvent::ChildFinished(event) => {
+                self.node(at, &event.path.0, NodeStatus::Running);
+            }
             ExecutionEvent::LoopIterated(event) => self.change(at, &event.path.0, |row| {
                 row.items = i32::try_from(event.iteration + 1).ok();
             }),
@@ -445,7 +466,6 @@ impl ExecutionNodes {
             | ExecutionEvent::UsageRecorded(_)
             | ExecutionEvent::LoopItemFailed(_)
             | ExecutionEvent::ExecutionWaiting(_)
-            | ExecutionEvent::ExecutionPaused(_)
             | ExecutionEvent::ExecutionUnpaused(_)
             | ExecutionEvent::CancelRequested(_) => {}
         }
@@ -481,6 +501,10 @@ fn path_of(event: &ExecutionEvent) -> Option<&NodePath> {
         ExecutionEvent::NodeFailed(event) => Some(&event.path),
         ExecutionEvent::NodeSkipped(event) => Some(&event.path),
         ExecutionEvent::LoopIterated(event) => Some(&event.path),
+        ExecutionEvent::NodeResolved(event) => Some(&event.path),
+        ExecutionEvent::ChildStarted(event) => Some(&event.path),
+        ExecutionEvent::ChildFinished(event) => Some(&event.path),
+        ExecutionEvent::ExecutionPaused(event) => event.node.as_ref(),
         ExecutionEvent::TimerSet(event) if event.kind != TimerKind::ExecutionTimeout => {
             Some(&event.path)
         }
@@ -514,7 +538,6 @@ fn path_of(event: &ExecutionEvent) -> Option<&NodePath> {
         | ExecutionEvent::UsageRecorded(_)
         | ExecutionEvent::LoopItemFailed(_)
         | ExecutionEvent::ExecutionWaiting(_)
-        | ExecutionEvent::ExecutionPaused(_)
         | ExecutionEvent::ExecutionUnpaused(_)
         | ExecutionEvent::CancelRequested(_) => None,
     }

@@ -45,6 +45,7 @@ struct Row {
     created_by: Option<Uuid>,
     timeout_at: Option<DateTime<Utc>>,
     origin: Option<(Uuid, String)>,
+    parent: Option<Uuid>,
     position: i64,
     claim: i32,
     lifecycle: Lifecycle,
@@ -78,6 +79,7 @@ impl Row {
             timeout_at: event.timeout_at,
             origin: origin
                 .map(|origin| (origin.execution_id.0, origin_word(origin.kind).to_owned())),
+            parent: event.parent.as_ref().map(|parent| parent.execution_id.0),
             position: at.position,
             claim: 0,
             lifecycle: Lifecycle::requested(event),
@@ -143,6 +145,9 @@ impl Row {
             | ExecutionEvent::NodeSkipped(_)
             | ExecutionEvent::LoopIterated(_)
             | ExecutionEvent::LoopItemFailed(_)
+            | ExecutionEvent::NodeResolved(_)
+            | ExecutionEvent::ChildStarted(_)
+            | ExecutionEvent::ChildFinished(_)
             | ExecutionEvent::TimerSet(_)
             | ExecutionEvent::TimerFired(_)
             | ExecutionEvent::ApprovalRequested(_)
@@ -258,6 +263,7 @@ impl Projection for Executions {
                 created_by: row.created_by,
                 timeout_at: row.timeout_at,
                 origin: row.origin_execution_id.zip(row.origin_kind),
+                parent: row.parent_execution_id,
                 position: row.position,
                 claim: row.claim,
                 lifecycle: Lifecycle {
@@ -428,6 +434,7 @@ impl Executions {
             &column!(rows, |(_, row)| row.input_tokens),
             &column!(rows, |(_, row)| row.output_tokens),
             &column!(rows, |(_, row)| row.cost_microusd),
+            &column!(rows, |(_, row)| row.parent) as &[Option<Uuid>],
         )
         .execute(connection)
         .await?;
@@ -471,6 +478,10 @@ impl Executions {
                 &row.input.as_deref(),
                 &row.output.as_deref(),
                 &row.output_blob.as_deref(),
+                &row.input_tokens,
+                &row.output_tokens,
+                &row.cost_microusd,
+                &row.parent,
             ]);
         }
         copy.write(connection, include_str!("../sql/executions/copy.sql")).await

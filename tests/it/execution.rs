@@ -668,7 +668,7 @@ async fn invariant_7_an_open_run_says_what_it_waits_for() {
     }
     engine.tell(in_line, ExecutionCommand::Pause { reason: PauseReason::User }).await;
     let run = engine.until(in_line, "to be paused", |run| run.status() == Some(Status::Paused));
-    let person = WaitsFor::Resume { reason: PauseReason::User };
+    let person = WaitsFor::Resume { reason: PauseReason::User, held: Vec::new() };
     assert_eq!(run.await.waits_for(), Some(person));
     let pause = node("pause", "logic.wait", json!({"duration_ms": 600_000}));
     let workflow = engine.workflow(&chain(vec![pause])).await;

@@ -1,8 +1,14 @@
-//! Merges, loops by a condition and loops that go on without an item, on workers.
+//! What steers a run, on workers: merges, loops by a condition and without an item, children, and people who decide.
 
 use std::sync::Arc;
 
-use ledgerline_domain::execution::{ErrorKind, Execution, ExecutionEvent, NodeOutput};
+use ledgerline_domain::{
+    execution::{
+        Attempt, CancelReason, ErrorKind, Execution, ExecutionCommand, ExecutionEvent, NodeOutput,
+        PauseReason, Resolution, Status, TriggerType, WaitsFor,
+    },
+    id::{ExecutionId, WorkflowId},
+};
 use ledgerline_store::simulated::SimulatedLog;
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -29,7 +35,7 @@ fn output(execution: &Execution) -> Value {
 }
 
 /// How many appends the worker made.
-async fn appends(engine: &Engine, id: ledgerline_domain::id::ExecutionId) -> usize {
+async fn appends(engine: &Engine, id: ExecutionId) -> usize {
     let events = engine.events(id).await;
     let by_worker = events.iter().filter(|event| event.metadata.contains("\"worker\""));
     by_worker.map(|event| event.recorded_at).collect::<std::collections::BTreeSet<_>>().len()
@@ -211,6 +217,174 @@ async fn pure_nodes_of_every_kind_are_free_and_ten_effects_cost_eleven_appends()
     let (id, _) = engine.run(&chain(effects), &json!({})).await;
     let cost = appends(&engine, id).await;
     assert!(cost <= 11, "{cost} appends for ten effects");
+    worker.stop().await;
+    engine.stop().await;
+}
+
+fn workflow_node(id: &str, workflow: WorkflowId, more: Value) -> Value {
+    let mut config = json!({"workflow_id": workflow});
+    for (name, value) in more.as_object().expect("fields") {
+        config[name] = value.clone();
+    }
+    node(id, "logic.workflow", config)
+}
+
+fn only(node: Value) -> Value {
+    json!({"nodes": [node], "connections": []})
+}
+
+/// The child that the node `sub` of a run started.
+fn child_of(id: ExecutionId) -> ExecutionId {
+    id.child(&"sub".into(), Attempt(1))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_child_gives_its_output_while_its_parent_holds_nothing() {
+    let engine = engine();
+    let worker = engine.worker();
+    // One slot, which the child needs: a parent that held it would wait for ever.
+    let child = engine.workflow(&json!({
+        "nodes": [node("pause", "logic.wait", json!({"duration_ms": 20})), transform("double", "input.n * 2")],
+        "connections": [{"from": "pause", "to": "double"}],
+        "settings": {"concurrency": {"limit": 1}},
+    })).await;
+    let parent = json!({
+        "nodes": [workflow_node("sub", child, json!({"input": {"n": "{{ input.n }}"}})),
+                  transform("after", "nodes.sub.output + 1")],
+        "connections": [{"from": "sub", "to": "after"}],
+        "settings": {"concurrency": {"limit": 1}},
+    });
+    let (id, execution) = engine.run(&parent, &json!({"n": 20})).await;
+    assert_eq!(output(&execution), json!(41));
+    let facts = engine.facts(id).await;
+    assert!(
+        facts.iter().any(|fact| matches!(fact, ExecutionEvent::ExecutionWaiting(_))),
+        "{facts:#?}"
+    );
+    let made = engine.ended(child_of(id)).await;
+    let request = &made.run().expect("it ran").request;
+    assert_eq!((request.depth, request.trigger_type), (1, TriggerType::Workflow));
+    let parent = request.parent.as_ref().expect("it is a child");
+    assert_eq!((parent.execution_id, parent.path.as_str(), parent.waits), (id, "sub", true));
+    worker.stop().await;
+    engine.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_child_that_fails_or_cannot_begin_fails_its_node_and_names_itself() {
+    let engine = engine();
+    let worker = engine.worker();
+    let failing = engine
+        .workflow(&only(node("read", "action.file", json!({"operation": "read", "path": "none"}))))
+        .await;
+    let (id, execution) =
+        engine.run(&only(workflow_node("sub", failing, json!({}))), &json!({})).await;
+    let Execution::Failed { node: Some(path), error, .. } = &*execution else {
+        panic!("{execution:?}")
+    };
+    assert_eq!((path.as_str(), error.kind), ("sub", ErrorKind::Permanent));
+    assert!(error.message.starts_with("the child execution failed: "), "{error:?}");
+    let details = error.details.as_ref().expect("details").to_value();
+    assert_eq!(details["execution_id"], json!(child_of(id)));
+    assert_eq!(details["error"]["node"], json!("read"));
+    let nowhere = workflow_node("sub", WorkflowId(Uuid::now_v7()), json!({}));
+    let (_, execution) = engine.run(&only(nowhere), &json!({})).await;
+    let Execution::Failed { error, .. } = &*execution else { panic!("{execution:?}") };
+    assert!(error.message.starts_with("the child execution was refused: "), "{error:?}");
+    worker.stop().await;
+    engine.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_stopped_run_waits_for_is_stopped_with_it_and_what_it_let_go_is_not() {
+    let engine = engine();
+    let worker = engine.worker();
+    let long =
+        engine.workflow(&only(node("wait", "logic.wait", json!({"duration_ms": 3_600_000})))).await;
+    let short = engine.workflow(&only(transform("one", "1"))).await;
+    let parent = json!({
+        "nodes": [workflow_node("sub", long, json!({})), workflow_node("alone", short, json!({"wait": false}))],
+        "connections": [],
+    });
+    let workflow = engine.workflow(&parent).await;
+    let id = engine.start(workflow, &json!({})).await;
+    engine.until(child_of(id), "to wait", Execution::is_waiting).await;
+    engine.tell(id, ExecutionCommand::Cancel { reason: CancelReason::StoppedByUser }).await;
+    let stopped = engine.ended(child_of(id)).await;
+    assert!(
+        matches!(&*stopped, Execution::Cancelled { reason: CancelReason::ParentEnded, .. }),
+        "{stopped:?}"
+    );
+    let alone = engine.ended(id.child(&"alone".into(), Attempt(1))).await;
+    assert_eq!(output(&alone), json!(1));
+    worker.stop().await;
+    engine.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_workflow_that_starts_itself_comes_to_an_end() {
+    let engine = engine();
+    let worker = engine.worker();
+    let workflow = engine.workflow(&only(transform("one", "1"))).await;
+    engine.save(workflow, &only(workflow_node("sub", workflow, json!({})))).await;
+    let id = engine.start(workflow, &json!({})).await;
+    let execution = engine.ended(id).await;
+    let Execution::Failed { error, .. } = &*execution else { panic!("{execution:?}") };
+    assert!(error.message.ends_with("nested 17 deep, more than 16"), "{error:?}");
+    worker.stop().await;
+    engine.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failure_starts_the_error_workflow_once() {
+    let engine = engine();
+    let worker = engine.worker();
+    let handler =
+        engine.workflow(&only(transform("seen", "input.error.kind + ' in ' + input.node"))).await;
+    let mut failing =
+        only(node("read", "action.file", json!({"operation": "read", "path": "none"})));
+    failing["settings"] = json!({"error_workflow_id": handler});
+    let (id, _) = engine.run(&failing, &json!({})).await;
+    let handled = engine.ended(id.of_failure()).await;
+    assert_eq!(output(&handled), json!("permanent in read"));
+    let request = &handled.run().expect("it ran").request;
+    assert_eq!((request.depth, request.trigger_type), (1, TriggerType::Workflow));
+    assert_eq!(request.input.to_value()["execution_id"], json!(id));
+    worker.stop().await;
+    engine.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_pauses_for_a_person_after_the_last_attempt() {
+    let engine = engine();
+    let worker = engine.worker();
+    let workflow = engine.workflow(&json!({
+        "nodes": [{"id": "read", "type": "action.file", "on_error": "pause", "config": {"operation": "read", "path": "late.txt"}},
+                  transform("use", "nodes.read.output.content")],
+        "connections": [{"from": "read", "to": "use"}],
+    })).await;
+    let paused =
+        |execution: &Execution| matches!(execution.waits_for(), Some(WaitsFor::Resume { .. }));
+    let resolve = |resolution| ExecutionCommand::Resolve { path: "read".into(), resolution };
+    let by_hand = engine.start(workflow, &json!({})).await;
+    let execution = engine.until(by_hand, "to be paused", paused).await;
+    let (reason, held) = (PauseReason::NodeFailed, vec!["read".into()]);
+    assert_eq!(execution.waits_for(), Some(WaitsFor::Resume { reason, held }));
+    let given = json!({"content": "by hand"});
+    let complete = Resolution::Complete { output: given.into(), port: None };
+    engine.tell(by_hand, resolve(complete)).await;
+    assert_eq!(output(&*engine.ended(by_hand).await), json!("by hand"));
+    let again = engine.start(workflow, &json!({})).await;
+    engine.until(again, "to be paused", paused).await;
+    std::fs::create_dir_all(engine.files()).unwrap();
+    std::fs::write(engine.files().join("late.txt"), "at last").unwrap();
+    engine.tell(again, ExecutionCommand::Unpause { reason: PauseReason::User }).await;
+    assert_eq!(output(&*engine.ended(again).await), json!("at last"));
+    std::fs::remove_file(engine.files().join("late.txt")).unwrap();
+    let failed = engine.start(workflow, &json!({})).await;
+    engine.until(failed, "to be paused", paused).await;
+    engine.tell(failed, resolve(Resolution::Fail)).await;
+    assert_eq!(engine.ended(failed).await.status(), Some(Status::Failed));
     worker.stop().await;
     engine.stop().await;
 }

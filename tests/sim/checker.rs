@@ -6,7 +6,9 @@ use ledgerline_commands::{due::due_key, record::recorded};
 use ledgerline_domain::{
     Aggregate as _,
     event::AnyEvent,
-    execution::{Execution, ExecutionEvent, Intent, NodeState, Phase, Status, TimerKind},
+    execution::{
+        ChildOutcome, Execution, ExecutionEvent, Intent, NodeState, Phase, Status, TimerKind,
+    },
     id::ExecutionId,
 };
 use ledgerline_store::{DueKey, EventLog as _, RecordedEvent, SimulatedLog, StreamId};
@@ -56,6 +58,7 @@ impl Checker {
         let Some(run) = execution.run() else { return };
         for (path, node) in run.active() {
             let kind = match node.state {
+                NodeState::Waiting(ref waiting) if waiting.until.is_none() => continue,
                 NodeState::Waiting { .. } => TimerKind::Wait,
                 NodeState::Retrying { .. } => TimerKind::Retry,
                 NodeState::Running(_)
@@ -96,6 +99,27 @@ impl Checker {
                     matches!(phase, Some(Phase::Running { intent: Intent::GoOn, .. })),
                     "{id} is {phase:?}, and then: {started:?}"
                 );
+            }
+            ExecutionEvent::ChildFinished(finished) => {
+                let child = self.executions.get(&finished.execution_id);
+                let status = child.and_then(Execution::status);
+                let expected = match finished.outcome {
+                    ChildOutcome::Completed => Some(Status::Completed),
+                    ChildOutcome::Failed => Some(Status::Failed),
+                    ChildOutcome::Cancelled => Some(Status::Cancelled),
+                    ChildOutcome::Refused => None,
+                };
+                assert_eq!(status, expected, "{id} hears another end of its child: {finished:?}");
+            }
+            ExecutionEvent::ExecutionRequested(request) => {
+                let Some(parent) = request.parent.as_ref().filter(|parent| parent.waits) else {
+                    return;
+                };
+                let found = &self.executions[&parent.execution_id];
+                let ended = found.has_ended();
+                let waits = found.awaits_child(&parent.path, parent.attempt, id);
+                // The parent may end between the look at it and the request; its child is cancelled then.
+                assert!(ended || waits, "{id} is a child that nobody waits for: {parent:?}");
             }
             ExecutionEvent::CancelRequested(_) => {
                 self.cancelled.insert(id);

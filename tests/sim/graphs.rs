@@ -1,16 +1,16 @@
 //! Random workflows of every way in which a run moves: effects that repeat or don't, choices, waits, loops, failures that are caught.
 
-use ledgerline_domain::{graph::Definition, json::Json};
+use ledgerline_domain::{graph::Definition, id::WorkflowId, json::Json};
 use serde_json::{Value, json};
 
 use crate::dice::Dice;
 
-/// A definition of up to six nodes, each after one or two of those before it.
-pub(crate) fn definition(dice: &Dice) -> Definition {
+/// A definition of up to six nodes, each after one or two of those before it. It may start runs of other workflows.
+pub(crate) fn definition(dice: &Dice, others: &[WorkflowId]) -> Definition {
     let mut nodes: Vec<Value> = Vec::new();
     let mut connections = Vec::new();
     for index in 0..1 + dice.below(6) {
-        let made = node(dice, index);
+        let made = node(dice, index, others);
         let mut sources: Vec<&Value> =
             [dice.of(&nodes), dice.of(&nodes)].into_iter().flatten().collect();
         sources.dedup_by_key(|source| source["id"].clone());
@@ -37,14 +37,17 @@ pub(crate) fn definition(dice: &Dice) -> Definition {
     if dice.once_in(6) {
         settings["timeout_ms"] = json!(2_000);
     }
+    if let Some(other) = dice.of(others).filter(|_| dice.once_in(4)) {
+        settings["error_workflow_id"] = json!(other);
+    }
     let text = json!({"nodes": nodes, "connections": connections, "settings": settings});
     Definition::parse(Json::from_value(&text))
         .unwrap_or_else(|problems| panic!("{text} is not sound: {problems:?}"))
 }
 
-fn node(dice: &Dice, index: u64) -> Value {
+fn node(dice: &Dice, index: u64, others: &[WorkflowId]) -> Value {
     let id = format!("n{index}");
-    match dice.below(12) {
+    match dice.below(13) {
         0..=2 => effect(dice, &id),
         3 => json!({"id": id, "type": "logic.transform", "config": {"expression": "1"}}),
         4 => {
@@ -56,6 +59,12 @@ fn node(dice: &Dice, index: u64) -> Value {
         8 => {
             let mode = if dice.once_in(3) { "all" } else { "any" };
             json!({"id": id, "type": "logic.merge", "config": {"mode": mode}})
+        }
+        12 if !others.is_empty() => {
+            let other = dice.of(others).expect("there is one");
+            json!({"id": format!("child{index}"), "type": "logic.workflow",
+                "on_error": caught(dice),
+                "config": {"workflow_id": other, "wait": !dice.once_in(4)}})
         }
         9 => {
             let (one, two) = (effect(dice, &format!("{id}a")), effect(dice, &format!("{id}b")));
@@ -79,7 +88,8 @@ fn caught(dice: &Dice) -> &'static str {
 }
 
 fn effect(dice: &Dice, id: &str) -> Value {
-    let on_error = match dice.below(4) {
+    let on_error = match dice.below(6) {
+        2 => json!("pause"),
         0 => json!({"action": "continue", "value": 1}),
         1 => json!("branch"),
         _ => json!("fail"),

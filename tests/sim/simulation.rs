@@ -15,7 +15,10 @@ use ledgerline_commands::{
 use ledgerline_domain::{
     deployment::{Deployment, DeploymentCommand},
     event::Actor,
-    execution::{CancelReason, Execution, ExecutionCommand, PauseReason, Status, TriggerType},
+    execution::{
+        CancelReason, Execution, ExecutionCommand, NodePath, PauseReason, Resolution, Status,
+        TriggerType,
+    },
     id::{ExecutionId, WorkflowId, WorkspaceId},
     json::Json,
     workflow::{CreateWorkflow, NewDraft, Workflow, WorkflowCommand},
@@ -37,6 +40,8 @@ use crate::{
 const STEPS: usize = 45;
 /// How many runs are started at most, so that all of them end in good time.
 const MAX_RUNS: usize = 16;
+/// How often everything that is paused is decided about and resumed at most.
+const MAX_DECISIONS: usize = 60;
 /// How long everything may take to end once nothing goes wrong any more.
 const PATIENCE: Duration = Duration::from_secs(300);
 
@@ -161,10 +166,18 @@ impl Simulation {
             // One whose intake was turned off stays so; what a pause of it held goes on.
             self.tell_workflow(workflow, WorkflowCommand::ActivateIntake).await;
         }
-        for id in self.checker.paused() {
-            self.tell(id, ExecutionCommand::Unpause { reason: PauseReason::User }).await;
+        // What is tried again may fail again, and then somebody decides.
+        for _ in 0..MAX_DECISIONS {
+            let paused = self.checker.paused();
+            if paused.is_empty() {
+                break;
+            }
+            for id in paused {
+                self.decide(id).await;
+                self.tell(id, ExecutionCommand::Unpause { reason: PauseReason::User }).await;
+            }
+            self.settle().await;
         }
-        self.settle().await;
         let paused = self.checker.paused();
         assert!(paused.is_empty(), "resumed, and still paused: {paused:?}");
         self.nothing_is_stuck().await;
@@ -254,6 +267,7 @@ impl Simulation {
                 self.tell_workflow(workflow, WorkflowCommand::DeactivateIntake).await;
             }
             (17, _, Some(run)) => self.again(run).await,
+            (21, _, Some(run)) => self.decide(run).await,
             (18, ..) => {
                 if let Some(process) = self.dice.of(&self.processes) {
                     process.crash();
@@ -348,6 +362,21 @@ impl Simulation {
         }
     }
 
+    /// Somebody decides what becomes of the nodes of a run that failed for the last time.
+    async fn decide(&self, id: ExecutionId) {
+        let execution = self.checker.executions.get(&id);
+        let Some(open) = execution.and_then(Execution::open) else { return };
+        let held: Vec<NodePath> = open.held().map(|(path, _)| path.clone()).collect();
+        for path in held {
+            let resolution = match self.dice.below(3) {
+                0 => Resolution::Fail,
+                1 => Resolution::Retry,
+                _ => Resolution::Complete { output: Json::null(), port: None },
+            };
+            self.tell(id, ExecutionCommand::Resolve { path, resolution }).await;
+        }
+    }
+
     async fn cancel(&mut self, id: ExecutionId) {
         let command = ExecutionCommand::Cancel { reason: CancelReason::StoppedByUser };
         let target = Target::existing(id);
@@ -388,7 +417,7 @@ impl Simulation {
         let draft = NewDraft {
             name: "simulated".to_owned(),
             description: String::new(),
-            definition: graphs::definition(&self.dice),
+            definition: graphs::definition(&self.dice, &self.workflows),
             tags: Vec::new(),
             is_public: false,
         };

@@ -128,6 +128,8 @@ impl Worker {
                         | ExecutionEvent::CancelRequested(_)
                         | ExecutionEvent::ExecutionCancelled(_)
                         | ExecutionEvent::TimerFired(_)
+                        | ExecutionEvent::ChildFinished(_)
+                        | ExecutionEvent::NodeResolved(_)
                         | ExecutionEvent::ExecutionFailed(_)
                         | ExecutionEvent::ExecutionWaiting(_),
                     ) => self.hear(id),

@@ -23,6 +23,7 @@ const OWN: &[&str] = &[
     "node_skipped",
     "loop_iterated",
     "loop_item_failed",
+    "child_started",
     "timer_set",
     "approval_requested",
     "signal_awaited",

@@ -97,6 +97,7 @@ pub(crate) async fn perform(resolved: Resolved, of: &Try) -> Result<Value, NodeE
         | Resolved::Merge(_)
         | Resolved::While(_)
         | Resolved::ForEach(_)
+        | Resolved::Workflow(_)
         | Resolved::Approval(_)
         | Resolved::Signal(_)
         | Resolved::Worker(_) => Err(failure(

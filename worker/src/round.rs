@@ -18,6 +18,7 @@ use ledgerline_domain::{
         Planner, ProviderUse, Report, Run, Step, Task, TaskLease, VariableValue,
     },
     expression::{Scope, Veil},
+    id::ExecutionId,
     json::Json,
     limits::MAX_INLINE_OUTPUT_BYTES,
     node::{Node, ResolveError, Resolved, ResolvedWait},
@@ -55,6 +56,8 @@ pub(crate) struct Beginning {
     pub(crate) definition: Arc<Definition>,
     pub(crate) worker: String,
     pub(crate) claim: Claim,
+    /// The run.
+    pub(crate) execution: ExecutionId,
     /// What happened since the last append.
     pub(crate) tried: Vec<Tried>,
     /// Blobs that were loaded for it.
@@ -355,6 +358,7 @@ impl<'a> Round<'a> {
             | Resolved::Merge(_)
             | Resolved::While(_)
             | Resolved::ForEach(_)
+            | Resolved::Workflow(_)
             | Resolved::Approval(_)
             | Resolved::Signal(_)
             | Resolved::Worker(_) => {
@@ -395,6 +399,9 @@ impl<'a> Round<'a> {
             Ok(resolved) => resolved,
             Err(error) => return Some(self.ended(path, attempt, Err(error), None, None, 0)),
         };
+        if let Resolved::Workflow(child) = &resolved {
+            return Some(self.start_child(path, attempt, &resolved, child));
+        }
         let now = self.beginning.now;
         let after = |duration_ms: u64| {
             let duration = i64::try_from(duration_ms).ok().and_then(TimeDelta::try_milliseconds);

@@ -17,6 +17,7 @@ use ledgerline_domain::{
         NodePath, Planner, Report,
     },
     expression::Veil,
+    id::ExecutionId,
     json::Json,
     node::Resolved,
     vault::SecretName,
@@ -243,6 +244,7 @@ impl<'a> Running<'a> {
             definition: Arc::clone(&self.definition),
             worker: self.shared.settings().worker.clone(),
             claim: Claim(self.item.claim),
+            execution: ExecutionId(self.item.execution_id),
             tried: self.tried.clone(),
             blobs: HashMap::new(),
             facts: self.facts.clone(),
@@ -482,6 +484,9 @@ fn failures(report: &Report) -> Vec<Failure> {
             ),
             AfterFailure::Continue { .. } => {
                 (LogLevel::Warning, "failed, and the run goes on without it".to_owned())
+            }
+            AfterFailure::Pause => {
+                (LogLevel::Error, "failed, and the run pauses until somebody decides".to_owned())
             }
             AfterFailure::Stop => (LogLevel::Error, "failed".to_owned()),
         };

@@ -112,6 +112,8 @@ pub struct ExecutionQuery {
     pub workflow_id: Option<Uuid>,
     /// Only in this status.
     pub status: Option<ExecutionStatus>,
+    /// Only children of this execution.
+    pub parent_execution_id: Option<Uuid>,
     /// Only started by this.
     pub trigger_type: Option<Trigger>,
     /// Only requested at or after this time.
@@ -176,11 +178,36 @@ pub async fn list(
     Ok(reading.answer(rows, position))
 }
 
+/// List the executions that nodes of this one started as their children.
+#[utoipa::path(get, path = "/executions/{id}/children", tag = "executions",
+    params(("id" = Uuid, Path), PageParams),
+    responses((status = 200, body = Page<ExecutionItem>)))]
+pub async fn children(
+    State(state): State<AppState>,
+    reading: Reading,
+    Path(id): Path<ExecutionId>,
+    paging: ListQuery,
+) -> Result<Answer<Page<ExecutionItem>>, Problem> {
+    let found = find(&state, &reading, id).await?;
+    let workspace_id = found.origin.ok_or_else(|| Problem::not_found("execution"))?.workspace.0;
+    let offered = [("created_at", ExecutionSort::Oldest), ("-created_at", ExecutionSort::Newest)];
+    let request = page(paging, &offered)?;
+    let filter = ExecutionFilter {
+        workspace_id,
+        parent_execution_id: Some(id.0),
+        ..ExecutionFilter::default()
+    };
+    let position = reading.rows(&[Model::Executions]).await?;
+    let rows = list_rows(&state.pool, &filter, &request).await?;
+    Ok(reading.answer(rows, position))
+}
+
 fn filter(workspace: WorkspaceId, query: ExecutionQuery) -> Result<ExecutionFilter, Problem> {
     Ok(ExecutionFilter {
         workspace_id: workspace.0,
         workflow_id: query.workflow_id,
         status: query.status,
+        parent_execution_id: query.parent_execution_id,
         trigger_type: query.trigger_type,
         from: query.from,
         to: query.to,

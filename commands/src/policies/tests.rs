@@ -102,7 +102,7 @@ async fn what_a_person_changed_since_is_not_undone_by_a_redelivery() {
         cause: Some(ledgerline_domain::id::EventId(pause.event_id)),
         correlation_id: None,
         execution_id: id,
-        command: ExecutionCommand::Pause { reason: PauseReason::WorkflowPaused },
+        told: ExecutionCommand::Pause { reason: PauseReason::WorkflowPaused }.into(),
     };
     let lease = world.log.acquire_lease(READER, "dead", 1).await.unwrap().unwrap();
     let fence = ledgerline_store::Fence::from(&lease);
@@ -126,8 +126,12 @@ async fn what_cannot_be_stored_is_a_failure_and_what_was_done_before_is_not() {
     let fence = ledgerline_store::Fence::from(&lease);
     let tell = async |reader, command| {
         let cause = Some(ledgerline_domain::id::EventId(cause));
-        let reaction =
-            crate::submit::Reaction { cause, correlation_id: None, execution_id: id, command };
+        let reaction = crate::submit::Reaction {
+            cause,
+            correlation_id: None,
+            execution_id: id,
+            told: command.into(),
+        };
         let answers = crate::submit::submit(&person.commands, reader, &fence, vec![reaction]);
         answers.await.unwrap().pop().unwrap()
     };
@@ -180,7 +184,7 @@ async fn a_leader_that_was_asleep_is_fenced_off() {
         cause: None,
         correlation_id: None,
         execution_id: id,
-        command: ExecutionCommand::Pause { reason: PauseReason::WorkflowPaused },
+        told: ExecutionCommand::Pause { reason: PauseReason::WorkflowPaused }.into(),
     };
     let fence = ledgerline_store::Fence::from(&asleep);
     let late = crate::submit::submit(&person.commands, READER, &fence, vec![reaction()]).await;

@@ -187,6 +187,7 @@ impl Entry {
                 self.paused_by = None;
                 self.unpause(recorded.position);
             }
+            ExecutionEvent::ChildFinished(_) => self.wake(recorded.position),
             ExecutionEvent::TimerFired(event) if event.kind.wakes() => {
                 self.wake(recorded.position);
             }
@@ -208,6 +209,8 @@ impl Entry {
             | ExecutionEvent::NodeSkipped(_)
             | ExecutionEvent::LoopIterated(_)
             | ExecutionEvent::LoopItemFailed(_)
+            | ExecutionEvent::NodeResolved(_)
+            | ExecutionEvent::ChildStarted(_)
             | ExecutionEvent::TimerSet(_)
             | ExecutionEvent::TimerFired(_)
             | ExecutionEvent::ApprovalRequested(_)
@@ -238,7 +241,8 @@ impl Entry {
         let rest = match &mut self.place {
             // Its worker finishes what runs, and holds the slot until then.
             Place::Running { pausing, .. } => {
-                *pausing = Some(reason);
+                // A node that fails meanwhile gives it no other reason.
+                pausing.get_or_insert(reason);
                 return;
             }
             Place::Line { resumed: None } => Rest::Line,
@@ -290,6 +294,7 @@ pub(super) fn moves(event: &ExecutionEvent) -> bool {
         | ExecutionEvent::SignalReceived(_)
         | ExecutionEvent::TaskCompleted(_)
         | ExecutionEvent::TaskFailed(_)
+        | ExecutionEvent::ChildFinished(_)
         | ExecutionEvent::ExecutionWaiting(_)
         | ExecutionEvent::ExecutionPaused(_)
         | ExecutionEvent::ExecutionUnpaused(_)
@@ -303,6 +308,8 @@ pub(super) fn moves(event: &ExecutionEvent) -> bool {
         | ExecutionEvent::NodeSkipped(_)
         | ExecutionEvent::LoopIterated(_)
         | ExecutionEvent::LoopItemFailed(_)
+        | ExecutionEvent::NodeResolved(_)
+        | ExecutionEvent::ChildStarted(_)
         | ExecutionEvent::TimerSet(_)
         | ExecutionEvent::ApprovalRequested(_)
         | ExecutionEvent::SignalAwaited(_)

@@ -98,6 +98,8 @@ impl Log {
             trigger_node: None,
             planned_nodes: 1,
             depth: 0,
+            parent: None,
+            error_workflow_id: None,
         };
         assert!(self.tell(id(number), ExecutionCommand::Request(Box::new(request))));
     }
@@ -186,7 +188,7 @@ impl Log {
                     Some(Why::Running { worker: seen_worker, claim: seen }),
                 ) => (worker, claim) == (seen_worker, seen),
                 (Some(WaitsFor::Nodes { .. }), Some(Why::Waiting)) | (None, None) => true,
-                (Some(WaitsFor::Resume { reason }), Some(Why::Paused { reason: seen })) => {
+                (Some(WaitsFor::Resume { reason, .. }), Some(Why::Paused { reason: seen })) => {
                     reason == seen
                 }
                 (_, _) => false,

@@ -288,7 +288,11 @@ fn asked<'a>(
     let waiting = open.waiting(path, node.attempt).ok_or_else(not_asked)?;
     match &waiting.awaited {
         Awaited::Approval(approval) => Ok((node.attempt, waiting, approval)),
-        Awaited::Time | Awaited::Signal { .. } | Awaited::Task(_) => Err(not_asked()),
+        Awaited::Time
+        | Awaited::Decision(_)
+        | Awaited::Child(_)
+        | Awaited::Signal { .. }
+        | Awaited::Task(_) => Err(not_asked()),
     }
 }
 

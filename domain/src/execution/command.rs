@@ -4,11 +4,11 @@ use chrono::{DateTime, Utc};
 
 use super::{
     AnswerApproval, AnswerError, Attempt, Awaited, CancelReason, Claim, ConcurrencyLimit,
-    NodeError, NodeOutput, NodePath, Origin, PauseReason, Queue, SkipReason, Status, TaskLease,
-    TaskOutcome, TaskRef, TimerKind, TriggerType, Usage,
+    NodeError, NodeOutput, NodePath, Origin, Parent, PauseReason, Queue, SkipReason, Status,
+    TaskLease, TaskOutcome, TaskRef, TimerKind, TriggerType, Usage,
 };
 use crate::{
-    id::{WorkflowId, WorkspaceId},
+    id::{ExecutionId, WorkflowId, WorkspaceId},
     json::Json,
     limits::{MAX_SIGNAL_BYTES, MAX_SIGNAL_NAME_CHARS},
     vault::SecretName,
@@ -81,11 +81,87 @@ pub enum ExecutionCommand {
         /// What came of it.
         outcome: TaskOutcome,
     },
+    /// Decide what becomes of a node that failed for the last time and paused the run.
+    Resolve {
+        /// The node.
+        path: NodePath,
+        /// What becomes of it.
+        resolution: Resolution,
+    },
+    /// A child came to its end. Without effect when no node waits for it any more.
+    FinishChild {
+        /// The node that started it.
+        path: NodePath,
+        /// Which try of it.
+        attempt: Attempt,
+        /// The child.
+        child: ExecutionId,
+        /// How it ended.
+        end: ChildEnd,
+    },
     /// The worker that held this claim is gone, or nobody took it: be offered again under the next claim.
     Redispatch {
         /// The claim that was lost. Without effect when a newer one is out or it has ended.
         claim: Claim,
     },
+}
+
+/// What becomes of a node that failed for the last time.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Resolution {
+    /// It is tried again.
+    Retry,
+    /// It is done, with this outcome.
+    Complete {
+        /// What it gave.
+        output: Json,
+        /// By which port it is left, where its kind has ports.
+        port: Option<String>,
+    },
+    /// It failed for good.
+    Fail,
+}
+
+/// How a child ended.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ChildEnd {
+    /// Well.
+    Completed {
+        /// What came out.
+        output: NodeOutput,
+    },
+    /// With a failure.
+    Failed {
+        /// The node that failed, when one did.
+        node: Option<NodePath>,
+        /// Why.
+        error: NodeError,
+    },
+    /// It was stopped.
+    Cancelled {
+        /// Why.
+        reason: CancelReason,
+    },
+    /// It never began.
+    Refused {
+        /// Why, for a person.
+        reason: String,
+    },
+}
+
+/// A run that a node starts.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ChildRun {
+    /// Its id: it follows from the run, the node and the try.
+    pub execution_id: ExecutionId,
+    /// Of which workflow.
+    pub workflow_id: WorkflowId,
+    /// Which version of it; none for the published one, else the latest draft.
+    pub version: Option<WorkflowVersion>,
+    /// What it is given.
+    pub input: Json,
+    /// Whether the node waits for its end.
+    pub waits: bool,
 }
 
 /// A run is asked for.
@@ -117,6 +193,10 @@ pub struct RequestExecution {
     pub planned_nodes: u32,
     /// How many triggers and child runs lie between this and a person.
     pub depth: u16,
+    /// The node of another run that starts this one as its child.
+    pub parent: Option<Parent>,
+    /// The workflow that is started when this run fails.
+    pub error_workflow_id: Option<WorkflowId>,
 }
 
 /// What a worker did, for one append: any outcomes together with the starts that follow from them.
@@ -161,6 +241,17 @@ pub enum Step {
         awaited: Awaited,
         /// Until when; a wait for a time has one.
         until: Option<DateTime<Utc>>,
+    },
+    /// A node starts another run, and waits for it or is done.
+    StartChild {
+        /// The node.
+        path: NodePath,
+        /// Which try.
+        attempt: Attempt,
+        /// Its resolved configuration.
+        input: Json,
+        /// The run.
+        child: ChildRun,
     },
     /// A loop has its items and runs its body for each.
     OpenLoop {
@@ -273,6 +364,8 @@ pub struct VariableValue {
 pub enum AfterFailure {
     /// The node failed for good.
     Stop,
+    /// The run pauses, and a person decides.
+    Pause,
     /// It is tried again.
     Retry {
         /// When.
@@ -443,6 +536,12 @@ pub enum ExecutionRejection {
     OutputUnknown {
         /// Whose output.
         node: String,
+    },
+    /// The node has not failed for the last time, or somebody has decided already.
+    #[error("node '{path}' does not wait for anybody to decide about it")]
+    NotHeld {
+        /// The node.
+        path: String,
     },
     /// Only what failed or was cancelled can be retried.
     #[error("the execution has neither failed nor been cancelled")]

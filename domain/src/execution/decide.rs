@@ -6,9 +6,9 @@ use super::{
     ApprovalTimedOut, Attempt, Awaited, CancelReason, CancelRequested, Claim, ConcurrencyLimit,
     ErrorKind, Execution, ExecutionCancelled, ExecutionCommand, ExecutionDispatched,
     ExecutionEvent, ExecutionFailed, ExecutionPaused, ExecutionQueued, ExecutionRejection,
-    ExecutionRequested, ExecutionUnpaused, ExecutionWaiting, Intent, NodeError, NodeFailed,
-    NodePath, NodeState, Open, PauseReason, Phase, RequestExecution, Rest, TIMEOUT_PORT, TaskRef,
-    TimerFired, TimerKind, TimerSet, Waiting,
+    ExecutionRequested, ExecutionWaiting, Intent, NodeError, NodeFailed, NodePath, NodeState, Open,
+    PauseReason, Phase, RequestExecution, Rest, TIMEOUT_PORT, TaskRef, TimerFired, TimerKind,
+    TimerSet, Waiting,
 };
 use crate::{
     json::Json,
@@ -50,6 +50,12 @@ pub(super) fn decide(
             ExecutionCommand::FinishTask { task, lease, outcome } => {
                 super::task::finished(open, task, *lease, outcome, now)
             }
+            ExecutionCommand::Resolve { path, resolution } => {
+                super::resolve::decide(open, path, resolution)
+            }
+            ExecutionCommand::FinishChild { path, attempt, child, end } => {
+                Ok(super::child::finished(open, path, *attempt, *child, end, now))
+            }
             ExecutionCommand::Redispatch { claim } => Ok(redispatched(open, *claim)),
         },
         (
@@ -68,6 +74,7 @@ fn ended(execution: &Execution, command: &ExecutionCommand) -> Decision {
         }
         ExecutionCommand::Request(_)
         | ExecutionCommand::FireTimer { .. }
+        | ExecutionCommand::FinishChild { .. }
         | ExecutionCommand::Redispatch { .. } => Ok(Vec::new()),
         ExecutionCommand::Queue { .. }
         | ExecutionCommand::Dispatch { .. }
@@ -78,6 +85,7 @@ fn ended(execution: &Execution, command: &ExecutionCommand) -> Decision {
         | ExecutionCommand::Signal { .. }
         | ExecutionCommand::TakeTask { .. }
         | ExecutionCommand::FinishTask { .. }
+        | ExecutionCommand::Resolve { .. }
         | ExecutionCommand::Cancel { .. } => refused(),
     }
 }
@@ -109,6 +117,8 @@ fn requested(request: &RequestExecution, now: DateTime<Utc>) -> Decision {
             trigger_node: request.trigger_node.clone(),
             planned_nodes: request.planned_nodes,
             depth: request.depth,
+            parent: request.parent.clone(),
+            error_workflow_id: request.error_workflow_id,
         }
         .into(),
     ];
@@ -166,21 +176,25 @@ fn dispatched(open: &Open, claim: Claim) -> Decision {
 fn paused(open: &Open, reason: PauseReason) -> Decision {
     match open.phase {
         Phase::Idle(_) | Phase::Dispatched | Phase::Running { intent: Intent::GoOn, .. } => {
-            Ok(vec![ExecutionPaused { reason }.into()])
+            Ok(vec![ExecutionPaused { reason, node: None }.into()])
         }
         Phase::Paused { .. } | Phase::Running { intent: Intent::Pause(_), .. } => Ok(Vec::new()),
         Phase::Running { intent: Intent::Cancel(_), .. } => Err(ExecutionRejection::Cancelling),
     }
 }
 
-/// Resuming what is not paused, or a workflow's resume of what a person had paused, gives no events.
+/// Resuming what is not paused, or a workflow's resume of what a person or a failed node had paused, gives no events.
 fn unpaused(open: &Open, by: PauseReason) -> Decision {
     let resumes = |paused_by: PauseReason| by == PauseReason::User || paused_by == by;
     match open.phase {
-        Phase::Paused { reason, .. } if resumes(reason) => Ok(vec![ExecutionUnpaused {}.into()]),
-        // Its worker still finishes what ran when it was paused, and simply goes on.
-        Phase::Running { intent: Intent::Pause(reason), .. } if resumes(reason) => {
-            Ok(vec![ExecutionUnpaused {}.into()])
+        // Where its worker still finishes what ran when it was paused, it simply goes on.
+        Phase::Paused { reason, .. } | Phase::Running { intent: Intent::Pause(reason), .. }
+            if resumes(reason) =>
+        {
+            Ok(match by {
+                PauseReason::User | PauseReason::NodeFailed => open.go_on_with_all(),
+                PauseReason::WorkflowPaused => open.go_on_unless_held(),
+            })
         }
         Phase::Running { intent: Intent::Cancel(_), .. } => Err(ExecutionRejection::Cancelling),
         Phase::Idle(_) | Phase::Dispatched | Phase::Running { .. } | Phase::Paused { .. } => {
@@ -256,7 +270,7 @@ fn gave_up(
         waiting.completed(path, attempt, output, Some(TIMEOUT_PORT.to_owned()), now).into()
     };
     Some(match &waiting.awaited {
-        Awaited::Time => return None,
+        Awaited::Time | Awaited::Decision(_) | Awaited::Child(_) => return None,
         Awaited::Approval(_) => vec![
             ApprovalTimedOut { path: path.clone(), attempt }.into(),
             by_timeout(super::approval::output_of_timeout(now)),

@@ -29,6 +29,9 @@ events! {
         "node_skipped" 1 => NodeSkipped,
         "loop_iterated" 1 => LoopIterated,
         "loop_item_failed" 1 => LoopItemFailed,
+        "node_resolved" 1 => NodeResolved,
+        "child_started" 1 => ChildStarted,
+        "child_finished" 1 => ChildFinished,
         "timer_set" 1 => TimerSet,
         "timer_fired" 1 => TimerFired,
         "approval_requested" 1 => ApprovalRequested,
@@ -379,6 +382,25 @@ pub struct ExecutionRequested {
     /// How many triggers and child runs lie between this and a person; refused above 16.
     #[serde(default)]
     pub depth: u16,
+    /// The node of another run that started this one as its child.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<Parent>,
+    /// The workflow that is started when this run fails.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error_workflow_id: Option<WorkflowId>,
+}
+
+/// The node that started a run as its child.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Parent {
+    /// The run.
+    pub execution_id: ExecutionId,
+    /// The node.
+    pub path: NodePath,
+    /// Which try of it.
+    pub attempt: Attempt,
+    /// Whether the node waits for this run's end, which then ends with the parent.
+    pub waits: bool,
 }
 
 /// What a new execution takes over from its origin, where it is too much for its first event.
@@ -515,6 +537,83 @@ pub struct LoopItemFailed {
     pub node: NodePath,
     /// Why.
     pub error: NodeError,
+}
+
+/// A person decided what becomes of a node that failed for the last time and paused its run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeResolved {
+    /// The node.
+    pub path: NodePath,
+    /// The try that had failed.
+    pub attempt: Attempt,
+    /// What becomes of it.
+    pub resolution: ResolutionKind,
+}
+
+/// What becomes of a node that failed for the last time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ResolutionKind {
+    /// It is tried again.
+    Retry,
+    /// It has the output that the person gave; its completion follows in the same append.
+    Complete,
+    /// It failed for good.
+    Fail,
+}
+
+/// A node starts another run. That run is requested by a reaction to this, under the id that is named here.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChildStarted {
+    /// The node.
+    pub path: NodePath,
+    /// Which try.
+    pub attempt: Attempt,
+    /// The id of the child: it follows from this run, the node and the try.
+    pub execution_id: ExecutionId,
+    /// Of which workflow.
+    pub workflow_id: WorkflowId,
+    /// Which version of it; none for the published one, else the latest draft.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<WorkflowVersion>,
+    /// What it is given.
+    pub input: Json,
+    /// Whether the node waits for its end.
+    pub waits: bool,
+    /// When.
+    pub started_at: DateTime<Utc>,
+}
+
+/// A child that a node waits for came to its end. Its output follows as that of the node, in the same append.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChildFinished {
+    /// The node.
+    pub path: NodePath,
+    /// Which try.
+    pub attempt: Attempt,
+    /// The child.
+    pub execution_id: ExecutionId,
+    /// How it ended.
+    pub outcome: ChildOutcome,
+    /// What that means for the node, where it did not end well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<NodeError>,
+    /// How long the node waited.
+    pub duration_ms: u64,
+}
+
+/// How a child ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ChildOutcome {
+    /// Well.
+    Completed,
+    /// With a failure.
+    Failed,
+    /// It was stopped.
+    Cancelled,
+    /// It never began: its workflow refused.
+    Refused,
 }
 
 /// The run waits for a time, or a node's next try does.
@@ -796,6 +895,8 @@ pub enum PauseReason {
     User,
     /// Its workflow was paused, and resuming that resumes this.
     WorkflowPaused,
+    /// A node failed for the last time, and a person decides what becomes of it.
+    NodeFailed,
 }
 
 /// The running steps finish, and no other starts.
@@ -804,6 +905,9 @@ pub struct ExecutionPaused {
     /// What paused it.
     #[serde(default)]
     pub reason: PauseReason,
+    /// The node that failed, where that paused it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<NodePath>,
 }
 
 /// It may go on.
@@ -820,6 +924,8 @@ pub enum CancelReason {
     WorkflowStopped,
     /// Its workflow was deleted.
     WorkflowDeleted,
+    /// The run that waited for it as its child has ended.
+    ParentEnded,
     /// All slots of a limit were taken when it came, and the limit's strategy is not to wait.
     LimitReached,
     /// A newer run took its slot, as the limit's strategy has it.

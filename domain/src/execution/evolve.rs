@@ -10,9 +10,10 @@ use indexmap::{IndexMap, map::Entry};
 
 use super::{
     Attempt, Awaited, CarriedFailure, CarriedLoop, CarriedNode, CarriedVariable, Claim, Completed,
-    Execution, ExecutionEvent, ExecutionRequested, Failing, Intent, ItemFailure, KeptSignal, Loop,
-    LoopItemFailed, NodeOutput, NodePath, NodeRun, NodeState, Open, Phase, Reached, Rest, Run,
-    Task, TaskLease, TimerKind, Usage, Variable, Waiting, path::body_of,
+    Execution, ExecutionEvent, ExecutionPaused, ExecutionRequested, Failing, Intent, ItemFailure,
+    KeptSignal, Loop, LoopItemFailed, NodeOutput, NodePath, NodeResolved, NodeRun, NodeState, Open,
+    Phase, Reached, ResolutionKind, Rest, Run, Task, TaskLease, TimerKind, Usage, Variable, Waiting,
+    path::body_of,
 };
 use crate::json::Json;
 
@@ -77,7 +78,7 @@ impl Open {
             ExecutionEvent::ExecutionStarted(event) => self.take(&event.worker),
             ExecutionEvent::ExecutionResumed(event) => self.take(&event.worker),
             ExecutionEvent::ExecutionWaiting(_) => self.let_go(),
-            ExecutionEvent::ExecutionPaused(event) => self.pause(event.reason),
+            ExecutionEvent::ExecutionPaused(event) => self.pause(event),
             ExecutionEvent::ExecutionUnpaused(_) => self.unpause(),
             ExecutionEvent::CancelRequested(event) => self.cancel(event.reason),
             ExecutionEvent::NodeStarted(event) => {
@@ -112,6 +113,23 @@ impl Open {
             }
             ExecutionEvent::NodeSkipped(event) => {
                 self.run.set(&event.path, Attempt(1), NodeState::Skipped);
+            }
+            ExecutionEvent::NodeResolved(event) => self.resolve(event),
+            ExecutionEvent::ChildStarted(event) => {
+                if event.waits {
+                    let awaited = Awaited::Child(event.execution_id);
+                    let waiting = Waiting { since: event.started_at, until: None, awaited };
+                    let state = NodeState::Waiting(Box::new(waiting));
+                    self.run.set(&event.path, event.attempt, state);
+                }
+            }
+            ExecutionEvent::ChildFinished(event) => {
+                if let Some(error) = &event.error {
+                    let (error, duration_ms) = (error.clone(), event.duration_ms);
+                    let failing = NodeState::Failing(Box::new(Failing { error, duration_ms }));
+                    self.run.set(&event.path, event.attempt, failing);
+                }
+                self.wake();
             }
             ExecutionEvent::LoopIterated(event) => match self.run.open_loop(&event.path) {
                 Some(Loop::While { iterations, .. }) => *iterations = event.iteration + 1,
@@ -265,9 +283,15 @@ impl Open {
         };
     }
 
-    fn pause(&mut self, reason: super::PauseReason) {
-        self.interventions += 1;
+    fn pause(&mut self, event: &ExecutionPaused) {
+        let reason = event.reason;
+        // What its own worker paused it for is no news to that.
+        match &event.node {
+            Some(node) => self.run.hold(node),
+            None => self.interventions += 1,
+        }
         match &mut self.phase {
+            Phase::Running { intent: Intent::Pause(_), .. } if event.node.is_some() => {}
             Phase::Idle(rest) => self.phase = Phase::Paused { rest: *rest, reason },
             // The claim that nobody took is void with this.
             Phase::Dispatched => self.phase = Phase::Paused { rest: Rest::Ready, reason },
@@ -304,6 +328,18 @@ impl Open {
             TimerKind::TaskLease => return,
         }
         self.wake();
+    }
+
+    fn resolve(&mut self, event: &NodeResolved) {
+        self.interventions += 1;
+        match event.resolution {
+            ResolutionKind::Retry => {
+                self.run.set(&event.path, Attempt(event.attempt.0 + 1), NodeState::Ready);
+            }
+            ResolutionKind::Fail => self.run.give_up(&event.path, event.attempt),
+            // Its completion follows.
+            ResolutionKind::Complete => {}
+        }
     }
 
     /// What a node waited for came: its outcome follows in the same append, and the run has something to do.
@@ -437,14 +473,14 @@ impl Run {
             }
         };
         let index = u32::try_from(index).expect("a run has far fewer nodes than 2^32");
+        if had_failed {
+            self.failures.retain(|failure| *failure != index);
+        }
         if !settles && !fails {
             self.active.insert(index);
             return;
         }
         self.active.remove(&index);
-        if had_failed {
-            self.failures.retain(|failure| *failure != index);
-        }
         if was_loop {
             self.close(&body_of(path));
         }
@@ -458,6 +494,31 @@ impl Run {
     fn open_loop(&mut self, path: &NodePath) -> Option<&mut Loop> {
         let node = self.nodes.get_mut(path)?;
         if let NodeState::Looping(open) = &mut node.state { Some(open) } else { None }
+    }
+
+    /// A node that failed for the last time waits for a decision. One that does already goes on doing so.
+    fn hold(&mut self, path: &NodePath) {
+        let Some(node) = self.nodes.get(path) else {
+            corrupt!("execution_paused", "without the node that failed")
+        };
+        if let NodeState::Failed(error) = &node.state {
+            let (attempt, awaited) = (node.attempt, Awaited::Decision(error.clone()));
+            let waiting = Waiting { since: DateTime::UNIX_EPOCH, until: None, awaited };
+            self.set(path, attempt, NodeState::Waiting(Box::new(waiting)));
+        }
+    }
+
+    /// Somebody decided that a node failed for good.
+    fn give_up(&mut self, path: &NodePath, attempt: Attempt) {
+        let state = self.nodes.get(path).map(|node| &node.state);
+        let Some(NodeState::Waiting(waiting)) = state else {
+            corrupt!("node_resolved", "not waiting for a decision")
+        };
+        let Awaited::Decision(error) = &waiting.awaited else {
+            corrupt!("node_resolved", "not waiting for a decision")
+        };
+        let error = error.clone();
+        self.set(path, attempt, NodeState::Failed(error));
     }
 
     fn fail_item(&mut self, event: &LoopItemFailed) {

@@ -422,6 +422,9 @@ fn request_of(run: &Run, origin: Origin, timeout_ms: Option<u64>) -> RequestExec
         trigger_node: request.trigger_node.clone(),
         planned_nodes: request.planned_nodes,
         depth: request.depth,
+        // A run that is made again is nobody's child: the node that waited for the first one has its outcome.
+        parent: None,
+        error_workflow_id: request.error_workflow_id,
     }
 }
 

@@ -192,6 +192,7 @@ impl Plan {
         }
         match &node.on_error {
             OnError::Fail => AfterFailure::Stop,
+            OnError::Pause => AfterFailure::Pause,
             OnError::Continue(value) => AfterFailure::Continue {
                 output: NodeOutput::Inline(Json::from_value(value)),
                 port: None,

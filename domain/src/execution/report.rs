@@ -9,12 +9,13 @@ use chrono::{DateTime, Utc};
 use serde_json::json;
 
 use super::{
-    AfterFailure, Attempt, Awaited, Claim, ErrorKind, ExecutionCancelled, ExecutionCompleted,
-    ExecutionEvent, ExecutionFailed, ExecutionRejection, ExecutionResumed, ExecutionStarted,
-    ExecutionWaiting, Intent, Loop, LoopItemFailed, LoopIterated, NodeCompleted, NodeError,
-    NodeFailed, NodeOutput, NodePath, NodeSkipped, NodeStarted, NodeState, Open, Outcome, Phase,
-    ProviderUse, Reached, Report, SignalConsumed, Step, TimerKind, TimerSet, Usage, UsageRecorded,
-    VariableSet, path::body_of, waiting,
+    AfterFailure, Attempt, Awaited, ChildRun, ChildStarted, Claim, ErrorKind, ExecutionCancelled,
+    ExecutionCompleted, ExecutionEvent, ExecutionFailed, ExecutionPaused, ExecutionRejection,
+    ExecutionResumed, ExecutionStarted, ExecutionWaiting, Intent, Loop, LoopItemFailed,
+    LoopIterated, NodeCompleted, NodeError, NodeFailed, NodeOutput, NodePath, NodeSkipped,
+    NodeStarted, NodeState, Open, Outcome, PauseReason, Phase, ProviderUse, Reached, Report,
+    SignalConsumed, Step, TimerKind, TimerSet, Usage, UsageRecorded, VariableSet, path::body_of,
+    waiting,
 };
 use crate::json::Json;
 
@@ -32,6 +33,7 @@ pub(super) fn decide(
         now,
         touched: HashMap::new(),
         closed: Vec::new(),
+        pauses: false,
         iterated: HashMap::new(),
         consumed: HashMap::new(),
         events,
@@ -106,6 +108,8 @@ struct Deciding<'a> {
     touched: HashMap<&'a NodePath, Seen>,
     /// What the paths in loops and items begin with that the steps so far ended: what is left in them counts no more.
     closed: Vec<String>,
+    /// Whether one of the steps so far pauses the run.
+    pauses: bool,
     /// How many iterations the loops have by the steps so far, and may have.
     iterated: HashMap<&'a NodePath, (u32, u32)>,
     /// How many kept signals of a name the steps so far took.
@@ -127,6 +131,9 @@ impl<'a> Deciding<'a> {
                     return Err(Contradiction(path.clone()));
                 }
                 self.wait(path, *attempt, input, awaited, *until)?;
+            }
+            Step::StartChild { path, attempt, input, child } => {
+                self.start_child(path, *attempt, input, child)?;
             }
             Step::OpenLoop { path, attempt, items } => {
                 if self.begins(path, *attempt, Seen::Looping(*attempt))? {
@@ -309,6 +316,7 @@ impl<'a> Deciding<'a> {
             AfterFailure::Retry { .. } if is_loop => return Err(Contradiction(path.clone())),
             AfterFailure::Retry { at } => (Seen::Waiting(attempt), Some(*at)),
             AfterFailure::Stop => (Seen::Failed(attempt), None),
+            AfterFailure::Pause => (Seen::Waiting(attempt), None),
             AfterFailure::Continue { .. } => (Seen::Completed(attempt), None),
         };
         if !self.ends(path, attempt, becomes)? {
@@ -318,6 +326,11 @@ impl<'a> Deciding<'a> {
         self.push(NodeFailed { path: path.clone(), attempt, error, duration_ms, retry_at });
         match then {
             AfterFailure::Stop => {}
+            AfterFailure::Pause => {
+                self.pauses = true;
+                let (reason, node) = (PauseReason::NodeFailed, Some(path));
+                self.push(ExecutionPaused { reason, node });
+            }
             AfterFailure::Retry { at } => {
                 self.push(self.timer(&path, attempt, TimerKind::Retry, *at));
             }
@@ -325,6 +338,37 @@ impl<'a> Deciding<'a> {
                 let (output, port) = (output.clone(), port.clone());
                 self.push(NodeCompleted { path, attempt, output, port, duration_ms });
             }
+        }
+        Ok(())
+    }
+
+    /// A node that does not wait for its child is done as soon as that is asked for; its output names the child.
+    fn start_child(
+        &mut self,
+        path: &'a NodePath,
+        attempt: Attempt,
+        input: &Json,
+        child: &ChildRun,
+    ) -> Result<(), Contradiction> {
+        let becomes = if child.waits { Seen::Waiting(attempt) } else { Seen::Completed(attempt) };
+        if !self.begins(path, attempt, becomes)? {
+            return Ok(());
+        }
+        self.push(started(path, attempt, input.clone(), None));
+        self.push(ChildStarted {
+            path: path.clone(),
+            attempt,
+            execution_id: child.execution_id,
+            workflow_id: child.workflow_id,
+            version: child.version,
+            input: child.input.clone(),
+            waits: child.waits,
+            started_at: self.now,
+        });
+        if !child.waits {
+            let output = json!({"execution_id": child.execution_id}).into();
+            let (path, output, port) = (path.clone(), NodeOutput::Inline(output), None);
+            self.push(NodeCompleted { path, attempt, output, port, duration_ms: 0 });
         }
         Ok(())
     }
@@ -397,7 +441,11 @@ impl<'a> Deciding<'a> {
     ) -> Result<(), Contradiction> {
         let kept = match awaited {
             Awaited::Signal { name } => self.kept_signal(name).map(|payload| (name, payload)),
-            Awaited::Time | Awaited::Approval(_) | Awaited::Task(_) => None,
+            Awaited::Time
+            | Awaited::Approval(_)
+            | Awaited::Task(_)
+            | Awaited::Decision(_)
+            | Awaited::Child(_) => None,
         };
         let Some((name, payload)) = kept else {
             if self.begins(path, attempt, Seen::Waiting(attempt))? {
@@ -454,6 +502,7 @@ impl<'a> Deciding<'a> {
     fn let_go(&mut self) -> Result<(), Contradiction> {
         let runs = self.active().any(|seen| matches!(seen, Seen::Running { here: true, .. }));
         let waits = match self.intent {
+            Intent::GoOn if self.pauses => true,
             Intent::GoOn => {
                 self.active().any(|seen| matches!(seen, Seen::Waiting(_)))
                     && !self.active().any(|seen| matches!(seen, Seen::Ready(_) | Seen::Failing(_)))

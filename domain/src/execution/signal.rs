@@ -68,9 +68,12 @@ fn first_waiting<'a>(open: &'a Open, wanted: &str) -> Option<(&'a NodePath, Atte
         let NodeState::Waiting(waiting) = &node.state else { return None };
         match &waiting.awaited {
             Awaited::Signal { name } if name == wanted => Some((path, node.attempt, &**waiting)),
-            Awaited::Signal { .. } | Awaited::Time | Awaited::Approval(_) | Awaited::Task(_) => {
-                None
-            }
+            Awaited::Signal { .. }
+            | Awaited::Decision(_)
+            | Awaited::Child(_)
+            | Awaited::Time
+            | Awaited::Approval(_)
+            | Awaited::Task(_) => None,
         }
     })
 }

@@ -200,9 +200,11 @@ fn waiting_task<'a>(
     let waiting = open.waiting(&task.path, task.attempt).ok_or(ExecutionRejection::TaskLost)?;
     match &waiting.awaited {
         Awaited::Task(task) => Ok((waiting, task)),
-        Awaited::Time | Awaited::Approval(_) | Awaited::Signal { .. } => {
-            Err(ExecutionRejection::TaskLost)
-        }
+        Awaited::Time
+        | Awaited::Decision(_)
+        | Awaited::Child(_)
+        | Awaited::Approval(_)
+        | Awaited::Signal { .. } => Err(ExecutionRejection::TaskLost),
     }
 }
 

@@ -41,6 +41,8 @@ fn request(limit: Option<ConcurrencyLimit>) -> RequestExecution {
         trigger_node: None,
         planned_nodes: 2,
         depth: 0,
+        parent: None,
+        error_workflow_id: None,
     }
 }
 

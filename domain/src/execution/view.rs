@@ -65,6 +65,8 @@ pub enum WaitsFor {
     Resume {
         /// What paused it.
         reason: PauseReason,
+        /// The first of the nodes that wait for a person to decide what becomes of them, at most [`MAX_NAMED_WAITS`].
+        held: Vec<NodePath>,
     },
 }
 
@@ -170,7 +172,10 @@ impl Open {
             Phase::Running { worker, .. } => {
                 Some(WaitsFor::Lease { worker: worker.clone(), claim: self.claim })
             }
-            Phase::Paused { reason, .. } => Some(WaitsFor::Resume { reason: *reason }),
+            Phase::Paused { reason, .. } => {
+                let held = self.held().take(MAX_NAMED_WAITS).map(|(path, _)| path.clone());
+                Some(WaitsFor::Resume { reason: *reason, held: held.collect() })
+            }
         }
     }
 }

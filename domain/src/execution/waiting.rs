@@ -13,7 +13,7 @@ use super::{
     Approval, ApprovalRequested, Attempt, ExecutionEvent, NodeCompleted, NodeError, NodeOutput,
     NodePath, NodeState, Open, SignalAwaited, Task, TaskOffered, TimerKind, TimerSet,
 };
-use crate::json::Json;
+use crate::{id::ExecutionId, json::Json};
 
 /// A node that waits.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +40,10 @@ pub enum Awaited {
     },
     /// That an external worker does a task.
     Task(Box<Task>),
+    /// A person who decides what becomes of it: it failed like this for the last time.
+    Decision(Box<NodeError>),
+    /// The end of this run.
+    Child(ExecutionId),
 }
 
 /// What a node waited for came to nothing, outside of any worker; its plan says what follows.
@@ -116,6 +120,8 @@ pub(super) fn begun(
     let named: Option<ExecutionEvent> = match awaited {
         // The timer says it all.
         Awaited::Time => None,
+        // Their own steps say it.
+        Awaited::Decision(_) | Awaited::Child(_) => None,
         Awaited::Approval(approval) => {
             let approval = Approval::clone(approval);
             Some(ApprovalRequested { path: path(), attempt, approval, since, until }.into())
@@ -140,6 +146,8 @@ pub(super) fn begun(
     let kind = match awaited {
         Awaited::Time => TimerKind::Wait,
         Awaited::Approval(_) | Awaited::Signal { .. } | Awaited::Task(_) => TimerKind::WaitTimeout,
+        // Neither is given up by time: the run may have a timeout.
+        Awaited::Decision(_) | Awaited::Child(_) => TimerKind::WaitTimeout,
     };
     let timer =
         until.map(|due_at| TimerSet { path: path(), attempt, kind, set_at: since, due_at }.into());

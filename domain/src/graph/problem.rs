@@ -74,6 +74,8 @@ pub enum ProblemCode {
     SecretUnknown,
     /// A connection that the workspace doesn't have, or one of another kind.
     ConnectionUnknown,
+    /// A workflow that isn't there, or that belongs to another workspace.
+    WorkflowUnknown,
 }
 
 impl ProblemCode {
@@ -108,6 +110,7 @@ impl ProblemCode {
             Self::SecretMisplaced => "secret_misplaced",
             Self::SecretUnknown => "secret_unknown",
             Self::ConnectionUnknown => "connection_unknown",
+            Self::WorkflowUnknown => "workflow_unknown",
         }
     }
 }

@@ -6,6 +6,7 @@ use super::{Fields, Place, ProblemCode, Reader};
 use crate::{
     execution::{LimitStrategy, Queue},
     expression::{Expression, ExpressionError, Scope},
+    id::WorkflowId,
     json::Json,
     limits,
     node::RetryPolicy,
@@ -24,6 +25,8 @@ pub struct Settings {
     pub retry: RetryPolicy,
     /// How many nodes of a run run at once.
     pub parallelism: u32,
+    /// The workflow that is started when a run fails, of the same workspace.
+    pub error_workflow_id: Option<WorkflowId>,
 }
 
 /// How many runs of a workflow there may be at once; the others wait in line.
@@ -77,6 +80,7 @@ impl Default for Settings {
             timeout_ms: None,
             retry: RetryPolicy::default(),
             parallelism: DEFAULT_PARALLELISM,
+            error_workflow_id: None,
         }
     }
 }
@@ -104,7 +108,16 @@ impl Settings {
             .integer("parallelism", parallelism, reader)
             .and_then(|parallelism| u32::try_from(parallelism).ok())
             .unwrap_or(DEFAULT_PARALLELISM);
-        for name in ["error_workflow_id", "retention_days"] {
+        if let Some(value) = fields.get("error_workflow_id") {
+            let id = value.as_str().and_then(|text| text.parse::<uuid::Uuid>().ok());
+            if id.is_none() {
+                let reason = "expected the id of a workflow";
+                let place = fields.place_of("error_workflow_id");
+                reader.report(&place, ProblemCode::InvalidValue, reason);
+            }
+            settings.error_workflow_id = id.map(WorkflowId);
+        }
+        for name in ["retention_days"] {
             if fields.get(name).is_some() {
                 let reason = format!("`{name}` is not available");
                 reader.report(&fields.place_of(name), ProblemCode::Unsupported, reason);

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     ApprovalConfig, DEFAULT_PORT, ForEachConfig, JavascriptConfig, MergeConfig, NodeKind,
-    SignalConfig, WhileConfig, WorkerConfig,
+    SignalConfig, WhileConfig, WorkerConfig, WorkflowConfig,
 };
 use crate::{
     execution::TIMEOUT_PORT,
@@ -61,6 +61,8 @@ pub enum NodeConfig {
     Signal(SignalConfig),
     /// `integration.worker`
     Worker(WorkerConfig),
+    /// `logic.workflow`
+    Workflow(WorkflowConfig),
 }
 
 /// A request over HTTP.
@@ -306,6 +308,7 @@ impl NodeConfig {
             Self::Approval(_) => NodeKind::Approval,
             Self::Signal(_) => NodeKind::Signal,
             Self::Worker(_) => NodeKind::Worker,
+            Self::Workflow(_) => NodeKind::Workflow,
         }
     }
 
@@ -354,6 +357,7 @@ impl NodeConfig {
             | Self::Merge(_)
             | Self::ForEach(_)
             | Self::While(_)
+            | Self::Workflow(_)
             | Self::Worker(_) => Vec::new(),
         }
     }
@@ -378,6 +382,7 @@ impl NodeConfig {
             | Self::Merge(_)
             | Self::ForEach(_)
             | Self::While(_)
+            | Self::Workflow(_)
             | Self::Signal(_)
             | Self::Worker(_) => true,
         }
@@ -410,6 +415,7 @@ impl NodeConfig {
             | Self::Merge(_)
             | Self::ForEach(_)
             | Self::While(_)
+            | Self::Workflow(_)
             | Self::Approval(_)
             | Self::Signal(_) => true,
         }
@@ -437,6 +443,7 @@ impl NodeConfig {
             | Self::SetVariable(_)
             | Self::Wait(_)
             | Self::Merge(_)
+            | Self::Workflow(_)
             | Self::Approval(_)
             | Self::Signal(_)
             | Self::Worker(_) => None,
@@ -549,6 +556,7 @@ impl NodeConfig {
             Self::Approval(approval) => values.extend(approval.values()),
             Self::Signal(signal) => values.push(&signal.name),
             Self::Worker(worker) => values.extend(&worker.input),
+            Self::Workflow(workflow) => values.push(&workflow.input),
         }
         (values, expressions)
     }

@@ -47,6 +47,8 @@ pub enum NodeKind {
     Signal,
     /// `integration.worker`: a step that an external worker does.
     Worker,
+    /// `logic.workflow`: a run of another workflow.
+    Workflow,
 }
 
 /// Who does a node.
@@ -64,7 +66,7 @@ pub enum NodeClass {
 
 impl NodeKind {
     /// Every kind, in the order in which they are listed.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::TriggerManual,
         Self::TriggerCron,
         Self::TriggerWebhook,
@@ -86,6 +88,7 @@ impl NodeKind {
         Self::Approval,
         Self::Signal,
         Self::Worker,
+        Self::Workflow,
     ];
 
     /// The stored name.
@@ -113,6 +116,7 @@ impl NodeKind {
             Self::Approval => "logic.approval",
             Self::Signal => "logic.signal",
             Self::Worker => "integration.worker",
+            Self::Workflow => "logic.workflow",
         }
     }
 
@@ -138,7 +142,9 @@ impl NodeKind {
             Self::Http | Self::Command | Self::File | Self::Sql | Self::Email | Self::Javascript => {
                 NodeClass::Effect
             }
-            Self::Wait | Self::Approval | Self::Signal | Self::Worker => NodeClass::Wait,
+            Self::Wait | Self::Approval | Self::Signal | Self::Worker | Self::Workflow => {
+                NodeClass::Wait
+            }
             Self::ForEach | Self::While => NodeClass::Loop,
         }
     }
@@ -178,6 +184,7 @@ impl NodeKind {
             | Self::Merge
             | Self::While
             | Self::ForEach
+            | Self::Workflow
             | Self::Approval
             | Self::Signal
             // Its workers may be away for long; whether that is too long is for the definition to say.

@@ -8,7 +8,7 @@ use super::{
     SetVariableConfig, SqlConfig, SwitchCase, SwitchConfig, TransformConfig, WaitConfig,
     awaiting::{read_approval, read_signal, read_worker},
     script,
-    steer::{read_for_each, read_merge, read_while},
+    steer::{read_for_each, read_merge, read_while, read_workflow},
 };
 use crate::{
     expression::TemplateValue,
@@ -101,7 +101,7 @@ fn read_on_error(value: &Value, place: Place, reader: &mut Reader) -> Option<OnE
     let (word, output) = if let Some(text) = value.as_str() {
         let word = WORDS.iter().find(|(word, _)| *word == text).map(|(_, word)| *word);
         if word.is_none() {
-            let reason = "expected one of fail, continue, branch";
+            let reason = "expected one of fail, continue, branch, pause";
             reader.report(&place, ProblemCode::UnknownValue, reason);
         }
         (word?, Value::Null)
@@ -112,7 +112,9 @@ fn read_on_error(value: &Value, place: Place, reader: &mut Reader) -> Option<OnE
         }
         let word = fields.one_of("action", &WORDS, reader);
         let output = fields.get("value").cloned();
-        if output.is_some() && matches!(word, Some(OnErrorWord::Fail | OnErrorWord::Branch)) {
+        if output.is_some()
+            && matches!(word, Some(OnErrorWord::Fail | OnErrorWord::Branch | OnErrorWord::Pause))
+        {
             let reason = "only `continue` takes a value";
             reader.report(&fields.place_of("value"), ProblemCode::InvalidValue, reason);
         }
@@ -123,11 +125,7 @@ fn read_on_error(value: &Value, place: Place, reader: &mut Reader) -> Option<OnE
         OnErrorWord::Fail => Some(OnError::Fail),
         OnErrorWord::Continue => Some(OnError::Continue(output)),
         OnErrorWord::Branch => Some(OnError::Branch),
-        OnErrorWord::Pause => {
-            let reason = "`pause` is not available; use fail, continue or branch";
-            reader.report(&place, ProblemCode::Unsupported, reason);
-            None
-        }
+        OnErrorWord::Pause => Some(OnError::Pause),
     }
 }
 
@@ -184,6 +182,7 @@ fn read_config(
         NodeKind::Approval => read_approval(fields_ref, reader),
         NodeKind::Signal => read_signal(fields_ref, reader),
         NodeKind::Worker => read_worker(fields_ref, reader),
+        NodeKind::Workflow => read_workflow(fields_ref, reader),
     };
     fields.finish(reader);
     config

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use super::{
     CommandConfig, DEFAULT_PORT, EmailConfig, FileConfig, FileOperation, HttpConfig, HttpMethod,
     NodeConfig, NodeKind, ResolvedForEach, ResolvedJavascript, ResolvedMerge, ResolvedSignal,
-    ResolvedWhile, ResolvedWorker, SqlConfig, SwitchConfig, WaitConfig,
+    ResolvedWhile, ResolvedWorker, ResolvedWorkflow, SqlConfig, SwitchConfig, WaitConfig,
 };
 use crate::{
     execution::Approval,
@@ -65,6 +65,8 @@ pub enum Resolved {
     Signal(ResolvedSignal),
     /// `integration.worker`
     Worker(ResolvedWorker),
+    /// `logic.workflow`
+    Workflow(ResolvedWorkflow),
 }
 
 /// A request.
@@ -230,6 +232,7 @@ impl Resolved {
             Self::Approval(_) => NodeKind::Approval,
             Self::Signal(_) => NodeKind::Signal,
             Self::Worker(_) => NodeKind::Worker,
+            Self::Workflow(_) => NodeKind::Workflow,
         }
     }
 
@@ -255,6 +258,7 @@ impl Resolved {
             Self::Approval(resolved) => serde_json::to_value(resolved),
             Self::Signal(resolved) => serde_json::to_value(resolved),
             Self::Worker(resolved) => serde_json::to_value(resolved),
+            Self::Workflow(resolved) => serde_json::to_value(resolved),
         };
         Json::from_value(&value.expect("these structs have only string keys"))
     }
@@ -286,6 +290,7 @@ impl Resolved {
             NodeKind::Approval => Self::Approval(input.to()?),
             NodeKind::Signal => Self::Signal(input.to()?),
             NodeKind::Worker => Self::Worker(input.to()?),
+            NodeKind::Workflow => Self::Workflow(input.to()?),
         })
     }
 }
@@ -318,6 +323,7 @@ impl NodeConfig {
             Self::Wait(wait) => Resolved::Wait(resolve_wait(wait, scope)?),
             Self::Merge(merge) => Resolved::Merge(ResolvedMerge { mode: merge.mode }),
             Self::ForEach(for_each) => Resolved::ForEach(for_each.resolve(scope)?),
+            Self::Workflow(workflow) => Resolved::Workflow(workflow.resolve(scope)?),
             Self::While(repeat) => {
                 Resolved::While(ResolvedWhile { max_iterations: repeat.max_iterations })
             }

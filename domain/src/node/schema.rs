@@ -71,6 +71,7 @@ fn describe(kind: NodeKind) -> KindDescription {
             | NodeKind::Merge
             | NodeKind::ForEach
             | NodeKind::While
+            | NodeKind::Workflow
             | NodeKind::Worker => vec![],
         },
         is_effect: kind.is_effect(),
@@ -143,6 +144,10 @@ fn words(kind: NodeKind) -> (&'static str, &'static str) {
         NodeKind::Worker => (
             "External worker",
             "Offers a task to workers in any language, and gives what they make of it.",
+        ),
+        NodeKind::Workflow => (
+            "Workflow",
+            "Starts a run of another workflow and gives its output, or goes on at once.",
         ),
     }
 }
@@ -262,6 +267,15 @@ fn schema(kind: NodeKind) -> Value {
             &[],
         ),
         NodeKind::ForEach => for_each(),
+        NodeKind::Workflow => object(
+            json!({
+                "workflow_id": { "type": "string", "format": "uuid", "title": "Workflow" },
+                "version": whole("Version (the published one when left out)", 1, u64::from(u16::MAX), None),
+                "input": { "title": "Input", "format": "template" },
+                "wait": { "type": "boolean", "title": "Wait for its end", "default": true },
+            }),
+            &["workflow_id"],
+        ),
         NodeKind::While => object(
             json!({
                 "condition": cel("As long as"),

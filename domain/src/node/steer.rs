@@ -1,13 +1,15 @@
-//! The nodes that steer others: merges, and loops over a body. Their configuration, how it is read, and what it comes to.
+//! The nodes that steer others: merges, loops over a body, and runs of other workflows. Their configuration, how it is read, and what it comes to.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{NodeConfig, ResolveError};
 use crate::{
-    expression::{Expression, ExpressionError, Scope},
+    expression::{Expression, ExpressionError, Scope, TemplateValue},
     graph::{Fields, Graph, ProblemCode, Reader, Settings},
+    id::WorkflowId,
     limits,
+    workflow::WorkflowVersion,
 };
 
 /// Where branches come together again.
@@ -76,6 +78,19 @@ pub struct WhileConfig {
     pub body: Graph,
 }
 
+/// A run of another workflow.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WorkflowConfig {
+    /// Which workflow, of the same workspace.
+    pub workflow_id: WorkflowId,
+    /// Which version of it; none for the published one, else the latest draft.
+    pub version: Option<WorkflowVersion>,
+    /// What it is given; an empty object where it is left out.
+    pub input: TemplateValue,
+    /// Whether the node waits for its end. One that does not is done at once.
+    pub wait: bool,
+}
+
 /// What a merge comes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResolvedMerge {
@@ -97,6 +112,29 @@ pub struct ResolvedForEach {
 pub struct ResolvedWhile {
     /// How many iterations there may be.
     pub max_iterations: u32,
+}
+
+/// A run to start.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ResolvedWorkflow {
+    /// Of which workflow.
+    pub workflow_id: WorkflowId,
+    /// Which version of it; none for the published one, else the latest draft.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<WorkflowVersion>,
+    /// What it is given.
+    pub input: Value,
+    /// Whether the node waits for its end.
+    pub wait: bool,
+}
+
+impl WorkflowConfig {
+    pub(super) fn resolve(&self, scope: &Scope) -> Result<ResolvedWorkflow, ResolveError> {
+        let input = self.input.evaluate(scope);
+        let input = input.map_err(|error| ResolveError { field: "/input".to_owned(), error })?;
+        let Self { workflow_id, version, wait, .. } = *self;
+        Ok(ResolvedWorkflow { workflow_id, version, input, wait })
+    }
 }
 
 impl ForEachConfig {
@@ -165,6 +203,27 @@ pub(super) fn read_while(
     let max_iterations = u32::try_from(max_iterations).ok()?;
     let config = WhileConfig { condition: condition?, max_iterations, body: body? };
     Some(NodeConfig::While(Box::new(config)))
+}
+
+pub(super) fn read_workflow(fields: &mut Fields<'_>, reader: &mut Reader) -> Option<NodeConfig> {
+    let place = fields.place_of("workflow_id");
+    let workflow_id = fields.required("workflow_id", reader).and_then(|value| {
+        let id = value.as_str().and_then(|text| text.parse::<uuid::Uuid>().ok());
+        if id.is_none() {
+            reader.report(&place, ProblemCode::InvalidValue, "expected the id of a workflow");
+        }
+        id.map(WorkflowId)
+    });
+    let version = fields.integer("version", 1..=u64::from(u16::MAX), reader);
+    let version = version.and_then(|version| i32::try_from(version).ok()).map(WorkflowVersion);
+    let place = fields.place_of("input");
+    let input = match fields.get("input") {
+        Some(input) => reader.template_value(input, &place),
+        None => TemplateValue::Constant(Value::Object(serde_json::Map::new())),
+    };
+    let wait = fields.boolean("wait", reader).unwrap_or(true);
+    let workflow_id = workflow_id?;
+    Some(NodeConfig::Workflow(WorkflowConfig { workflow_id, version, input, wait }))
 }
 
 fn read_body(fields: &mut Fields<'_>, settings: &Settings, reader: &mut Reader) -> Option<Graph> {

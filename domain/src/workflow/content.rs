@@ -261,6 +261,7 @@ impl Content {
             queue: settings.queue,
             concurrency: settings.concurrency.clone(),
             timeout_ms: settings.timeout_ms,
+            error_workflow_id: settings.error_workflow_id,
             graph,
         })
     }

@@ -6,7 +6,7 @@ SELECT
     CASE WHEN e.status = 'completed' THEN 1.0::double precision
          ELSE least(coalesce(e.finished_nodes::double precision / nullif(e.planned_nodes, 0), 0.0), 1.0)
     END AS "progress!",
-    e.finished_nodes, e.planned_nodes, e.claim, e.worker, e.origin_execution_id, e.origin_kind, e.cancel_reason, e.failed_node,
+    e.finished_nodes, e.planned_nodes, e.claim, e.worker, e.origin_execution_id, e.origin_kind, e.parent_execution_id, e.cancel_reason, e.failed_node,
     e.error AS "error: RawJson", e.input AS "input: RawJson", e.output AS "output: RawJson",
     e.output_blob AS "output_blob: RawJson", e.position
 FROM executions AS e

@@ -10,6 +10,7 @@ CREATE TABLE executions (
     timeout_at timestamptz,
     created_by uuid,
     origin_execution_id uuid,
+    parent_execution_id uuid,
     position bigint NOT NULL,
     workflow_version integer NOT NULL,
     claim integer NOT NULL,
@@ -58,5 +59,6 @@ CREATE TABLE execution_counts (
 CREATE INDEX executions_created_idx ON executions (workspace_id, created_at DESC, id DESC);
 CREATE INDEX executions_status_idx ON executions (workspace_id, status, created_at DESC, id DESC);
 CREATE INDEX executions_workflow_idx ON executions (workflow_id, created_at DESC, id DESC);
+CREATE INDEX executions_parent_idx ON executions (parent_execution_id, created_at) WHERE parent_execution_id IS NOT NULL;
 CREATE INDEX execution_workflows_workspace_idx ON execution_workflows (workspace_id);
 CREATE INDEX execution_workflows_tags_idx ON execution_workflows USING gin (tags);

@@ -72,6 +72,8 @@ pub struct ExecutionItem {
     pub origin_execution_id: Option<Uuid>,
     /// How: `retry`, `rerun` or `fork`.
     pub origin_kind: Option<String>,
+    /// The execution whose node started it as its child.
+    pub parent_execution_id: Option<Uuid>,
     /// Why it was or is being stopped.
     pub cancel_reason: Option<String>,
     /// The node that failed it.
@@ -116,6 +118,8 @@ pub struct ExecutionFilter {
     pub workflow_id: Option<Uuid>,
     /// Only this status.
     pub status: Option<ExecutionStatus>,
+    /// Only children of this execution.
+    pub parent_execution_id: Option<Uuid>,
     /// Only started by this.
     pub trigger_type: Option<Trigger>,
     /// Only requested at or after this time.
@@ -132,6 +136,7 @@ impl ExecutionFilter {
     /// Whether the kept counts answer it.
     fn counted(&self) -> bool {
         self.trigger_type.is_none()
+            && self.parent_execution_id.is_none()
             && self.from.is_none()
             && self.to.is_none()
             && self.tags.is_empty()
@@ -204,7 +209,7 @@ pub async fn list(
                   CASE WHEN e.status = 'completed' THEN 1.0::double precision \
                   ELSE least(coalesce(e.finished_nodes::double precision / nullif(e.planned_nodes, 0), 0.0), 1.0) \
                   END AS progress, e.finished_nodes, e.planned_nodes, e.claim, e.worker, e.origin_execution_id, \
-                  e.origin_kind, e.cancel_reason, e.failed_node, e.error, e.position",
+                  e.origin_kind, e.parent_execution_id, e.cancel_reason, e.failed_node, e.error, e.position",
         from: "FROM executions AS e WHERE true",
         conditions: &|query| push_conditions(query, filter),
         kept_total: filter.counted().then_some(kept_total),
@@ -224,6 +229,9 @@ fn push_conditions(query: &mut QueryBuilder<Postgres>, filter: &ExecutionFilter)
     }
     if let Some(trigger) = filter.trigger_type {
         query.push(" AND e.trigger_type = ").push_bind(trigger.as_str());
+    }
+    if let Some(parent) = filter.parent_execution_id {
+        query.push(" AND e.parent_execution_id = ").push_bind(parent);
     }
     if let Some(from) = filter.from {
         query.push(" AND e.created_at >= ").push_bind(from);

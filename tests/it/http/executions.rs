@@ -439,3 +439,87 @@ async fn a_large_output_is_shown_up_to_a_size_and_read_whole() {
         none.is_problem(404, "not-found");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_person_decides_about_a_node_that_failed_for_the_last_time() {
+    let house = Deployment::start().await;
+    let ada = house.sign_up("ada").await;
+    let workflow = ada
+        .make_workflow(&json!({
+            "name": "Holds",
+            "nodes": [{"id": "each", "type": "logic.for_each", "config": {"items": "[1]", "nodes": [
+                {"id": "read", "type": "action.file", "on_error": "pause", "config": {"operation": "read", "path": "none"}}]}}],
+        }))
+        .await;
+    let id = start(&ada, &workflow, &json!({})).await.id();
+    let held = |body: &Value| body["waits_for"]["kind"] == "resume";
+    let paused = ada.until(&format!("/executions/{id}"), held).await;
+    assert_eq!(paused.body["status"], "paused", "{paused:?}");
+    let why = ada.get(&format!("/executions/{id}/why")).await.expect(200);
+    assert_eq!(why.body["waits_for"]["reason"], "node_failed");
+    assert_eq!(why.body["waits_for"]["held"], json!(["each[0]/read"]));
+    let explanation = why.text("explanation");
+    assert!(explanation.contains("'each[0]/read' has failed"), "{explanation}");
+    let reflected = paused.body["position"].to_string();
+    let nodes = ada.get(&format!("/executions/{id}/nodes?min_position={reflected}")).await;
+    let read = nodes.items().iter().find(|node| node["path"] == "each[0]/read");
+    assert_eq!(read.expect("it began")["status"], "waiting", "{nodes:?}");
+
+    let resolve = |node: &str| format!("/executions/{id}/nodes/{node}/resolve");
+    let encoded = resolve("each%5B0%5D%2Fread");
+    let wrong = [
+        json!({}),
+        json!({"action": "forget"}),
+        json!({"action": "retry", "output": 1}),
+        json!({"action": "fail", "port": "x"}),
+        json!({"action": "complete", "port": "x"}),
+    ];
+    for body in wrong {
+        let refused = ada.post(&encoded, &body).await;
+        assert!([400, 422].contains(&refused.status.as_u16()), "{body}: {refused:?}");
+    }
+    let other = ada.post(&resolve("each"), &json!({"action": "retry"})).await;
+    assert_eq!(other.expect(409).body["rule"], "node_not_held");
+    let complete = json!({"action": "complete", "output": {"content": "by hand"}});
+    ada.post(&encoded, &complete).await.expect(200);
+    let ended = ended(&ada, &id).await;
+    assert_eq!(ended.body["output"], json!([{"content": "by hand"}]), "{ended:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_children_of_a_run_are_its_tree_and_an_unknown_workflow_is_refused_at_save() {
+    let house = Deployment::start().await;
+    let ada = house.sign_up("ada").await;
+    let child = ada.make_workflow(&sum()).await;
+    let calls = |workflow: &str| {
+        json!({
+            "name": "Calls",
+            "nodes": [{"id": "each", "type": "logic.for_each", "config": {"items": "[1, 2]", "nodes": [
+                {"id": "sub", "type": "logic.workflow",
+                 "config": {"workflow_id": workflow, "input": {"a": "{{ item }}", "b": 1}}}]}}],
+        })
+    };
+    let workflow = ada.make_workflow(&calls(&child)).await;
+    let id = start(&ada, &workflow, &json!({})).await.id();
+    let whole = ended(&ada, &id).await;
+    assert_eq!(whole.body["output"], json!([4, 6]), "{whole:?}");
+    let reflected = whole.body["position"].to_string();
+    let children = ada.get(&format!("/executions/{id}/children?min_position={reflected}")).await;
+    assert_eq!(children.body["total"], 2, "{children:?}");
+    let first = &children.items()[0];
+    assert_eq!((&first["parent_execution_id"], &first["workflow_id"]), (&json!(id), &json!(child)));
+    let one = ada.get(&format!("/executions/{}", first["id"].as_str().unwrap())).await;
+    assert_eq!(one.body["parent_execution_id"], json!(id));
+    assert_eq!((&one.body["parent_node"], &one.body["depth"]), (&json!("each[0]/sub"), &json!(1)));
+    let list = ada.get(&format!("/executions?parent_execution_id={id}")).await;
+    assert_eq!(list.body["total"], 2, "{list:?}");
+
+    let unknown = ada.post("/workflows", &calls(&Uuid::now_v7().to_string())).await.expect(422);
+    let error = &unknown.body["errors"][0];
+    assert_eq!(error["pointer"], "/nodes/0/config/nodes/0/config/workflow_id", "{unknown:?}");
+    let eve = house.sign_up("eve").await;
+    eve.post("/workflows", &calls(&child)).await.expect(422);
+    let mut settings = sum();
+    settings["settings"] = json!({"error_workflow_id": Uuid::now_v7()});
+    ada.post("/workflows", &settings).await.expect(422);
+}

@@ -278,7 +278,7 @@ impl Run {
             (13, open) => {
                 self.open.extend(open);
                 self.paused = true;
-                events.push(ExecutionPaused { reason: PauseReason::User }.into());
+                events.push(ExecutionPaused { reason: PauseReason::User, node: None }.into());
             }
             (14, open) => {
                 self.open.extend(open);

@@ -224,6 +224,8 @@ pub(crate) fn requested(workspace: Uuid, workflow: Uuid, planned_nodes: u32) -> 
         trigger_node: None,
         planned_nodes,
         depth: 0,
+        parent: None,
+        error_workflow_id: None,
     }
 }
 

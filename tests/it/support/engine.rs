@@ -15,7 +15,7 @@ use ledgerline_domain::{
     graph::Definition,
     id::{ExecutionId, WorkflowId, WorkspaceId},
     json::Json,
-    workflow::{CreateWorkflow, NewDraft, Workflow, WorkflowCommand},
+    workflow::{CreateWorkflow, NewDraft, SaveDraft, Workflow, WorkflowCommand},
 };
 use ledgerline_nats::{LiveLogs, WorkSource, WorkSourceConfig};
 use ledgerline_store::{
@@ -141,6 +141,22 @@ impl Engine {
             .await
             .expect("a workflow");
         id
+    }
+
+    /// Saves the next version of a workflow.
+    pub(crate) async fn save(&self, id: WorkflowId, definition: &Value) {
+        let definition =
+            Definition::parse(Json::from_value(definition)).expect("a sound definition");
+        let draft = NewDraft {
+            name: "test".to_owned(),
+            description: String::new(),
+            definition,
+            tags: Vec::new(),
+            is_public: false,
+        };
+        let save = WorkflowCommand::SaveDraft(SaveDraft { draft });
+        let saved = self.commands.execute::<Workflow>(Target::existing(id), &save, &context());
+        saved.await.expect("a draft");
     }
 
     /// Requests a run of a workflow.

@@ -8,11 +8,13 @@ use ledgerline_domain::{
     Aggregate as _,
     event::Actor,
     execution::{
-        Action, Attempt, Awaited, Claim, Ending, ErrorKind, Execution, ExecutionCommand,
+        Action, Attempt, Awaited, ChildRun, Claim, Ending, ErrorKind, Execution, ExecutionCommand,
         ExecutionRejection, NodeError, NodeOutput, NodePath, Outcome, Plan, Planner, Report, Step,
     },
+    graph::Graph,
     id::ExecutionId,
     json::Json,
+    node::NodeConfig,
     workflow::Workflow,
 };
 use serde_json::json;
@@ -55,6 +57,7 @@ struct Running<'a> {
     id: ExecutionId,
     claim: Claim,
     plan: Arc<Plan>,
+    graph: Arc<Graph>,
     base: Arc<Execution>,
     planner: Planner,
     tried: Vec<Tried>,
@@ -157,7 +160,8 @@ impl<'a> Running<'a> {
         let content = workflow.state.content().expect("no workflow is ever gone");
         let log = worker.commands.log().as_ref();
         at_hand(log, id_of_workflow, content, version).await.map_err(|_| Stop::HandBack)?;
-        let plan = Plan::of(&content.graph(version).expect("the version was run"));
+        let graph = content.graph(version).expect("the version was run");
+        let plan = Plan::of(&graph);
         Ok(Some(Self {
             planner: Planner::new(Arc::clone(&plan)),
             base: loaded.state,
@@ -169,6 +173,7 @@ impl<'a> Running<'a> {
             id,
             claim,
             plan,
+            graph,
         }))
     }
 
@@ -238,6 +243,10 @@ impl<'a> Running<'a> {
                 let failed = dice.once_in(30).then_some(ErrorKind::Validation);
                 self.ended((path, attempt, failed.map_or(Ok(()), Err)))
             }
+            Action::BeginWait { path, attempt } if path.node_id().starts_with("child") => {
+                let child = self.child(&path, attempt);
+                Step::StartChild { path, attempt, input, child }
+            }
             Action::BeginWait { path, attempt } => {
                 let wait = chrono::TimeDelta::milliseconds(
                     i64::try_from(dice.below(1_500)).expect("a second or so"),
@@ -298,6 +307,20 @@ impl<'a> Running<'a> {
                 })
             }
         })
+    }
+
+    fn child(&self, path: &NodePath, attempt: Attempt) -> ChildRun {
+        let (graph, index) = self.graph.find(path.node_id()).expect("it is in the plan");
+        let NodeConfig::Workflow(config) = graph.node(index).config() else {
+            panic!("{path} starts no other run")
+        };
+        ChildRun {
+            execution_id: self.id.child(path, attempt),
+            workflow_id: config.workflow_id,
+            version: config.version,
+            input: Json::null(),
+            waits: config.wait,
+        }
     }
 
     fn ended(&self, (path, attempt, result): Tried) -> Step {

@@ -1,16 +1,16 @@
 //! Merges and loops in a round.
 
 use ledgerline_domain::{
-    execution::{Attempt, ErrorKind, Gather, NodePath, Step},
+    execution::{Attempt, ChildRun, ErrorKind, Gather, NodePath, Step},
     expression::Scope,
     json::Json,
     limits::MAX_INLINE_OUTPUT_BYTES,
-    node::Resolved,
+    node::{Resolved, ResolvedWorkflow},
 };
 use serde_json::json;
 
 use super::{Round, unresolved};
-use crate::values::{detailed, failure};
+use crate::values::{cleaned, detailed, failure};
 
 impl Round<'_> {
     /// What came is passed on as it is where it is one output, so that a blob stays unread.
@@ -57,6 +57,40 @@ impl Round<'_> {
         }
         self.bytes += bytes;
         Some(Step::OpenLoop { path, attempt, items })
+    }
+
+    /// Another run, under an id that follows from this one: however often it is asked for, it is one.
+    pub(super) fn start_child(
+        &mut self,
+        path: NodePath,
+        attempt: Attempt,
+        resolved: &Resolved,
+        child: &ResolvedWorkflow,
+    ) -> Step {
+        let given = cleaned(child.input.clone()).map(|input| Json::from_value(&input));
+        let given = given.and_then(|given| {
+            let size = given.as_str().len();
+            if size <= MAX_INLINE_OUTPUT_BYTES {
+                return Ok(given);
+            }
+            let message = format!(
+                "the input of the child has {size} bytes, more than {MAX_INLINE_OUTPUT_BYTES}"
+            );
+            Err(failure(ErrorKind::Validation, message))
+        });
+        let given = match given {
+            Ok(given) => given,
+            Err(error) => return self.ended(path, attempt, Err(error), None, None, 0),
+        };
+        self.bytes += 2 * given.as_str().len();
+        let child = ChildRun {
+            execution_id: self.beginning.execution.child(&path, attempt),
+            workflow_id: child.workflow_id,
+            version: child.version,
+            input: given,
+            waits: child.wait,
+        };
+        Step::StartChild { path, attempt, input: resolved.input(), child }
     }
 
     /// Once more, or over: by the condition, and never more often than the loop may.

@@ -2,11 +2,11 @@
 
 use axum::{extract::State, http::StatusCode, response::IntoResponse as _};
 use ledgerline_commands::{
-    CommandError, Scope, Target,
+    CommandError, Scope, Target, resolve,
     start::{self, Rerun, Retry},
 };
 use ledgerline_domain::{
-    execution::{CancelReason, Execution, ExecutionCommand, PauseReason},
+    execution::{CancelReason, Execution, ExecutionCommand, NodePath, PauseReason, Resolution},
     id::{ExecutionId, WorkspaceId},
     json::Json,
     permission::Permission,
@@ -51,6 +51,58 @@ pub struct RerunExecution {
     #[serde(default)]
     #[schema(value_type = Option<i32>)]
     pub version: Option<WorkflowVersion>,
+}
+
+/// What becomes of a node that failed for the last time.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ResolveNode {
+    /// What becomes of it.
+    pub action: ResolveAction,
+    /// With `complete`: what the node gave; `null` where it is left out.
+    #[serde(default)]
+    #[schema(value_type = Option<serde_json::Value>)]
+    pub output: Option<Json>,
+    /// With `complete`: the port it is left by, where its kind has ports.
+    #[serde(default)]
+    #[schema(max_length = 64)]
+    pub port: Option<String>,
+}
+
+/// What becomes of a node that failed for the last time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ResolveAction {
+    /// It is tried again.
+    Retry,
+    /// It is done, with the given output.
+    Complete,
+    /// It failed for good.
+    Fail,
+}
+
+impl ResolveNode {
+    fn resolution(self) -> Result<Resolution, Problem> {
+        let Self { action, output, port } = self;
+        let given = match (&output, &port) {
+            _ if action == ResolveAction::Complete => None,
+            (Some(_), _) => Some("/output"),
+            (None, Some(_)) => Some("/port"),
+            (None, None) => None,
+        };
+        if let Some(pointer) = given {
+            let detail = "is only for the action `complete`";
+            return Err(Problem::invalid(pointer, "invalid_value", detail));
+        }
+        Ok(match action {
+            ResolveAction::Retry => Resolution::Retry,
+            ResolveAction::Fail => Resolution::Fail,
+            ResolveAction::Complete => {
+                let output = output.unwrap_or_else(Json::null);
+                Resolution::Complete { output, port }
+            }
+        })
+    }
 }
 
 /// A command that says everything by its path.
@@ -161,6 +213,29 @@ fn demand_object(wanted: &RerunExecution) -> Result<(), Problem> {
         return Err(Problem::invalid("/node_input", "wrong_type", "must be an object of fields"));
     }
     Ok(())
+}
+
+/// Decide what becomes of a node that failed for the last time and paused its execution: try it again, complete it, or let it fail.
+/// The execution goes on when nothing is left to decide.
+#[utoipa::path(post, path = "/executions/{id}/nodes/{node}/resolve", tag = "executions",
+    params(("id" = Uuid, Path), ("node" = String, Path, description = "The path of the node, encoded: `charge`, `each%5B3%5D%2Fcharge`")),
+    request_body = ResolveNode, responses((status = 200, body = ExecutionView)))]
+pub async fn resolve_node(
+    State(state): State<AppState>,
+    writing: Writing,
+    Path((id, node)): Path<(ExecutionId, String)>,
+    JsonBody { value, hash }: JsonBody<ResolveNode>,
+) -> Reply {
+    let workspace = workspace_of::<Execution>(&state, id.0, "execution").await?;
+    let context = writing.context(workspace, hash);
+    let (writer, path, resolution) =
+        (&writing, &NodePath::from(node.as_str()), &value.resolution()?);
+    let plan = |scope: Scope| async move {
+        control(&scope, writer, workspace).await?;
+        resolve::resolve(&scope, id, path, resolution).await.map_err(CommandError::widen)
+    };
+    let executed = writing.execute::<Execution, _, _>(&context, plan).await?;
+    Ok(answer(&state, &writing, executed, StatusCode::OK).await?.into_response())
 }
 
 /// Tells an execution something and shows it as it is then.

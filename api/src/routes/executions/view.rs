@@ -107,6 +107,14 @@ pub struct ExecutionView {
     pub origin_node: Option<NodePath>,
     /// How many events of its origin it took as its past, where it is a fork.
     pub origin_version: Option<i64>,
+    /// The execution whose node started it as its child.
+    #[schema(value_type = Option<Uuid>)]
+    pub parent_execution_id: Option<ExecutionId>,
+    /// That node.
+    #[schema(value_type = Option<String>)]
+    pub parent_node: Option<NodePath>,
+    /// How many triggers and child runs lie between it and a person.
+    pub depth: u16,
     /// Why it was or is being stopped.
     #[schema(value_type = Option<String>)]
     pub cancel_reason: Option<CancelReason>,
@@ -198,6 +206,9 @@ pub(crate) async fn view(
         origin_kind: origin.map(|origin| origin.kind),
         origin_node: origin.and_then(|origin| origin.from_node.clone()),
         origin_version: origin.and_then(|origin| origin.at_version),
+        parent_execution_id: request.parent.as_ref().map(|parent| parent.execution_id),
+        parent_node: request.parent.as_ref().map(|parent| parent.path.clone()),
+        depth: request.depth,
         cancel_reason: ended.cancel_reason,
         failed_node: ended.failed_node,
         error: ended.error,

@@ -2,8 +2,8 @@
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use ledgerline_domain::{
-    execution::{Approval, Awaited, NodePath, NodeWait},
-    id::UserId,
+    execution::{Approval, Awaited, NodeError, NodePath, NodeWait},
+    id::{ExecutionId, UserId},
     permission::Role,
 };
 use serde::Serialize;
@@ -53,6 +53,18 @@ pub enum AwaitedView {
         /// The worker that has it.
         worker: Option<String>,
     },
+    /// A person who decides what becomes of it: it failed for the last time.
+    Decision {
+        /// Why it failed: `{kind, message, details}`.
+        #[schema(value_type = Object)]
+        error: NodeError,
+    },
+    /// The end of another run that it started.
+    Child {
+        /// That run.
+        #[schema(value_type = Uuid)]
+        execution_id: ExecutionId,
+    },
 }
 
 impl From<NodeWait> for NodeWaitView {
@@ -68,6 +80,8 @@ impl From<NodeWait> for NodeWaitView {
             Some(Awaited::Task(task)) => {
                 AwaitedView::Task { queue: task.queue, worker: task.worker }
             }
+            Some(Awaited::Decision(error)) => AwaitedView::Decision { error: *error },
+            Some(Awaited::Child(execution_id)) => AwaitedView::Child { execution_id },
         };
         Self { node: wait.path, until: wait.until, awaited }
     }
@@ -91,6 +105,8 @@ pub(super) fn explain(
             None => format!("a worker of the queue '{}'", task.queue),
             Some(worker) => format!("the worker {worker} of the queue '{}'", task.queue),
         },
+        Some(Awaited::Decision(_)) => "somebody who decides what becomes of it".to_owned(),
+        Some(Awaited::Child(child)) => format!("the execution {child} that it started"),
     };
     let node = wait.path.as_str();
     let others = match count.saturating_sub(1) {

@@ -65,9 +65,12 @@ pub enum WaitsForView {
     },
     /// Somebody who resumes it.
     Resume {
-        /// What paused it: `user` or `workflow_paused`.
+        /// What paused it: `user`, `workflow_paused` or `node_failed`.
         #[schema(value_type = String)]
         reason: PauseReason,
+        /// The first of the nodes that failed for the last time and wait for somebody to decide what becomes of them.
+        #[schema(value_type = Vec<String>)]
+        held: Vec<NodePath>,
     },
 }
 
@@ -105,7 +108,7 @@ impl From<WaitsFor> for WaitsForView {
                 let nodes = first.into_iter().map(Into::into).collect();
                 Self::Nodes { count, next_due_at, nodes }
             }
-            WaitsFor::Resume { reason } => Self::Resume { reason },
+            WaitsFor::Resume { reason, held } => Self::Resume { reason, held },
         }
     }
 }
@@ -374,13 +377,23 @@ fn explain(why: &WhyView, waits_for: Option<&WaitsFor>, has_ended: bool) -> Stri
         WaitsFor::Nodes { count, next_due_at, first } => {
             waits::explain(*count, *next_due_at, first)
         }
-        WaitsFor::Resume { reason: PauseReason::User } => {
+        WaitsFor::Resume { held, .. } if !held.is_empty() => explain_held(held),
+        WaitsFor::Resume { reason: PauseReason::User | PauseReason::NodeFailed, .. } => {
             "it is paused until somebody resumes it".to_owned()
         }
-        WaitsFor::Resume { reason: PauseReason::WorkflowPaused } => {
+        WaitsFor::Resume { reason: PauseReason::WorkflowPaused, .. } => {
             "it is paused until its workflow is resumed".to_owned()
         }
     }
+}
+
+fn explain_held(held: &[NodePath]) -> String {
+    let nodes: Vec<String> = held.iter().map(|node| format!("'{node}'")).collect();
+    let (noun, verb) = if nodes.len() == 1 { ("node", "has") } else { ("nodes", "have") };
+    format!(
+        "it is paused because {noun} {} {verb} failed for the last time: try again, complete or fail what has failed",
+        nodes.join(", ")
+    )
 }
 
 fn explain_slot(why: &WhyView, limits: &[ConcurrencyLimit]) -> String {

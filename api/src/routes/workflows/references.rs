@@ -1,4 +1,4 @@
-//! Whether what a definition names is there: checked when it is saved, against the vault as it is then.
+//! Whether what a definition names is there: checked when it is saved, against the vault and the workflows as they are then.
 
 use ledgerline_domain::{graph::Definition, id::WorkspaceId};
 
@@ -18,11 +18,11 @@ pub(super) async fn missing(
     workspace: WorkspaceId,
     definition: &Definition,
 ) -> Result<Vec<FieldError>, Problem> {
-    if !definition.graph().names_anything() {
-        return Ok(Vec::new());
+    let mut problems = state.commands.unknown_workflows(workspace, definition).await?;
+    if definition.graph().names_anything() {
+        let vault = vault::vault(state, workspace).await?;
+        problems.extend(definition.graph().missing_from(&vault.state));
     }
-    let vault = vault::vault(state, workspace).await?;
-    let problems = definition.graph().missing_from(&vault.state);
     Ok(problems.into_iter().map(field_error).collect())
 }
 

@@ -162,7 +162,8 @@ fn a_pause_lets_the_running_step_finish_and_then_frees_the_slot() {
     let given = Given::running().report(1, [start("fetch")]).and(pause());
     assert_eq!(given.state().status(), Some(Status::Paused));
     let finished = given.clone().report(1, [complete("fetch", json!(1)), Step::LetGo]);
-    assert_eq!(finished.state().waits_for(), Some(WaitsFor::Resume { reason: PauseReason::User }));
+    let (reason, held) = (PauseReason::User, Vec::new());
+    assert_eq!(finished.state().waits_for(), Some(WaitsFor::Resume { reason, held }));
     finished.when(unpause()).then([ExecutionUnpaused {}.into()]);
     // Resumed while its worker still has it: that one simply goes on.
     given.when(unpause()).then([ExecutionUnpaused {}.into()]);

@@ -6,6 +6,9 @@ use proptest::prelude::*;
 
 use super::*;
 
+/// The run of every history.
+const RUN: crate::id::ExecutionId = crate::id::ExecutionId(Uuid::from_u128(3));
+
 /// What the outside world does at a boundary between two appends.
 #[derive(Clone, Copy, Debug)]
 enum Happening {
@@ -92,6 +95,7 @@ impl World {
                 self.worker = None;
                 self.tell(ExecutionCommand::Dispatch { claim }).expect("it has no claim");
             }
+            WaitsFor::Nodes { .. } if self.a_child_ends() => {}
             WaitsFor::Nodes { .. } => self.fire(),
             WaitsFor::Worker { claim } => {
                 let planner = Planner::new(Arc::clone(&self.plan));
@@ -103,10 +107,40 @@ impl World {
             WaitsFor::Lease { claim, .. } => {
                 self.tell(ExecutionCommand::Redispatch { claim }).expect("the claim is live");
             }
-            WaitsFor::Resume { reason } => {
+            WaitsFor::Resume { held, .. } if !held.is_empty() => {
+                let (path, output) = (held[0].clone(), json!("decided").into());
+                let resolution = match number_of(&path) % 3 {
+                    0 => Resolution::Fail,
+                    _ => Resolution::Complete { output, port: None },
+                };
+                self.tell(ExecutionCommand::Resolve { path, resolution }).expect("it is held");
+            }
+            WaitsFor::Resume { reason, .. } => {
                 self.tell(ExecutionCommand::Unpause { reason }).expect("it is paused");
             }
         }
+    }
+
+    /// Whether a node waited for a child, which then comes to its end.
+    fn a_child_ends(&mut self) -> bool {
+        let Some(open) = self.execution.open() else { return false };
+        let child = open.run.active().find_map(|(path, node)| match &node.state {
+            NodeState::Waiting(waiting) => match waiting.awaited {
+                Awaited::Child(child) => Some((path.clone(), node.attempt, child)),
+                _ => None,
+            },
+            _ => None,
+        });
+        let Some((path, attempt, child)) = child else { return false };
+        let end = match number_of(&path) % 4 {
+            0 => ChildEnd::Failed { node: None, error: failure(ErrorKind::Permanent) },
+            1 => ChildEnd::Refused { reason: "there is none".to_owned() },
+            2 => ChildEnd::Cancelled { reason: CancelReason::StoppedByUser },
+            _ => ChildEnd::Completed { output: NodeOutput::Inline(json!("child").into()) },
+        };
+        self.tell(ExecutionCommand::FinishChild { path, attempt, child, end })
+            .expect("never refused");
+        true
     }
 
     fn fire(&mut self) {
@@ -192,6 +226,16 @@ impl World {
                 Step::Start { path, attempt, input, secrets: Vec::new() }
             }
             Action::EvaluateInline { path, attempt } => self.outcome(&path, attempt),
+            Action::BeginWait { path, attempt } if path.node_id().starts_with("child") => {
+                let child = ChildRun {
+                    execution_id: RUN.child(&path, attempt),
+                    workflow_id: WorkflowId(Uuid::from_u128(4)),
+                    version: None,
+                    input: Json::null(),
+                    waits: !path.node_id().starts_with("child_go"),
+                };
+                Step::StartChild { path, attempt, input, child }
+            }
             Action::BeginWait { path, attempt } => {
                 let until = Some(at(1_000 + i64::from(number_of(&path) % 100)));
                 Step::Wait { path, attempt, input, awaited: Awaited::Time, until }
@@ -348,7 +392,7 @@ fn sketched(index: usize, kind: u8, effects_repeat: bool) -> Value {
     let wait = |id: String| json!({"id": id, "type": "logic.wait", "config": {"duration_ms": 1}});
     let choice =
         |id: String| json!({"id": id, "type": "logic.if", "config": {"condition": "true"}});
-    match kind % 15 {
+    match kind % 18 {
         0 => effect(format!("ok{index}"), fail()),
         1 => json!({"id": format!("map{index}"), "type": "logic.transform",
             "config": {"expression": "1"}}),
@@ -383,6 +427,13 @@ fn sketched(index: usize, kind: u8, effects_repeat: bool) -> Value {
             each(format!("each{index}"), json!([nested]), json!([]), on_error)
         }
         9 => effect(format!("bad{index}"), fail()),
+        14 => effect(format!("bad_hold{index}"), json!("pause")),
+        15 | 16 => {
+            let id = if kind.is_multiple_of(2) { "child" } else { "child_go" };
+            let config = json!({"workflow_id": Uuid::from_u128(4)});
+            json!({"id": format!("{id}{index}"), "type": "logic.workflow", "config": config,
+                "on_error": "branch"})
+        }
         10 | 11 => {
             let mode = if kind.is_multiple_of(2) { "any" } else { "all" };
             json!({"id": format!("merge{index}"), "type": "logic.merge", "config": {"mode": mode}})

@@ -308,3 +308,227 @@ fn a_failure_that_its_node_catches_is_no_failure_of_the_item() {
     let list = output.to_json(&Default::default()).expect("no blob is needed");
     assert_eq!(list.to_value(), json!(["default"]));
 }
+
+const RUN: crate::id::ExecutionId = crate::id::ExecutionId(Uuid::from_u128(7));
+
+fn held(path: &str) -> ExecutionEvent {
+    ExecutionPaused { reason: PauseReason::NodeFailed, node: Some(path.into()) }.into()
+}
+
+fn resolve(path: &str, resolution: Resolution) -> ExecutionCommand {
+    ExecutionCommand::Resolve { path: path.into(), resolution }
+}
+
+fn node_resolved(path: &str, resolution: ResolutionKind) -> ExecutionEvent {
+    NodeResolved { path: path.into(), attempt: Attempt(1), resolution }.into()
+}
+
+fn unpaused() -> ExecutionEvent {
+    ExecutionUnpaused {}.into()
+}
+
+/// Two nodes failed for the last time, and the worker let go.
+fn held_twice() -> Given {
+    let steps = [
+        start("a"),
+        start("b"),
+        fail("a", AfterFailure::Pause),
+        fail("b", AfterFailure::Pause),
+        Step::LetGo,
+    ];
+    Given::running().report(1, steps)
+}
+
+#[test]
+fn a_last_failure_pauses_the_run_for_a_person_once_what_runs_is_done() {
+    let plan = plan_of(
+        json!([with(http("a"), "on_error", json!("pause")), http("b"), http("c")]),
+        json!([edge("b", "c")]),
+    );
+    let error = failure(ErrorKind::Permanent);
+    let then = plan.after_failure(&"a".into(), Attempt(1), &error, at(0), 0.0);
+    assert_eq!(then, AfterFailure::Pause);
+    let given = Given::running().report(1, [start("a"), start("b"), fail("a", then)]);
+    assert_eq!(given.events.last(), Some(&held("a")));
+    assert_eq!(given.state().status(), Some(Status::Paused));
+    assert_eq!(planned(&given, &plan), [], "the other one finishes");
+    let given = given.report(1, [complete("b", json!(1))]);
+    assert_eq!(planned(&given, &plan), [Action::LetGo { until: None }]);
+    let given = given.report(1, [Step::LetGo]);
+    let (reason, held) = (PauseReason::NodeFailed, vec![NodePath::from("a")]);
+    assert_eq!(given.state().waits_for(), Some(WaitsFor::Resume { reason, held }));
+}
+
+#[test]
+fn a_report_that_pauses_may_let_go_in_the_same_append() {
+    let given = Given::running().report(1, [start("a")]);
+    let events = given.when_reported(1, [fail("a", AfterFailure::Pause), Step::LetGo]);
+    let events = events.0.expect("nothing runs any more");
+    assert!(matches!(events.last(), Some(ExecutionEvent::ExecutionWaiting(_))), "{events:?}");
+}
+
+#[test]
+fn a_decision_retries_completes_or_fails_and_the_last_one_lets_the_run_go_on() {
+    let given = held_twice();
+    let retry = given.when(resolve("a", Resolution::Retry));
+    retry.then([node_resolved("a", ResolutionKind::Retry)]);
+    let given = given.and(resolve("a", Resolution::Retry));
+    let not_held = || ExecutionRejection::NotHeld { path: "a".to_owned() };
+    given.when(resolve("a", Resolution::Retry)).rejects(not_held());
+    given
+        .when(resolve("b", Resolution::Fail))
+        .then([node_resolved("b", ResolutionKind::Fail), unpaused()]);
+    let output = || json!({"by": "hand"});
+    let complete = Resolution::Complete { output: output().into(), port: None };
+    let completed = NodeCompleted {
+        path: "b".into(),
+        attempt: Attempt(1),
+        output: NodeOutput::Inline(output().into()),
+        port: None,
+        duration_ms: 0,
+    };
+    given.when(resolve("b", complete.clone())).then([
+        node_resolved("b", ResolutionKind::Complete),
+        completed.into(),
+        unpaused(),
+    ]);
+    let plan = plan_of(json!([http("a"), http("b")]), json!([]));
+    let dispatch = ExecutionCommand::Dispatch { claim: Claim(2) };
+    let again = given.and(resolve("b", complete)).and(dispatch).report(2, []);
+    let second = Action::RunNode { path: "a".into(), attempt: Attempt(2) };
+    assert_eq!(planned(&again, &plan), [second]);
+}
+
+#[test]
+fn who_resumes_a_run_has_everything_tried_again_that_waits_for_a_decision() {
+    let resume = |reason| ExecutionCommand::Unpause { reason };
+    let retried = |path| node_resolved(path, ResolutionKind::Retry);
+    held_twice().when(resume(PauseReason::User)).then([retried("a"), retried("b"), unpaused()]);
+    held_twice().when(resume(PauseReason::WorkflowPaused)).then_nothing();
+    let by_workflow = Given::running()
+        .report(1, [start("a")])
+        .and(ExecutionCommand::Pause { reason: PauseReason::WorkflowPaused })
+        .report(1, [fail("a", AfterFailure::Pause), Step::LetGo]);
+    by_workflow.when(resume(PauseReason::WorkflowPaused)).then([unpaused(), held("a")]);
+    let decided = by_workflow.and(resolve("a", Resolution::Retry));
+    let reason = Some(PauseReason::WorkflowPaused);
+    let paused_by = decided.state().waits_for().and_then(|waits_for| match waits_for {
+        WaitsFor::Resume { reason, held } if held.is_empty() => Some(reason),
+        _ => None,
+    });
+    assert_eq!(paused_by, reason, "whoever paused it first still holds it");
+}
+
+#[test]
+fn nobody_decides_about_a_run_that_is_being_stopped_or_has_ended() {
+    let cancel = ExecutionCommand::Cancel { reason: CancelReason::StoppedByUser };
+    let steps = [start("a"), start("b"), fail("a", AfterFailure::Pause)];
+    let stopping = Given::running().report(1, steps).and(cancel.clone());
+    stopping.when(resolve("a", Resolution::Retry)).rejects(ExecutionRejection::Cancelling);
+    let ended = held_twice().and(cancel);
+    let rejection = ExecutionRejection::Ended(Status::Cancelled);
+    ended.when(resolve("a", Resolution::Retry)).rejects(rejection);
+}
+
+fn child(path: &str, waits: bool) -> ChildRun {
+    ChildRun {
+        execution_id: RUN.child(&path.into(), Attempt(1)),
+        workflow_id: WorkflowId(Uuid::from_u128(8)),
+        version: None,
+        input: json!({"n": 1}).into(),
+        waits,
+    }
+}
+
+fn start_child(path: &str, waits: bool) -> Step {
+    let (input, child) = (json!({}).into(), child(path, waits));
+    Step::StartChild { path: path.into(), attempt: Attempt(1), input, child }
+}
+
+fn finish_child(path: &str, end: ChildEnd) -> ExecutionCommand {
+    let child = RUN.child(&path.into(), Attempt(1));
+    ExecutionCommand::FinishChild { path: path.into(), attempt: Attempt(1), child, end }
+}
+
+#[test]
+fn a_parent_waits_for_its_child_without_a_worker_and_takes_its_output() {
+    let node = json!({"id": "sub", "type": "logic.workflow",
+        "config": {"workflow_id": Uuid::from_u128(8)}});
+    let plan = plan_of(json!([node, http("after")]), json!([edge("sub", "after")]));
+    let begin = Action::BeginWait { path: "sub".into(), attempt: Attempt(1) };
+    assert_eq!(planned(&Given::running(), &plan), [begin]);
+    let given = Given::running().report(1, [start_child("sub", true)]);
+    assert_eq!(planned(&given, &plan), [Action::LetGo { until: None }]);
+    given.when_reported(1, [start_child("sub", true)]).then_nothing();
+    let given = given.report(1, [Step::LetGo]);
+    assert!(given.state().awaits_child(&"sub".into(), Attempt(1), child("sub", true).execution_id));
+    let waits_for = given.state().waits_for();
+    let Some(WaitsFor::Nodes { count: 1, next_due_at: None, first }) = waits_for else {
+        panic!("it waits for its child: {waits_for:?}")
+    };
+    assert_eq!(first[0].awaited, Some(Awaited::Child(child("sub", true).execution_id)));
+    let output = NodeOutput::Blob { hash: "ab".repeat(32), size_bytes: 300_000 };
+    let end = ChildEnd::Completed { output: output.clone() };
+    let given = given.and(finish_child("sub", end.clone()));
+    given.when(finish_child("sub", end)).then_nothing();
+    let state = given.state();
+    let run = state.run().expect("it ran");
+    let NodeState::Completed(completed) = &run.nodes["sub"].state else { panic!("{run:?}") };
+    assert_eq!(completed.output, output, "passed on unread");
+    let given = given.and(ExecutionCommand::Dispatch { claim: Claim(2) }).report(2, []);
+    assert_eq!(planned(&given, &plan), [run_of("after")]);
+}
+
+fn run_of(path: &str) -> Action {
+    run(path)
+}
+
+#[test]
+fn a_child_that_did_not_end_well_is_a_failure_that_names_it() {
+    let ends = [
+        (
+            ChildEnd::Failed { node: Some("x".into()), error: failure(ErrorKind::Transient) },
+            "the child execution failed: it broke",
+        ),
+        (
+            ChildEnd::Cancelled { reason: CancelReason::StoppedByUser },
+            "the child execution was cancelled",
+        ),
+        (
+            ChildEnd::Refused { reason: "it is archived".to_owned() },
+            "the child execution was refused: it is archived",
+        ),
+    ];
+    let plan = plan_of(json!([http("sub")]), json!([]));
+    for (end, message) in ends {
+        let given = Given::running()
+            .report(1, [start_child("sub", true), Step::LetGo])
+            .and(finish_child("sub", end))
+            .and(ExecutionCommand::Dispatch { claim: Claim(2) })
+            .report(2, []);
+        let actions = planned(&given, &plan);
+        let [Action::FailNode { error, .. }] = actions.as_slice() else { panic!("{actions:?}") };
+        assert_eq!((error.kind, error.message.as_str()), (ErrorKind::Permanent, message));
+        let details = error.details.as_ref().expect("it names the child").to_value();
+        assert_eq!(details["execution_id"], json!(child("sub", true).execution_id));
+    }
+}
+
+#[test]
+fn a_node_that_does_not_wait_for_its_child_is_done_at_once() {
+    let given = Given::running().report(1, [start_child("sub", false)]);
+    let plan = plan_of(json!([http("sub")]), json!([]));
+    let named = json!({"execution_id": child("sub", false).execution_id});
+    assert_eq!(planned(&given, &plan), finished(named));
+    let end = ChildEnd::Completed { output: NodeOutput::Inline(Json::null()) };
+    given.when(finish_child("sub", end)).then_nothing();
+}
+
+#[test]
+fn each_try_of_a_node_has_a_child_of_its_own_for_ever() {
+    let id = |path: &str, attempt| RUN.child(&path.into(), Attempt(attempt));
+    assert_eq!(id("a", 1), id("a", 1));
+    assert_ne!(id("a", 1), id("a", 2));
+    assert_ne!(id("a", 1), id("each[0]/a", 1));
+    assert_ne!(RUN.of_failure(), id("a", 1));
+}

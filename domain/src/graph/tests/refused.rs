@@ -195,7 +195,10 @@ fn fields_of_every_node_are_checked() {
             ],
         ),
         (json!({ "on_error": "ignore" }), &[(a, "/nodes/0/on_error", P::UnknownValue)]),
-        (json!({ "on_error": "pause" }), &[(a, "/nodes/0/on_error", P::Unsupported)]),
+        (
+            json!({ "on_error": { "action": "pause", "value": 1 } }),
+            &[(a, "/nodes/0/on_error/value", P::InvalidValue)],
+        ),
         (json!({ "on_error": { "value": 1 } }), &[(a, "/nodes/0/on_error/action", P::Required)]),
         (
             json!({ "on_error": { "action": "fail", "value": 1 } }),
@@ -242,7 +245,7 @@ fn configurations_are_checked_field_by_field() {
     use ProblemCode as P;
     let long = format!("'{}'", "x".repeat(limits::MAX_EXPRESSION_BYTES));
     let nested = "[1].map(x, [1].map(y, [1].map(z, x)))";
-    let table: [(&str, Value, Below<'_>); 44] = [
+    let table: [(&str, Value, Below<'_>); 46] = [
         ("trigger.manual", json!({ "x": 1 }), &[("/x", P::UnknownField)]),
         ("logic.transform", json!({}), &[("/expression", P::Required)]),
         ("logic.transform", json!({ "expression": 1 }), &[("/expression", P::WrongType)]),
@@ -378,6 +381,17 @@ fn configurations_are_checked_field_by_field() {
             json!({ "items": "input", "on_item_error": "ignore", "nodes": [transform("b")] }),
             &[("/on_item_error", P::UnknownValue)],
         ),
+        ("logic.workflow", json!({}), &[("/workflow_id", P::Required)]),
+        (
+            "logic.workflow",
+            json!({ "workflow_id": "mine", "version": 0, "wait": "yes", "input": "{{ nope }}" }),
+            &[
+                ("/workflow_id", P::InvalidValue),
+                ("/version", P::OutOfRange),
+                ("/input", P::UnknownVariable),
+                ("/wait", P::WrongType),
+            ],
+        ),
         ("logic.merge", json!({ "mode": "first" }), &[("/mode", P::UnknownValue)]),
         (
             "logic.merge",
@@ -485,7 +499,7 @@ fn settings_are_checked() {
         (json!({ "concurrency": { "max": 1 } }), &[("/concurrency/max", P::UnknownField)]),
         (
             json!({ "error_workflow_id": "x", "retention_days": 3 }),
-            &[("/error_workflow_id", P::Unsupported), ("/retention_days", P::Unsupported)],
+            &[("/error_workflow_id", P::InvalidValue), ("/retention_days", P::Unsupported)],
         ),
     ];
     for (settings, expected) in table {
