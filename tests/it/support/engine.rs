@@ -155,8 +155,9 @@ impl Engine {
             is_public: false,
         };
         let save = WorkflowCommand::SaveDraft(SaveDraft { draft });
-        let saved = self.commands.execute::<Workflow>(Target::existing(id), &save, &context());
-        saved.await.expect("a draft");
+        let (target, context) = (Target::existing(id), context());
+        let saved = self.commands.execute::<Workflow>(target, &save, &context).await;
+        saved.expect("a draft");
     }
 
     /// Requests a run of a workflow.

@@ -1,5 +1,7 @@
 //! Random graphs under random pauses, cancels, timers and crashes: every history ends, and a crash changes nothing but the time it takes.
 
+mod in_turn;
+
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
@@ -8,6 +10,9 @@ use super::*;
 
 /// The run of every history.
 const RUN: crate::id::ExecutionId = crate::id::ExecutionId(Uuid::from_u128(3));
+
+/// How many sorts of nodes there are in a random graph.
+const KINDS: u8 = 18;
 
 /// What the outside world does at a boundary between two appends.
 #[derive(Clone, Copy, Debug)]
@@ -34,6 +39,8 @@ struct World {
     execution: Execution,
     worker: Option<Worker>,
     seconds: i64,
+    /// The node that fails whatever it is.
+    fails: Option<String>,
 }
 
 impl World {
@@ -42,8 +49,14 @@ impl World {
     }
 
     fn of(plan: Arc<Plan>, request: RequestExecution) -> Self {
-        let mut world =
-            Self { plan, history: Vec::new(), execution: Execution::New, worker: None, seconds: 0 };
+        let mut world = Self {
+            plan,
+            history: Vec::new(),
+            execution: Execution::New,
+            worker: None,
+            seconds: 0,
+            fails: None,
+        };
         world.tell(ExecutionCommand::Request(Box::new(request))).expect("it is new");
         world
     }
@@ -290,7 +303,7 @@ impl World {
     fn outcome(&self, path: &NodePath, attempt: Attempt) -> Step {
         let id = path.node_id();
         let fails = id.starts_with("half") && number_of(path).is_multiple_of(3);
-        if id.starts_with("bad") || fails {
+        if id.starts_with("bad") || fails || self.fails.as_deref() == Some(id) {
             return self.failed(path.clone(), attempt, failure(ErrorKind::Permanent));
         }
         if id.starts_with("flaky") && attempt == Attempt(1) {
@@ -392,7 +405,7 @@ fn sketched(index: usize, kind: u8, effects_repeat: bool) -> Value {
     let wait = |id: String| json!({"id": id, "type": "logic.wait", "config": {"duration_ms": 1}});
     let choice =
         |id: String| json!({"id": id, "type": "logic.if", "config": {"condition": "true"}});
-    match kind % 18 {
+    match kind % KINDS {
         0 => effect(format!("ok{index}"), fail()),
         1 => json!({"id": format!("map{index}"), "type": "logic.transform",
             "config": {"expression": "1"}}),
@@ -447,7 +460,7 @@ fn sketched(index: usize, kind: u8, effects_repeat: bool) -> Value {
             let connections =
                 json!([{"from": format!("half_in{index}"), "to": format!("after_in{index}")}]);
             let mut tolerant = each(format!("each{index}"), inner, connections, "fail");
-            let word = if kind.is_multiple_of(2) { "continue" } else { "collect" };
+            let word = if kind < 128 { "continue" } else { "collect" };
             tolerant["config"]["on_item_error"] = json!(word);
             tolerant
         }
