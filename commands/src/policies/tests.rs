@@ -130,7 +130,7 @@ async fn what_cannot_be_stored_is_a_failure_and_what_was_done_before_is_not() {
             cause,
             correlation_id: None,
             execution_id: id,
-            told: command.into(),
+            told: ledgerline_domain::policy::Told::Command(command),
         };
         let answers = crate::submit::submit(&person.commands, reader, &fence, vec![reaction]);
         answers.await.unwrap().pop().unwrap()
