@@ -213,6 +213,7 @@ pub async fn follow(scope: &Scope, execution_id: ExecutionId, run: &NewRun) -> R
         origin: None,
         planned_nodes: plan.planned_nodes,
         depth: run.depth,
+        trigger_node: None,
         parent: run.parent.clone(),
         error_workflow_id: plan.error_workflow_id,
     };

@@ -97,7 +97,10 @@ pub fn react(state: &PolicyState, recorded: &Recorded<AnyEvent>) -> Vec<Reaction
     let event = match &recorded.event {
         AnyEvent::Workflow(event) => event,
         AnyEvent::Execution(event) => return state.follow(recorded, event),
-        AnyEvent::Workspace(_) | AnyEvent::Vault(_) | AnyEvent::Deployment(_) => return Vec::new(),
+        AnyEvent::Workspace(_)
+        | AnyEvent::Vault(_)
+        | AnyEvent::Deployment(_)
+        | AnyEvent::Trigger(_) => return Vec::new(),
     };
     let workflow = WorkflowId(recorded.stream);
     let command = match event {
