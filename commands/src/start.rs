@@ -388,6 +388,9 @@ pub async fn run_node(scope: &Scope, wanted: &RunNode) -> Request {
         origin: Some(origin.map_err(rejected)?),
         planned_nodes: plan.planned_nodes,
         depth: 0,
+        parent: None,
+        // Whoever tries a node looks at what comes of it.
+        error_workflow_id: None,
     };
     let_in(scope, own, &mut request, &plan).await?;
     store_carried(scope, own, &mut request).await?;

@@ -146,15 +146,6 @@ pub async fn create(
     make(&state, &writing, context, workspace, None, draft).await
 }
 
-/// Refuses a draft that names what its workspace does not have.
-async fn known(state: &AppState, workspace: WorkspaceId, draft: &NewDraft) -> Result<(), Problem> {
-    let problems = state.commands.unknown_workflows(workspace, &draft.definition).await?;
-    if problems.is_empty() {
-        return Ok(());
-    }
-    Err(Problem::invalid_values(problems.into_iter().map(body::field_error).collect()))
-}
-
 /// Makes a workflow of a draft in a workspace where the caller may.
 async fn make(
     state: &AppState,
@@ -221,10 +212,9 @@ pub async fn update(
     access::demand(&state, &writing.caller, workspace, Permission::EditWorkflow, "workflow")
         .await?;
     let mut draft = body.draft().await?;
-    known(&state, workspace, &draft).await?;
+    references::demand(&state, workspace, &draft.definition).await?;
     draft.definition = keep(state.commands.log().as_ref(), id, draft.definition).await?;
     let draft = &draft;
-    references::demand(&state, workspace, &draft.definition).await?;
     let context = writing.context(workspace, hash);
     apply(&state, &writing, context, id, workspace, |_| {
         WorkflowCommand::SaveDraft(SaveDraft { draft: draft.clone() })

@@ -50,7 +50,7 @@ pub fn single_node(
             }
             None => (output, port),
         };
-        carried.push(CarriedNode { path: id.into(), output, port });
+        carried.push(CarriedNode { path: id.into(), output, port, looping: None });
     }
     let variables = source.into_iter().flat_map(|(_, run)| &run.variables);
     let variables = variables.map(|(name, variable)| CarriedVariable {
@@ -61,6 +61,9 @@ pub fn single_node(
     Ok(Origin {
         execution_id: source.map_or(own, |(id, _)| id),
         kind: OriginKind::Node,
+        from_node: None,
+        at_version: None,
+        edits: Vec::new(),
         carried,
         variables: variables.collect(),
     })

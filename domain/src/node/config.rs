@@ -463,6 +463,8 @@ impl NodeConfig {
             | Self::Http(_)
             | Self::Command(_)
             | Self::File(_)
+            | Self::Javascript(_)
+            | Self::Workflow(_)
             | Self::If(_)
             | Self::Switch(_)
             | Self::Transform(_)
