@@ -1,17 +1,22 @@
 //! One node run by itself: everything around it is settled before it begins, so that the run is this node and nothing else.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     CarriedNode, CarriedVariable, ExecutionRejection, NodeOutput, NodeState, Origin, OriginKind,
     Run,
 };
-use crate::{graph::Graph, id::ExecutionId, json::Json};
+use crate::{
+    graph::{Graph, NodeIndex},
+    id::ExecutionId,
+    json::Json,
+};
 
 /// Where a run of one node is made from: every other node is carried over, with an output where one is known and as skipped where none
 /// is.
 ///
-/// What is known of a node is what the caller gives, else what its definition pins, else what the `source` run had. What leads to the
+/// What follows on the node is skipped, whatever is known of it: an old output there would pass for one of this run. Of the others,
+/// what is known is what the caller gives, else what its definition pins, else what the `source` run had. What leads to the
 /// node counts as taken. Without a source the origin names the new execution itself, `own`.
 ///
 /// # Errors
@@ -32,9 +37,14 @@ pub fn single_node(
     let taken: BTreeMap<_, _> =
         graph.incoming(target).iter().rev().map(|edge| (edge.node, &edge.port)).collect();
     let reads = graph.node(target).references();
+    let after = after(graph, target);
     let mut carried = Vec::with_capacity(graph.len());
     for (index, other) in graph.nodes().filter(|(index, _)| *index != target) {
         let id = other.id();
+        if after.contains(&index) {
+            carried.push(CarriedNode { path: id.into(), output: None, port: None });
+            continue;
+        }
         let known = given.get(id).or_else(|| other.pinned_output()).cloned();
         let (output, port) = match (known, source.and_then(|(_, run)| run.completed(id))) {
             (Some(value), _) => (Some(NodeOutput::Inline(value)), None),
@@ -67,6 +77,16 @@ pub fn single_node(
         carried,
         variables: variables.collect(),
     })
+}
+
+/// Every node that a node leads to, over any number of others.
+fn after(graph: &Graph, node: NodeIndex) -> BTreeSet<NodeIndex> {
+    let (mut found, mut open) = (BTreeSet::new(), vec![node]);
+    while let Some(from) = open.pop() {
+        let next = graph.outgoing(from).iter().map(|edge| edge.node);
+        open.extend(next.filter(|next| found.insert(*next)));
+    }
+    found
 }
 
 impl Run {
@@ -134,13 +154,17 @@ mod tests {
             ]
         );
         assert_eq!((origin.execution_id, origin.kind), (own(), OriginKind::Node));
-        let given = BTreeMap::from([("fetch".to_owned(), Json::from(json!({ "a": 9 })))]);
+        let given = BTreeMap::from([
+            ("fetch".to_owned(), Json::from(json!({ "a": 9 }))),
+            ("after".to_owned(), Json::from(json!("old"))),
+        ]);
         let origin = single_node(&graph(), "sum", own(), None, &given).expect("given");
         assert_eq!(
             carried(&origin)[1].1,
             Some("{\"a\":9}"),
             "what is given is before what is pinned"
         );
+        assert_eq!(carried(&origin)[3].1, None, "what follows is skipped, whatever is known");
     }
 
     #[test]
