@@ -306,7 +306,14 @@ impl Runner {
                     start::retry(&scope, &retry).await.map_err(CommandError::widen)
                 }
                 BulkAction::Rerun => {
-                    let rerun = Rerun { execution_id: made, of, input: None, version: None };
+                    let rerun = Rerun {
+                        execution_id: made,
+                        of,
+                        from_node: None,
+                        input: None,
+                        node_input: None,
+                        version: None,
+                    };
                     start::rerun(&scope, &rerun).await.map_err(CommandError::widen)
                 }
             }

@@ -20,7 +20,9 @@ use crate::{
     problem::{PROBLEM_MEDIA_TYPE, Problem, ProblemBody, ProblemKind},
     routes::{
         approvals, auth, connections, docs, event_triggers,
-        executions::{self, answers, bulk, control, fork, history, logs, nodes, output, scope, stuck, why},
+        executions::{
+            self, answers, bulk, control, fork, history, logs, nodes, output, scope, stuck, why,
+        },
         health, hooks, log, schedules, secrets,
         system::{self, dispatch, projections},
         webhooks, worker_tasks, workflows, workspaces,

@@ -6,8 +6,8 @@ mod command;
 pub(crate) mod email;
 mod file;
 mod http;
-pub(crate) mod sql;
 mod javascript;
+pub(crate) mod sql;
 
 use std::sync::{Arc, Mutex, PoisonError};
 

@@ -12,8 +12,8 @@ use super::{
     Attempt, Awaited, CarriedFailure, CarriedLoop, CarriedNode, CarriedVariable, Claim, Completed,
     Execution, ExecutionEvent, ExecutionPaused, ExecutionRequested, Failing, Intent, ItemFailure,
     KeptSignal, Loop, LoopItemFailed, NodeOutput, NodePath, NodeResolved, NodeRun, NodeState, Open,
-    Phase, Reached, ResolutionKind, Rest, Run, Task, TaskLease, TimerKind, Usage, Variable, Waiting,
-    path::body_of,
+    Phase, Reached, ResolutionKind, Rest, Run, Task, TaskLease, TimerKind, Usage, Variable,
+    Waiting, path::body_of,
 };
 use crate::json::Json;
 

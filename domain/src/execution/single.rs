@@ -42,7 +42,7 @@ pub fn single_node(
     for (index, other) in graph.nodes().filter(|(index, _)| *index != target) {
         let id = other.id();
         if after.contains(&index) {
-            carried.push(CarriedNode { path: id.into(), output: None, port: None });
+            carried.push(CarriedNode { path: id.into(), output: None, port: None, looping: None });
             continue;
         }
         let known = given.get(id).or_else(|| other.pinned_output()).cloned();

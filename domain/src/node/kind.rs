@@ -139,9 +139,12 @@ impl NodeKind {
             | Self::Transform
             | Self::SetVariable
             | Self::Merge => NodeClass::Inline,
-            Self::Http | Self::Command | Self::File | Self::Sql | Self::Email | Self::Javascript => {
-                NodeClass::Effect
-            }
+            Self::Http
+            | Self::Command
+            | Self::File
+            | Self::Sql
+            | Self::Email
+            | Self::Javascript => NodeClass::Effect,
             Self::Wait | Self::Approval | Self::Signal | Self::Worker | Self::Workflow => {
                 NodeClass::Wait
             }

@@ -278,6 +278,7 @@ async fn selected(
         None => action.statuses().to_vec(),
     };
     let of = ExecutionFilter {
+        parent_execution_id: None,
         workspace_id: workspace.0,
         workflow_id: filter.workflow_id,
         status: None,
