@@ -142,10 +142,13 @@ impl Belongings {
 
     /// A path with these in place of its parameters.
     fn fill(&self, path: &str) -> String {
+        // The first try of the node `wait` of the execution, as the API names tasks.
+        let task = format!("{}.1.77616974", self.execution);
         let id = match path.split('/').nth(3) {
             Some("workspaces") => &self.workspace,
             Some("workflows") => &self.workflow,
             Some("executions") => &self.execution,
+            Some("worker-tasks") => &task,
             Some("connections") => &self.connection,
             Some("schedules") => &self.schedule,
             Some("webhooks") => &self.webhook,
@@ -474,6 +477,11 @@ async fn no_body_breaks_a_route() {
     }
 }
 
+/// Whether a parameter of the path may be any text: then what is hostile elsewhere is as good as any other.
+fn is_text(route: &Route, parameter: &str) -> bool {
+    route.name.ends_with("/signals/{name}") && parameter == "{name}"
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_path_query_or_header_breaks_a_route() {
     let house = Deployment::start().await;
@@ -484,8 +492,10 @@ async fn no_path_query_or_header_breaks_a_route() {
         let body = route.takes_body.then(|| belongings.body_of(&route.name));
         let person = somebody(&house, &route, &ada, &mut guests).await;
         let given = route.name.split('/').zip(route.path.split('/'));
-        let ids: Vec<String> =
-            given.filter(|(name, _)| name.starts_with('{')).map(|(_, id)| id.to_owned()).collect();
+        let ids: Vec<String> = given
+            .filter(|(name, _)| name.starts_with('{') && !is_text(&route, name))
+            .map(|(_, id)| id.to_owned())
+            .collect();
         for id in &ids {
             for hostile in HOSTILE_IDS {
                 let path = route.path.replacen(id.as_str(), hostile, 1);

@@ -44,14 +44,21 @@ fn listening() -> Value {
     })
 }
 
-/// One task, whose worker may not be silent for longer than a second.
+/// One task.
 fn working(queue: &str, node: &Value) -> Value {
-    let config = json!({"queue": queue, "input": {"name": "{{ input.name }}"}, "heartbeat_timeout_ms": 1_000});
+    let config = json!({"queue": queue, "input": {"name": "{{ input.name }}"}, "heartbeat_timeout_ms": 60_000});
     let mut step = json!({"id": "step", "type": "integration.worker", "config": config});
     for (name, value) in node.as_object().expect("an object") {
         step[name] = value.clone();
     }
     json!({"name": "Working", "nodes": [step], "connections": []})
+}
+
+/// One task, whose worker is lost when it is silent for a second.
+fn impatient(queue: &str, node: &Value) -> Value {
+    let mut workflow = working(queue, node);
+    workflow["nodes"][0]["config"]["heartbeat_timeout_ms"] = json!(1_000);
+    workflow
 }
 
 async fn start(person: &Person, workflow: &str, data: &Value) -> String {
@@ -78,9 +85,10 @@ async fn answer(person: &Person, id: &str, body: &Value) -> Answer {
     person.post(&format!("/executions/{id}/approvals/ask"), body).await
 }
 
-async fn types(person: &Person, id: &str) -> Vec<String> {
+/// Whether an event of this type is in the history of a run.
+async fn has(person: &Person, id: &str, r#type: &str) -> bool {
     let events = person.get(&format!("/executions/{id}/events")).await.expect(200);
-    events.each("type").into_iter().map(str::to_owned).collect()
+    events.each("type").iter().any(|name| name.contains(r#type))
 }
 
 async fn poll(person: &Person, queue: &str, wait_ms: u64) -> Value {
@@ -96,7 +104,7 @@ async fn report(person: &Person, task: &Value, verb: &str, body: &Value) -> Answ
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_approval_is_listed_answered_once_and_chooses_the_branch() {
+async fn an_approval_is_listed_and_its_answer_chooses_the_branch() {
     let house = Deployment::start().await;
     let ada = house.sign_up("ada").await;
     let form = json!([
@@ -131,7 +139,6 @@ async fn an_approval_is_listed_answered_once_and_chooses_the_branch() {
         ada.post(&format!("/executions/{id}/approvals/ask?dry_run=true"), &body).await.expect(200);
     assert_eq!(dry.body["events"][0]["type"], "approval_given");
     answer(&ada, &id, &body).await.expect(200);
-    answer(&ada, &id, &body).await.refused_by("approval_not_open");
     let done = ended(&ada, &id).await;
     assert_eq!((&done["status"], &done["output"]), (&json!("completed"), &json!({"yes": "yes"})));
     let nodes = ada.get(&format!("/executions/{id}/nodes")).await.expect(200);
@@ -143,6 +150,30 @@ async fn an_approval_is_listed_answered_once_and_chooses_the_branch() {
     assert_eq!(output["by"], json!(ada.user_id));
     ada.until("/approvals", |body| body["total"] == 0).await;
     answer(&ada, &id, &body).await.refused_by("execution_ended");
+}
+
+/// Beside it is a second question, so that the run is still open when the first one has its answer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_approval_is_answered_once() {
+    let house = Deployment::start().await;
+    let ada = house.sign_up("ada").await;
+    let ask = |id: &str| json!({"id": id, "type": "logic.approval", "config": {"title": "Well?"}});
+    let workflow = json!({"name": "Two", "nodes": [ask("ask"), ask("beside")], "connections": []});
+    let id = run(&ada, &workflow, &json!({})).await;
+    waits(&ada, &id).await;
+    let key = [("idempotency-key", "one")];
+    let path = format!("/executions/{id}/approvals/ask");
+    let body = json!({"decision": "approved"});
+    let send = async |body| ada.send(reqwest::Method::POST, &path, Some(body), &key).await;
+    let first = send(&body).await.expect(200);
+    assert_eq!(send(&body).await.expect(200).body["version"], first.body["version"], "a repeat");
+    answer(&ada, &id, &json!({"decision": "rejected"})).await.refused_by("approval_not_open");
+    ada.post(&format!("/executions/{id}/approvals/none"), &body)
+        .await
+        .refused_by("approval_not_open");
+    ada.post(&format!("/executions/{id}/approvals/beside"), &body).await.expect(200);
+    let output = ended(&ada, &id).await["output"].clone();
+    assert_eq!(output["ask"]["decision"], "approved", "{output}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -172,7 +203,7 @@ async fn only_who_may_answer_an_approval_does() {
     assert_eq!((list(&vera, "").await, list(&vera, "&all=true").await), (json!(0), json!(1)));
     answer(&ada, &id, &body).await.expect(200);
     assert_eq!(ended(&ada, &id).await["output"], json!({"no": "no"}));
-    assert!(types(&ada, &id).await.contains(&"approval_refused".to_owned()));
+    assert!(has(&ada, &id, "approval_refused").await);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -181,7 +212,7 @@ async fn an_approval_is_given_up_and_a_paused_one_keeps_its_answer() {
     let ada = house.sign_up("ada").await;
     let id = run(&ada, &asking(&json!({"timeout_ms": 50})), &json!({"boxes": 1})).await;
     assert_eq!(ended(&ada, &id).await["output"], json!({"late": "late"}));
-    assert!(types(&ada, &id).await.contains(&"approval_timed_out".to_owned()));
+    assert!(has(&ada, &id, "approval_timed_out").await);
 
     let id = run(&ada, &asking(&json!({})), &json!({"boxes": 1})).await;
     waits(&ada, &id).await;
@@ -338,7 +369,8 @@ async fn a_failed_task_goes_by_the_retry_policy_of_its_node() {
 async fn the_task_of_a_lost_worker_goes_to_another_one() {
     let house = Deployment::start().await;
     let ada = house.sign_up("ada").await;
-    let id = run(&ada, &working("lost", &json!({"idempotent": true})), &json!({"name": "x"})).await;
+    let id =
+        run(&ada, &impatient("lost", &json!({"idempotent": true})), &json!({"name": "x"})).await;
     let first = poll(&ada, "lost", 20_000).await;
     // It is never heard of again.
     let second = poll(&ada, "lost", 20_000).await;
@@ -348,7 +380,7 @@ async fn the_task_of_a_lost_worker_goes_to_another_one() {
     report(&ada, &second, "complete", &json!({"output": "second"})).await.expect(200);
     assert_eq!(ended(&ada, &id).await["output"], "second");
 
-    let once = working("once", &json!({"retry": {"max_retries": 0}}));
+    let once = impatient("once", &json!({"retry": {"max_retries": 0}}));
     let id = run(&ada, &once, &json!({"name": "x"})).await;
     assert_eq!(poll(&ada, "once", 20_000).await["execution_id"], json!(id));
     let done = ended(&ada, &id).await;
@@ -381,7 +413,7 @@ fn spawn(person: &Person, command: &mut Command) -> Program {
 async fn greets(mut command: Command, by: &str) {
     let house = Deployment::start().await;
     let ada = house.sign_up("ada").await;
-    let workflow = ada.make_workflow(&working("greetings", &json!({"idempotent": true}))).await;
+    let workflow = ada.make_workflow(&impatient("greetings", &json!({"idempotent": true}))).await;
     // A worker that takes a task and dies: the one that lives does it.
     let lost = start(&ada, &workflow, &json!({"name": "Grace"})).await;
     poll(&ada, "greetings", 20_000).await;
