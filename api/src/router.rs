@@ -21,7 +21,8 @@ use crate::{
     routes::{
         approvals, auth, connections, docs, event_triggers,
         executions::{
-            self, answers, bulk, control, fork, history, logs, nodes, output, scope, stuck, why,
+            self, answers, bulk, control, diff, export, fork, history, logs, nodes, output, scope,
+            stuck, why,
         },
         health, hooks, log, schedules, secrets,
         system::{self, dispatch, projections},
@@ -103,6 +104,8 @@ fn api() -> OpenApiRouter<AppState> {
         .routes(routes!(scope::get))
         .routes(routes!(logs::list))
         .routes(routes!(history::list))
+        .routes(routes!(diff::get))
+        .routes(routes!(export::get))
         .routes(routes!(why::why))
         .routes(routes!(schedules::list))
         .routes(routes!(schedules::preview))

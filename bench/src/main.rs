@@ -49,6 +49,9 @@ enum Scenario {
     Http,
     /// What the program holds in memory over very many runs.
     Memory,
+    /// A million log lines of one run.
+    #[value(name = "log_lines")]
+    LogLines,
 }
 
 const ALL: &[Scenario] = &[
@@ -60,6 +63,7 @@ const ALL: &[Scenario] = &[
     Scenario::Execution,
     Scenario::Http,
     Scenario::Memory,
+    Scenario::LogLines,
 ];
 
 #[derive(Parser)]
@@ -114,6 +118,7 @@ async fn measure(
                 scenarios::execution::run(servers, &mut report, arguments.seconds).await?
             }
             Scenario::Http => scenarios::http::run(servers, &mut report, arguments.seconds).await?,
+            Scenario::LogLines => scenarios::log_lines::run(servers, &mut report).await?,
             Scenario::Memory => {
                 scenarios::memory::run(servers, &mut report, arguments.runs).await?
             }

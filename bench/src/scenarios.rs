@@ -4,6 +4,7 @@ pub(crate) mod append;
 pub(crate) mod execution;
 pub(crate) mod http;
 pub(crate) mod live;
+pub(crate) mod log_lines;
 pub(crate) mod memory;
 pub(crate) mod rebuild;
 pub(crate) mod relay;

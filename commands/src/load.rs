@@ -25,8 +25,23 @@ use crate::{
 /// How many events are read at once: a page of large payloads must fit in memory many times over.
 const PAGE: usize = 500;
 
-/// A snapshot is taken each time a stream passes a multiple of this, so that a load reads at most about this many events.
+/// A snapshot is taken each time a stream passes a multiple of this, or of an eighth of its length where that is more: a state grows
+/// with its stream, so snapshots at an even distance would cost the square of it. A load reads at most about this many events, and of a
+/// long stream at most an eighth.
 pub const SNAPSHOT_EVERY: i64 = 1_000;
+
+/// How far apart the snapshots of a stream of this length are: a power of two beyond [`SNAPSHOT_EVERY`], so that its multiples stay the
+/// same while it grows.
+fn distance(version: i64) -> i64 {
+    let eighth = version.max(1).ilog2().saturating_sub(3);
+    SNAPSHOT_EVERY.max(1_i64 << eighth)
+}
+
+/// Whether a stream passed a place for a snapshot.
+fn passed(before: i64, version: i64) -> bool {
+    let distance = distance(version);
+    version / distance > before / distance
+}
 
 /// A folded aggregate and how far it was folded.
 #[derive(Debug)]
@@ -176,7 +191,7 @@ impl Loader {
         self.fold(stream, base, at).await
     }
 
-    /// Puts a newer state in the cache, and takes a snapshot when the stream has passed a multiple of [`SNAPSHOT_EVERY`].
+    /// Puts a newer state in the cache, and takes a snapshot when the stream has passed a place for one.
     pub(crate) async fn keep<A: Aggregate>(
         &self,
         stream: StreamId,
@@ -197,7 +212,7 @@ impl Loader {
         fingerprint: &str,
     ) {
         let version = entry.version;
-        let passed = version.0 / SNAPSHOT_EVERY > before.0 / SNAPSHOT_EVERY;
+        let passed = passed(before.0, version.0);
         let codec = if passed { self.snapshots.0.get(&r#type) } else { None };
         let saved = codec.and_then(|codec| (codec.save)(&entry));
         self.cache.put(stream, entry);
@@ -340,5 +355,24 @@ impl Commands {
         at: AsOf,
     ) -> Result<Loaded<A>, LoadError> {
         self.loader().load_at(StreamId(id.into()), at).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn snapshots_lie_further_apart_the_longer_a_stream_is() {
+        let taken: Vec<i64> =
+            (1..=200_000).filter(|version| passed(version - 1, *version)).collect();
+        assert_eq!(taken[..3], [1_000, 2_000, 3_000]);
+        assert!(taken.len() < 60, "{} are few for a long stream", taken.len());
+        for pair in taken.windows(2) {
+            let (gap, most) = (pair[1] - pair[0], (pair[1] / 4).max(SNAPSHOT_EVERY * 2));
+            assert!(gap <= most, "{pair:?}");
+        }
+        assert!(passed(999, 1_002), "one append may pass it");
+        assert!(!passed(1_002, 1_999));
     }
 }

@@ -9,6 +9,7 @@
 mod approval;
 mod child;
 mod command;
+mod compare;
 mod decide;
 mod events;
 mod evolve;
@@ -41,6 +42,10 @@ pub use command::{
     AfterFailure, ChildEnd, ChildRun, ExecutionCommand, ExecutionRejection, NotCarried,
     NotCarriedReason, Outcome, ProviderUse, Report, RequestExecution, Resolution, Step,
     VariableValue,
+};
+pub use compare::{
+    Comparison, EventRef, NodeDelta, NodeOutline, Outline, Parting, ValueChange, ValueDelta,
+    compare,
 };
 pub use events::*;
 pub use gather::Gather;

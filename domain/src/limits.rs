@@ -130,6 +130,15 @@ pub const MAX_CARRIED_NODES: usize = 20_000;
 /// Their text with that of the variables, large outputs not counted, which are carried by reference: one append holds all of it.
 pub const MAX_CARRIED_BYTES: usize = 8 * 1024 * 1024;
 
+/// Events of each of two runs that are compared: what is read and held within one request.
+pub const MAX_COMPARED_EVENTS: usize = 200_000;
+/// Values of each of two runs that are held while they are compared; of the others it is only known whether they differ.
+pub const MAX_COMPARED_BYTES: usize = 8 * 1024 * 1024;
+/// Places at which two values differ that are named: nobody reads more.
+pub const MAX_VALUE_CHANGES: usize = 20;
+/// A value at such a place that is shown; a larger one is named by its size.
+pub const MAX_VALUE_CHANGE_BYTES: usize = 1024;
+
 const _: () = assert!(MAX_MACRO_NESTING < MAX_EXPRESSION_DEPTH);
 const _: () = assert!(MAX_EVALUATION_INPUT_BYTES >= MAX_INLINE_OUTPUT_BYTES);
 

@@ -180,6 +180,7 @@ impl Belongings {
     /// What the route demands in its query.
     fn query_of(&self, path: &str) -> String {
         match path {
+            "/api/v1/executions/{id}/diff" => format!("?with={}", self.execution),
             "/api/v1/stream" => format!("?channel=workflow:{}", self.workflow),
             _ => String::new(),
         }

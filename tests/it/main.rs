@@ -19,6 +19,7 @@ mod http {
     mod bodies;
     mod bulk;
     mod codes;
+    mod compare;
     mod definitions;
     mod executions;
     mod limits;
@@ -34,6 +35,7 @@ mod http {
 }
 mod invariants;
 mod live;
+mod long;
 mod masking;
 mod projections;
 mod relay;

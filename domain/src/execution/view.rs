@@ -5,8 +5,8 @@ use std::{collections::HashMap, fmt};
 use chrono::{DateTime, Utc};
 
 use super::{
-    Claim, ConcurrencyLimit, Execution, Gather, Intent, Loop, NodeOutput, NodePath, NodeRun,
-    NodeState, NodeWait, Open, PauseReason, Phase, Plan, Reached, Rest, Run, Work,
+    Claim, ConcurrencyLimit, Execution, ExecutionEvent, Gather, Intent, Loop, NodeOutput, NodePath,
+    NodeRun, NodeState, NodeWait, Open, PauseReason, Phase, Plan, Reached, Rest, Run, Work,
     path::{loops_around, scope_item},
 };
 use crate::{expression::Scope, json::Json, limits::MAX_NAMED_WAITS};
@@ -234,6 +234,53 @@ impl Run {
     #[must_use]
     pub fn scope<'a>(&'a self, path: &'a NodePath) -> ScopeView<'a> {
         ScopeView { run: self, scope: path.scope() }
+    }
+}
+
+impl ExecutionEvent {
+    /// Shows every output that it holds or names.
+    pub fn for_each_output(&self, show: &mut dyn FnMut(&NodeOutput)) {
+        match self {
+            Self::ExecutionRequested(event) => {
+                let carried = event.origin.iter().flat_map(|origin| &origin.carried);
+                carried.filter_map(|node| node.output.as_ref()).for_each(show);
+            }
+            Self::NodesCarried(event) => {
+                event.nodes.iter().filter_map(|node| node.output.as_ref()).for_each(show);
+            }
+            Self::NodeCompleted(event) => show(&event.output),
+            Self::ExecutionCompleted(event) => show(&event.output),
+            Self::ExecutionQueued(_)
+            | Self::ExecutionDispatched(_)
+            | Self::ExecutionStarted(_)
+            | Self::ExecutionResumed(_)
+            | Self::NodeStarted(_)
+            | Self::NodeFailed(_)
+            | Self::NodeSkipped(_)
+            | Self::LoopIterated(_)
+            | Self::LoopItemFailed(_)
+            | Self::TimerSet(_)
+            | Self::TimerFired(_)
+            | Self::ApprovalRequested(_)
+            | Self::ApprovalGiven(_)
+            | Self::ApprovalRefused(_)
+            | Self::ApprovalTimedOut(_)
+            | Self::SignalAwaited(_)
+            | Self::SignalReceived(_)
+            | Self::SignalConsumed(_)
+            | Self::TaskOffered(_)
+            | Self::TaskTaken(_)
+            | Self::TaskReturned(_)
+            | Self::TaskCompleted(_)
+            | Self::TaskFailed(_)
+            | Self::VariableSet(_)
+            | Self::ExecutionWaiting(_)
+            | Self::ExecutionPaused(_)
+            | Self::ExecutionUnpaused(_)
+            | Self::CancelRequested(_)
+            | Self::ExecutionFailed(_)
+            | Self::ExecutionCancelled(_) => {}
+        }
     }
 }
 

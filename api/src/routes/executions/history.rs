@@ -7,18 +7,24 @@ use axum::{
     http::HeaderMap,
     response::{IntoResponse as _, Response},
 };
-use ledgerline_domain::id::ExecutionId;
-use ledgerline_store::StreamId;
+use ledgerline_domain::{
+    event::DomainEvent as _,
+    execution::ExecutionEvent,
+    id::{ExecutionId, WorkspaceId},
+    permission::Permission,
+};
+use ledgerline_store::{StreamId, StreamVersion};
 
-use super::{find, nodes::by_cursor};
+use super::nodes::by_cursor;
 use crate::{
+    access::demand,
     app::AppState,
     extract::{ListQuery, Path},
     problem::Problem,
     reading::Reading,
     routes::log::{
         CloudEvent, EventPage,
-        feed::{Feed, Part, ndjson, wants_ndjson},
+        feed::{Feed, Part, ndjson, version_of, wants_ndjson},
         stream_page,
     },
 };
@@ -40,13 +46,30 @@ pub async fn list(
 ) -> Result<Response, Problem> {
     by_cursor(&paging)?;
     let position = reading.log();
-    let found = find(&state, &reading, id).await?;
     let stream = StreamId(id.0);
+    let version = found(&state, &reading, stream).await?;
     if wants_ndjson(&headers) {
-        let part = Part::of_stream(stream, &paging, found.version)?;
+        let part = Part::of_stream(stream, &paging, version)?;
         let feed = Feed::new(Arc::clone(state.commands.log()), &state, part).await?;
         return Ok(ndjson(reading.answer((), position), feed.into_body()));
     }
-    let page = stream_page(&state, stream, &paging, found.version).await?;
-    Ok(reading.answer(page, position).versioned(found.version).into_response())
+    let page = stream_page(&state, stream, &paging, version).await?;
+    Ok(reading.answer(page, position).versioned(version).into_response())
+}
+
+/// The version of an execution, for who may see it. Its state is not folded: whoever pages through a long history asks for its events
+/// alone.
+async fn found(
+    state: &AppState,
+    reading: &Reading,
+    stream: StreamId,
+) -> Result<StreamVersion, Problem> {
+    let log = state.commands.log();
+    let first = log.read_stream(stream, StreamVersion::NEW, 1).await?;
+    let first = first.first().filter(|event| event.category == ExecutionEvent::CATEGORY);
+    let first = first.ok_or_else(|| Problem::not_found("execution"))?;
+    let workspace = WorkspaceId(first.workspace.0);
+    let permission = Permission::ViewExecution;
+    demand(state, &reading.caller, workspace, permission, "execution").await?;
+    version_of(log.as_ref(), first).await
 }
