@@ -202,6 +202,10 @@ impl Outline {
             | ExecutionEvent::TaskReturned(_)
             | ExecutionEvent::TaskCompleted(_)
             | ExecutionEvent::TaskFailed(_)
+            | ExecutionEvent::NodeResolved(_)
+            | ExecutionEvent::ChildStarted(_)
+            | ExecutionEvent::ChildFinished(_)
+            | ExecutionEvent::UsageRecorded(_)
             | ExecutionEvent::CancelRequested(_) => {}
         }
     }

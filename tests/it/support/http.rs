@@ -100,11 +100,6 @@ impl Deployment {
         &self.elsewhere
     }
 
-    /// The database.
-    pub(crate) async fn pool(&self) -> sqlx::PgPool {
-        self.database.pool().await
-    }
-
     /// Registers somebody.
     pub(crate) async fn sign_up(&self, name: &str) -> Person {
         let body = json!({
