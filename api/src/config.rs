@@ -466,6 +466,7 @@ impl Config {
         Ok(())
     }
 
+    #[expect(clippy::too_many_lines, reason = "one demand a setting: the list is the length")]
     fn check(&self) -> Result<(), ConfigError> {
         let mut wrong = Vec::new();
         let mut demand = |holds: bool, otherwise: &str| {

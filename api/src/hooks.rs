@@ -23,11 +23,16 @@ const OPENED_FOR: Duration = Duration::from_secs(30);
 /// How long refusals are kept, by the hour.
 const REFUSALS_KEPT: TimeDelta = TimeDelta::days(7);
 
+/// Which sealed value: of which trigger, under which name, in which version.
+type Sealed = (TriggerId, String, i32);
+/// A value that was opened.
+type Opened = Arc<SecretBox<Vec<u8>>>;
+
 /// See the module. Cheap to clone; all clones share.
 #[derive(Clone)]
 pub struct Hooks {
     buckets: Cache<TriggerId, Arc<Mutex<Bucket>>>,
-    opened: Cache<(TriggerId, String, i32), Arc<SecretBox<Vec<u8>>>>,
+    opened: Cache<Sealed, Opened>,
 }
 
 struct Bucket {

@@ -76,8 +76,7 @@ pub fn from_json(text: &str) -> Result<String, serde_json::Error> {
     let document = Ordered::of_json(text)?;
     // Long lines stay lines: folding them would make every edit of one a change of many.
     let options = serde_saphyr::ser_options! { folded_wrap_chars: usize::MAX };
-    serde_saphyr::to_string_with_options(&document, options)
-        .map_err(|error| serde::ser::Error::custom(error))
+    serde_saphyr::to_string_with_options(&document, options).map_err(serde::ser::Error::custom)
 }
 
 /// The JSON text of a JSON document, with two spaces a level and its fields in their order.

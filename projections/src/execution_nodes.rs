@@ -357,6 +357,7 @@ impl ExecutionNodes {
         }
     }
 
+    #[expect(clippy::too_many_lines, reason = "one arm an event: the list is the length")]
     fn apply_execution(&mut self, at: &LogEvent, event: &ExecutionEvent) {
         match event {
             ExecutionEvent::ExecutionRequested(requested) => {

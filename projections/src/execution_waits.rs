@@ -257,8 +257,33 @@ impl ExecutionWaits {
                 self.changes.retain(|(execution, _), _| *execution != at.stream);
                 self.taken.retain(|(execution, _), _| *execution != at.stream);
             }
-            #[expect(clippy::wildcard_enum_match_arm, reason = "a wait begins and ends with these")]
-            _ => {}
+            ExecutionEvent::ExecutionRequested(_)
+            | ExecutionEvent::ExecutionQueued(_)
+            | ExecutionEvent::NodesCarried(_)
+            | ExecutionEvent::ExecutionDispatched(_)
+            | ExecutionEvent::ExecutionStarted(_)
+            | ExecutionEvent::ExecutionResumed(_)
+            | ExecutionEvent::NodeStarted(_)
+            | ExecutionEvent::NodeSkipped(_)
+            | ExecutionEvent::LoopIterated(_)
+            | ExecutionEvent::LoopItemFailed(_)
+            | ExecutionEvent::NodeResolved(_)
+            | ExecutionEvent::ChildStarted(_)
+            | ExecutionEvent::ChildFinished(_)
+            | ExecutionEvent::TimerSet(_)
+            | ExecutionEvent::TimerFired(_)
+            | ExecutionEvent::ApprovalGiven(_)
+            | ExecutionEvent::ApprovalRefused(_)
+            | ExecutionEvent::ApprovalTimedOut(_)
+            | ExecutionEvent::SignalReceived(_)
+            | ExecutionEvent::SignalConsumed(_)
+            | ExecutionEvent::TaskCompleted(_)
+            | ExecutionEvent::VariableSet(_)
+            | ExecutionEvent::UsageRecorded(_)
+            | ExecutionEvent::ExecutionWaiting(_)
+            | ExecutionEvent::ExecutionPaused(_)
+            | ExecutionEvent::ExecutionUnpaused(_)
+            | ExecutionEvent::CancelRequested(_) => {}
         }
     }
 }

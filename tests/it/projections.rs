@@ -200,6 +200,7 @@ async fn assert_pages_join(world: &World, filter: &WorkflowFilter, sort: Workflo
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "one history told from its beginning to its end")]
 async fn an_execution_and_its_nodes_show_every_try() {
     let world = World::new().await;
     let process = world.projectors("one");

@@ -267,9 +267,9 @@ fn spelled_end(needle: &[u8], text: &[u8], from: usize) -> Option<usize> {
 fn spelling(byte: u8, text: &[u8]) -> Option<usize> {
     match *text.first()? {
         // A byte that stands for itself, unless it begins an escape of itself: `\\` is one backslash, `&amp;` one ampersand.
-        b'\\' => escaped(byte, text).or((byte == b'\\').then_some(1)),
-        b'&' => entity(byte, text).or((byte == b'&').then_some(1)),
-        b'%' => percent(byte, text).or((byte == b'%').then_some(1)),
+        b'\\' => escaped(byte, text).or_else(|| (byte == b'\\').then_some(1)),
+        b'&' => entity(byte, text).or_else(|| (byte == b'&').then_some(1)),
+        b'%' => percent(byte, text).or_else(|| (byte == b'%').then_some(1)),
         b'+' if byte == b' ' => Some(1),
         first => (first == byte).then_some(1),
     }

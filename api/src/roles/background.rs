@@ -34,6 +34,7 @@ const KEYS_KEPT: TimeDelta = TimeDelta::days(7);
 const FORGET_EVERY: Duration = Duration::from_secs(60 * 60);
 
 /// Starts the roles that the configuration names.
+#[expect(clippy::too_many_arguments, reason = "each role is given what it is made of")]
 pub(super) fn start(
     config: &Config,
     environment: &Environment,

@@ -29,7 +29,7 @@ async fn published(world: &World, process: &Process, config: &Value) -> Workflow
     let id = world.workflow_of(&listening(config)).await;
     process.tell_workflow(id, WorkflowCommand::Publish(PublishWorkflow::default())).await;
     process.tell_workflow(id, WorkflowCommand::ActivateIntake).await;
-    world.until(|world| listens(world)).await;
+    world.until(listens).await;
     // What it hears begins with the policy's having heard of it.
     rest(LEASE * 2).await;
     id

@@ -167,18 +167,7 @@ impl Entry {
             }
             ExecutionEvent::ExecutionStarted(event) => self.taken(&event.worker),
             ExecutionEvent::ExecutionResumed(event) => self.taken(&event.worker),
-            ExecutionEvent::ExecutionWaiting(_) => {
-                self.place = match self.place {
-                    Place::Running { pausing: Some(reason), .. } => {
-                        Place::Paused { rest: Rest::Head, reason }
-                    }
-                    Place::Running { pausing: None, .. }
-                    | Place::Line { .. }
-                    | Place::Dispatched { .. }
-                    | Place::Waiting
-                    | Place::Paused { .. } => Place::Waiting,
-                };
-            }
+            ExecutionEvent::ExecutionWaiting(_) => self.let_go(),
             ExecutionEvent::ExecutionPaused(event) => {
                 self.paused_by = Some(recorded.metadata.actor.clone());
                 self.pause(event.reason);
@@ -231,6 +220,19 @@ impl Entry {
             }
         }
         true
+    }
+
+    fn let_go(&mut self) {
+        self.place = match self.place {
+            Place::Running { pausing: Some(reason), .. } => {
+                Place::Paused { rest: Rest::Head, reason }
+            }
+            Place::Running { pausing: None, .. }
+            | Place::Line { .. }
+            | Place::Dispatched { .. }
+            | Place::Waiting
+            | Place::Paused { .. } => Place::Waiting,
+        };
     }
 
     fn taken(&mut self, worker: &str) {

@@ -329,10 +329,11 @@ impl Outline {
 
     /// What counts of a node: every fact, or its outcome alone.
     fn facts_of(&self, node: &NodeOutline, outcome_alone: bool) -> Vec<Fact> {
-        let facts = node.facts.iter().filter_map(|fact| self.facts.get(*fact as usize)).copied();
+        let mut facts =
+            node.facts.iter().filter_map(|fact| self.facts.get(*fact as usize)).copied();
         match outcome_alone {
             false => facts.collect(),
-            true => facts.filter(|fact| fact.settles).next_back().into_iter().collect(),
+            true => facts.rfind(|fact| fact.settles).into_iter().collect(),
         }
     }
 }
@@ -367,7 +368,10 @@ pub fn compare(a: &Outline, b: &Outline) -> Comparison {
         let (in_a, in_b) = (a.nodes.get(path), b.nodes.get(path));
         if let Some(found) = part(a, b, path, in_a, in_b) {
             // The earliest of the first run comes before whatever only the second one has.
-            let key = found.a.as_ref().map_or((true, version_of(&found.b)), |a| (false, a.version));
+            let key = found
+                .a
+                .as_ref()
+                .map_or_else(|| (true, version_of(&found.b)), |a| (false, a.version));
             if parting.as_ref().is_none_or(|(later, version, _)| key < (*later, *version)) {
                 parting = Some((key.0, key.1, found));
             }

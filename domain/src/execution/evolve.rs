@@ -9,11 +9,11 @@ use chrono::{DateTime, Utc};
 use indexmap::{IndexMap, map::Entry};
 
 use super::{
-    Attempt, Awaited, CarriedFailure, CarriedLoop, CarriedNode, CarriedVariable, Claim, Completed,
-    Execution, ExecutionEvent, ExecutionPaused, ExecutionRequested, Failing, Intent, ItemFailure,
-    KeptSignal, Loop, LoopItemFailed, NodeOutput, NodePath, NodeResolved, NodeRun, NodeState, Open,
-    Phase, Reached, ResolutionKind, Rest, Run, Task, TaskLease, TimerKind, Usage, Variable,
-    Waiting, path::body_of,
+    Attempt, Awaited, CarriedFailure, CarriedLoop, CarriedNode, CarriedVariable, ChildFinished,
+    ChildStarted, Claim, Completed, Execution, ExecutionEvent, ExecutionPaused, ExecutionRequested,
+    Failing, Intent, ItemFailure, KeptSignal, Loop, LoopItemFailed, NodeOutput, NodePath,
+    NodeResolved, NodeRun, NodeStarted, NodeState, Open, Phase, Reached, ResolutionKind, Rest, Run,
+    Task, TaskLease, TimerKind, Usage, UsageRecorded, Variable, Waiting, path::body_of,
 };
 use crate::json::Json;
 
@@ -67,6 +67,7 @@ impl Open {
         }
     }
 
+    #[expect(clippy::too_many_lines, reason = "one arm an event: the list is the length")]
     fn apply(&mut self, event: &ExecutionEvent) {
         use crate::event::DomainEvent as _;
         match event {
@@ -81,20 +82,7 @@ impl Open {
             ExecutionEvent::ExecutionPaused(event) => self.pause(event),
             ExecutionEvent::ExecutionUnpaused(_) => self.unpause(),
             ExecutionEvent::CancelRequested(event) => self.cancel(event.reason),
-            ExecutionEvent::NodeStarted(event) => {
-                let state = match (event.items, event.max_iterations) {
-                    (Some(_), _) => {
-                        self.run.bytes += event.input.as_str().len();
-                        let items = items_of(&event.input);
-                        NodeState::Looping(Box::new(Loop::Each { items, failed: BTreeMap::new() }))
-                    }
-                    (None, Some(max_iterations)) => {
-                        NodeState::Looping(Box::new(Loop::While { max_iterations, iterations: 0 }))
-                    }
-                    (None, None) => NodeState::Running(self.claim),
-                };
-                self.run.set(&event.path, event.attempt, state);
-            }
+            ExecutionEvent::NodeStarted(event) => self.start_node(event),
             ExecutionEvent::NodeCompleted(event) => {
                 self.lost_claims = 0;
                 self.run.complete(
@@ -115,22 +103,8 @@ impl Open {
                 self.run.set(&event.path, Attempt(1), NodeState::Skipped);
             }
             ExecutionEvent::NodeResolved(event) => self.resolve(event),
-            ExecutionEvent::ChildStarted(event) => {
-                if event.waits {
-                    let awaited = Awaited::Child(event.execution_id);
-                    let waiting = Waiting { since: event.started_at, until: None, awaited };
-                    let state = NodeState::Waiting(Box::new(waiting));
-                    self.run.set(&event.path, event.attempt, state);
-                }
-            }
-            ExecutionEvent::ChildFinished(event) => {
-                if let Some(error) = &event.error {
-                    let (error, duration_ms) = (error.clone(), event.duration_ms);
-                    let failing = NodeState::Failing(Box::new(Failing { error, duration_ms }));
-                    self.run.set(&event.path, event.attempt, failing);
-                }
-                self.wake();
-            }
+            ExecutionEvent::ChildStarted(event) => self.start_child(event),
+            ExecutionEvent::ChildFinished(event) => self.finish_child(event),
             ExecutionEvent::LoopIterated(event) => match self.run.open_loop(&event.path) {
                 Some(Loop::While { iterations, .. }) => *iterations = event.iteration + 1,
                 Some(Loop::Each { .. }) | None => corrupt!("loop_iterated", "in no such loop"),
@@ -160,12 +134,7 @@ impl Open {
             | ExecutionEvent::TaskReturned(_)
             | ExecutionEvent::TaskCompleted(_)
             | ExecutionEvent::TaskFailed(_) => self.apply_wait(event),
-            ExecutionEvent::UsageRecorded(event) => {
-                let usage = &mut self.run.usage;
-                usage.input_tokens = usage.input_tokens.saturating_add(event.input_tokens);
-                usage.output_tokens = usage.output_tokens.saturating_add(event.output_tokens);
-                usage.cost_microusd = usage.cost_microusd.saturating_add(event.cost_microusd);
-            }
+            ExecutionEvent::UsageRecorded(event) => self.run.count(event),
             ExecutionEvent::VariableSet(event) => {
                 self.run.bytes += event.value.as_str().len();
                 let variable = Variable { value: event.value.clone(), set_by: event.path.clone() };
@@ -179,6 +148,7 @@ impl Open {
     }
 
     /// What begins or ends a wait for something from outside. Where an outcome follows, it follows in the same append.
+    #[expect(clippy::too_many_lines, reason = "one arm an event: the list is the length")]
     fn apply_wait(&mut self, event: &ExecutionEvent) {
         match event {
             ExecutionEvent::ApprovalRequested(event) => {
@@ -227,9 +197,66 @@ impl Open {
             | ExecutionEvent::ApprovalTimedOut(_)
             | ExecutionEvent::SignalReceived(_)
             | ExecutionEvent::TaskCompleted(_) => self.wake(),
-            #[expect(clippy::wildcard_enum_match_arm, reason = "the caller sends these only")]
-            _ => corrupt!("an event", "of another sort"),
+            ExecutionEvent::ExecutionRequested(_)
+            | ExecutionEvent::NodesCarried(_)
+            | ExecutionEvent::ExecutionQueued(_)
+            | ExecutionEvent::ExecutionDispatched(_)
+            | ExecutionEvent::ExecutionStarted(_)
+            | ExecutionEvent::ExecutionResumed(_)
+            | ExecutionEvent::ExecutionWaiting(_)
+            | ExecutionEvent::ExecutionPaused(_)
+            | ExecutionEvent::ExecutionUnpaused(_)
+            | ExecutionEvent::ExecutionCompleted(_)
+            | ExecutionEvent::ExecutionFailed(_)
+            | ExecutionEvent::ExecutionCancelled(_)
+            | ExecutionEvent::CancelRequested(_)
+            | ExecutionEvent::NodeStarted(_)
+            | ExecutionEvent::NodeCompleted(_)
+            | ExecutionEvent::NodeFailed(_)
+            | ExecutionEvent::NodeSkipped(_)
+            | ExecutionEvent::NodeResolved(_)
+            | ExecutionEvent::LoopIterated(_)
+            | ExecutionEvent::LoopItemFailed(_)
+            | ExecutionEvent::ChildStarted(_)
+            | ExecutionEvent::ChildFinished(_)
+            | ExecutionEvent::TimerSet(_)
+            | ExecutionEvent::TimerFired(_)
+            | ExecutionEvent::VariableSet(_)
+            | ExecutionEvent::UsageRecorded(_) => corrupt!("an event", "of another sort"),
         }
+    }
+
+    fn start_node(&mut self, event: &NodeStarted) {
+        let state = match (event.items, event.max_iterations) {
+            (Some(_), _) => {
+                self.run.bytes += event.input.as_str().len();
+                let items = items_of(&event.input);
+                NodeState::Looping(Box::new(Loop::Each { items, failed: BTreeMap::new() }))
+            }
+            (None, Some(max_iterations)) => {
+                NodeState::Looping(Box::new(Loop::While { max_iterations, iterations: 0 }))
+            }
+            (None, None) => NodeState::Running(self.claim),
+        };
+        self.run.set(&event.path, event.attempt, state);
+    }
+
+    fn start_child(&mut self, event: &ChildStarted) {
+        if event.waits {
+            let awaited = Awaited::Child(event.execution_id);
+            let waiting = Waiting { since: event.started_at, until: None, awaited };
+            let state = NodeState::Waiting(Box::new(waiting));
+            self.run.set(&event.path, event.attempt, state);
+        }
+    }
+
+    fn finish_child(&mut self, event: &ChildFinished) {
+        if let Some(error) = &event.error {
+            let (error, duration_ms) = (error.clone(), event.duration_ms);
+            let failing = NodeState::Failing(Box::new(Failing { error, duration_ms }));
+            self.run.set(&event.path, event.attempt, failing);
+        }
+        self.wake();
     }
 
     fn queue(&mut self) {
@@ -357,6 +384,14 @@ impl Open {
 }
 
 impl Run {
+    /// Adds up what was used of a provider.
+    fn count(&mut self, event: &UsageRecorded) {
+        let usage = &mut self.usage;
+        usage.input_tokens = usage.input_tokens.saturating_add(event.input_tokens);
+        usage.output_tokens = usage.output_tokens.saturating_add(event.output_tokens);
+        usage.cost_microusd = usage.cost_microusd.saturating_add(event.cost_microusd);
+    }
+
     fn new(event: &ExecutionRequested) -> Self {
         let mut request = event.clone();
         let mut run = Self {

@@ -56,7 +56,7 @@ pub fn single_node(
         }
         let (output, port) = match taken.get(&index) {
             Some(port) => {
-                (Some(output.unwrap_or(NodeOutput::Inline(Json::null()))), (*port).clone())
+                (Some(output.unwrap_or_else(|| NodeOutput::Inline(Json::null()))), (*port).clone())
             }
             None => (output, port),
         };

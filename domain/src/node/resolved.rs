@@ -445,12 +445,20 @@ fn resolve_list(
         let found = match at(field, value.evaluate(scope))? {
             Value::Array(items) => items,
             Value::Null => Vec::new(),
-            one => vec![one],
+            one @ (Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Object(_)) => {
+                vec![one]
+            }
         };
         for item in found {
             match item {
                 Value::String(text) => texts.push(one_line(field, text)?),
-                _ => return wrong(field, "expected a string or a list of strings"),
+                Value::Null
+                | Value::Bool(_)
+                | Value::Number(_)
+                | Value::Array(_)
+                | Value::Object(_) => {
+                    return wrong(field, "expected a string or a list of strings");
+                }
             }
         }
     }

@@ -267,26 +267,34 @@ fn schema(kind: NodeKind) -> Value {
             &[],
         ),
         NodeKind::ForEach => for_each(),
-        NodeKind::Workflow => object(
-            json!({
-                "workflow_id": { "type": "string", "format": "uuid", "title": "Workflow" },
-                "version": whole("Version (the published one when left out)", 1, u64::from(u16::MAX), None),
-                "input": { "title": "Input", "format": "template" },
-                "wait": { "type": "boolean", "title": "Wait for its end", "default": true },
-            }),
-            &["workflow_id"],
-        ),
-        NodeKind::While => object(
-            json!({
-                "condition": cel("As long as"),
-                "max_iterations":
-                    whole("At most", 1, u64::from(limits::MAX_LOOP_ITERATIONS), None),
-                "nodes": { "type": "array", "title": "Body", "minItems": 1 },
-                "connections": { "type": "array", "title": "Connections of the body" },
-            }),
-            &["condition", "max_iterations", "nodes"],
-        ),
+        NodeKind::Workflow => workflow_schema(),
+        NodeKind::While => while_schema(),
     }
+}
+
+fn while_schema() -> Value {
+    object(
+        json!({
+            "condition": cel("As long as"),
+            "max_iterations":
+                whole("At most", 1, u64::from(limits::MAX_LOOP_ITERATIONS), None),
+            "nodes": { "type": "array", "title": "Body", "minItems": 1 },
+            "connections": { "type": "array", "title": "Connections of the body" },
+        }),
+        &["condition", "max_iterations", "nodes"],
+    )
+}
+
+fn workflow_schema() -> Value {
+    object(
+        json!({
+            "workflow_id": { "type": "string", "format": "uuid", "title": "Workflow" },
+            "version": whole("Version (the published one when left out)", 1, u64::from(u16::MAX), None),
+            "input": { "title": "Input", "format": "template" },
+            "wait": { "type": "boolean", "title": "Wait for its end", "default": true },
+        }),
+        &["workflow_id"],
+    )
 }
 
 fn for_each() -> Value {

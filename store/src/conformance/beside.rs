@@ -119,7 +119,7 @@ pub(super) async fn due_times_are_set_and_removed_with_the_append(log: &dyn Even
     let (later, gone) = (due("retry", 25), due("wait", 25));
     assert!(log.move_due(&later).await.expect("the store is there"));
     assert!(!log.move_due(&gone).await.expect("the store is there"), "what is not there stays so");
-    assert_eq!(log.due(at(24), 10).await.expect("look-up"), [timeout.clone()]);
+    assert_eq!(log.due(at(24), 10).await.expect("look-up"), std::slice::from_ref(&timeout));
     assert!(log.due(at(30), 10).await.expect("look-up").contains(&later));
     log.remove_due(&[timeout.due, retry.due, wait.due]).await.expect("the store is there");
     assert_eq!(log.due(at(30), 10).await.expect("look-up"), []);

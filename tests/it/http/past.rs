@@ -182,7 +182,7 @@ async fn a_read_refuses_what_it_does_not_know() {
         (format!("/executions/{id}/why?at_position=1"), "/at_position"),
         (format!("/executions/{id}/events?at=2026-01-01T00:00:00Z"), "/at"),
         (format!("/executions/{id}/logs?at_position=1"), "/at_position"),
-        (format!("/executions?at_position=1"), "/at_position"),
+        ("/executions?at_position=1".to_owned(), "/at_position"),
         (format!("/workflows/{workflow}?verbose"), "/verbose"),
         (format!("/workflows/{workflow}/versions?at_position=1"), "/at_position"),
         ("/auth/me?dry_run=true".to_owned(), "/dry_run"),

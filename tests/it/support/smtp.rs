@@ -91,6 +91,7 @@ impl MailServer {
         told.map_or_else(|| usual.to_owned(), |(_, answer)| answer.clone())
     }
 
+    #[expect(clippy::too_many_lines, reason = "one arm a command of SMTP")]
     async fn session(&self, mut stream: TcpStream) -> std::io::Result<()> {
         let (read, mut write) = stream.split();
         let mut lines = BufReader::new(read).lines();

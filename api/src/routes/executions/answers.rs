@@ -83,7 +83,8 @@ pub async fn signal(
     body: Option<JsonBody<Json>>,
 ) -> Reply {
     let workspace = workspace_of::<Execution>(&state, id.0, "execution").await?;
-    let (payload, hash) = body.map_or((Json::null(), [0; 32]), |body| (body.value, body.hash));
+    let (payload, hash) =
+        body.map_or_else(|| (Json::null(), [0; 32]), |body| (body.value, body.hash));
     let context = writing.context(workspace, hash);
     let (writer, command) = (&writing, &ExecutionCommand::Signal { name, payload });
     let plan = |scope: Scope| async move {

@@ -73,7 +73,7 @@ pub async fn diff(
     let position = reading.log();
     let (now, audience) = readable(&state, &reading.caller, id).await?;
     let content = versioned(&now.state, audience)?;
-    let to = to.unwrap_or(content.latest_version().0);
+    let to = to.unwrap_or_else(|| content.latest_version().0);
     let from = from.unwrap_or_else(|| to.saturating_sub(1).max(1));
     let (older, newer) = (WorkflowVersion(from), WorkflowVersion(to));
     state.ledger.stored(id, content, older).await?;
