@@ -84,7 +84,7 @@ async fn serve_embedded_leaves_no_process_and_starts_again_within_seconds() {
     assert!(events.status.success(), "{}", said(&events));
     let events = String::from_utf8(events.stdout).unwrap();
     let created = |line: &&str| line.contains("ledgerline.workflow.workflow_created.v1");
-    assert_eq!(events.lines().filter(created).count(), 5, "the demo is made once:\n{events}");
+    assert_eq!(events.lines().filter(created).count(), 6, "the demo is made once:\n{events}");
     for (n, line) in events.lines().enumerate() {
         let event: Value = serde_json::from_str(line).unwrap();
         assert_eq!(event["position"], n + 1);

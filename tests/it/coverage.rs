@@ -218,6 +218,7 @@ impl Belongings {
             }
             "POST /api/v1/schedules/preview" => json!({ "cron": "* * * * *" }),
             "POST /api/v1/webhooks/{id}/rotate" => json!({ "url": true }),
+            "POST /api/v1/executions/{id}/nodes/{node}/resolve" => json!({ "action": "retry" }),
             "POST /api/v1/executions/{id}/fork" => json!({ "at_position": 1 }),
             "POST /api/v1/executions" => json!({ "workflow_id": self.workflow }),
             "POST /api/v1/worker-tasks/poll" => json!({ "queue": "images" }),
@@ -469,7 +470,8 @@ async fn no_body_breaks_a_route() {
                 assert!((400..500).contains(&status), "{} took {what}: {answer:?}", route.name);
             }
         }
-        if route.takes_body {
+        // A webhook takes whatever others send.
+        if route.takes_body && !route.name.starts_with("POST /hooks/") {
             let body = Some(b"name=x".to_vec());
             let form = [("content-type", "application/x-www-form-urlencoded")];
             let answer = person.send_raw(route.method.clone(), &route.path, body, &form).await;

@@ -512,7 +512,7 @@ async fn an_effect_of_which_nobody_knows_the_outcome_waits_for_a_person() {
     let workflow = engine.workflow(&definition).await;
     let id = engine.start(workflow, &json!({})).await;
     engine.until(id, "to run its step", |run| run.in_flight().next().is_some()).await;
-    while !log_file.exists() {
+    while !std::fs::read_to_string(&log_file).is_ok_and(|effects| !effects.is_empty()) {
         tokio::task::yield_now().await;
     }
     first.kill();

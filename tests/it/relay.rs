@@ -7,8 +7,9 @@ use futures_util::StreamExt;
 use ledgerline_nats::{
     Carrier, CarrierConfig, CarrierState, Nats, Prefix, Queue, Subject, decode, relay,
 };
-use ledgerline_store::Position;
-use tokio_util::sync::CancellationToken;
+use ledgerline_store::{LogConfig, Position, PostgresLog};
+use sqlx::postgres::PgPoolOptions;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
 use crate::support::{
@@ -100,10 +101,16 @@ async fn what_a_crashed_relay_had_published_is_not_stored_twice() {
     // A runtime that is thrown away is a process that dies: nothing is saved and no lease released.
     let doomed = tokio::runtime::Runtime::new().expect("a runtime");
     let never_saves = CarrierConfig { checkpoint_every: Duration::from_hours(1), ..quick() };
-    let relay = {
-        let _entered = doomed.enter();
-        start(&test, &nats, never_saves).await
-    };
+    // With connections of its own: one that a dead runtime opened is of no use to anybody else.
+    let (options, its_nats) = (test.database(), nats.clone());
+    let started = doomed.spawn(async move {
+        let pool = PgPoolOptions::new().connect_with(options).await.expect("the database");
+        let (tracker, cancel) = (TaskTracker::new(), CancellationToken::new());
+        let log = PostgresLog::connect(pool, LogConfig::default(), &tracker, cancel.clone());
+        let log = log.await.expect("the database answers");
+        relay::start(log, its_nats, never_saves, &tracker, cancel)
+    });
+    let relay = started.await.expect("it starts");
     carried(&relay, head).await;
     doomed.shutdown_background();
     assert_eq!(test.log.checkpoint(relay::READER).await.expect("a checkpoint"), Position::START);

@@ -2,7 +2,7 @@
 
 use axum::{
     body::{Body, to_bytes},
-    extract::{Path, RawQuery, State},
+    extract::{RawQuery, State},
     http::{HeaderMap, StatusCode},
     response::IntoResponse as _,
 };
@@ -21,7 +21,7 @@ use uuid::Uuid;
 
 use crate::{
     app::AppState,
-    extract::RequestContext,
+    extract::{Path, RequestContext},
     hooks::{Turn, note_refusal, secret_holder, token_holder},
     problem::{Problem, ProblemKind},
     refusal::Refusal,

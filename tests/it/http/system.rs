@@ -21,7 +21,7 @@ async fn the_state_of_the_deployment_is_for_operators() {
         all.iter().map(|one| one["name"].clone()).collect()
     };
     assert!(names("projections").contains(&json!("executions")), "{shown:?}");
-    assert_eq!(names("readers"), ["relay", "work", "policies", "dispatch"]);
+    assert_eq!(names("readers"), ["relay", "work", "policies", "dispatch", "triggers"]);
     assert_eq!(shown.body["quarantine"], json!([]));
     for (method, path) in [
         (Method::GET, "/system"),

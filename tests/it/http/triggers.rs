@@ -191,11 +191,20 @@ async fn a_delivery_starts_one_run_and_can_be_replayed() {
 
     // Whoever only looks does not see the address.
     let eve = house.sign_up("eve").await;
-    let workspace = ada.workspace.to_string();
+    let workspace = ada.make_workspace("Ops").await;
     house.let_in(&ada, &workspace, &eve, Role::Viewer).await;
-    let seen = eve.get(&format!("/webhooks/{id}")).await.expect(200);
-    assert_eq!(seen.body["url"], Value::Null);
-    eve.post(&format!("/webhooks/{id}/rotate"), &json!({ "url": true })).await.expect(403);
+    let here = [("ledgerline-workspace", workspace.as_str())];
+    let shared = triggered("Shared hook", "webhook", &json!({}));
+    let shared = ada.send(Method::POST, "/workflows", Some(&shared), &here).await.expect(201).id();
+    ada.command(&format!("/workflows/{shared}/publish")).await.expect(200);
+    let theirs = TriggerId::of(WorkflowId(shared.parse().unwrap()), "trigger").to_string();
+    let theirs = format!("/webhooks/{theirs}");
+    let list = format!("/webhooks?workspace_id={workspace}");
+    ada.until(&list, |body| body["total"] == 1).await;
+    rotated(&ada, theirs.rsplit('/').next().unwrap()).await;
+    assert!(ada.get(&theirs).await.expect(200).body["url"].is_string());
+    assert_eq!(eve.get(&theirs).await.expect(200).body["url"], Value::Null);
+    eve.post(&format!("{theirs}/rotate"), &json!({ "url": true })).await.expect(403);
 
     ada.command(&format!("/webhooks/{id}/pause")).await.expect(200);
     let held = deliver_signed(&house, &path, &secret, now, "d-3", body).await;

@@ -17,6 +17,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use sqlx::postgres::PgConnectOptions;
 use tempfile::TempDir;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
@@ -34,7 +35,7 @@ pub(crate) struct TestLog {
     pub(crate) log: Arc<dyn EventLog>,
     pub(crate) tracker: TaskTracker,
     pub(crate) cancel: CancellationToken,
-    _database: TestDatabase,
+    database: TestDatabase,
 }
 
 impl TestLog {
@@ -49,7 +50,7 @@ impl TestLog {
         )
         .await
         .expect("the test's database answers");
-        Self { log, tracker, cancel, _database: database }
+        Self { log, tracker, cancel, database }
     }
 
     /// Appends events of a new stream in one intent and returns the position of the last.
@@ -91,6 +92,11 @@ impl TestLog {
         };
         let intent = Intent { writes: vec![write], ..Intent::default() };
         self.log.append(intent).await.expect("the test's log takes events").position
+    }
+
+    /// Where the database is, for a log of somebody else's.
+    pub(crate) fn database(&self) -> PgConnectOptions {
+        self.database.options()
     }
 
     /// Ends every task.
