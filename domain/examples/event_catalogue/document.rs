@@ -21,7 +21,16 @@ pub(crate) fn document(root: &Path) -> String {
     );
     aggregate::<WorkspaceEvent>(root, &["workspace.rs"], &mut text);
     aggregate::<WorkflowEvent>(root, &["workflow.rs", "workflow/events.rs"], &mut text);
-    aggregate::<ExecutionEvent>(root, &["execution.rs", "execution/events.rs"], &mut text);
+    aggregate::<ExecutionEvent>(
+        root,
+        &[
+            "execution.rs",
+            "execution/events.rs",
+            "execution/events/origin.rs",
+            "execution/events/waits.rs",
+        ],
+        &mut text,
+    );
     aggregate::<VaultEvent>(root, &["vault.rs"], &mut text);
     aggregate::<DeploymentEvent>(root, &["deployment.rs"], &mut text);
     aggregate::<TriggerEvent>(root, &["trigger.rs", "trigger/events.rs"], &mut text);
