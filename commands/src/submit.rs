@@ -1,6 +1,6 @@
 //! Commands that follow from events, submitted beside each other but in order for each stream.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt as _, stream};
 use ledgerline_domain::{
@@ -116,6 +116,12 @@ pub(crate) async fn carry_out(
                 Ok(answer) => return Ok(answer),
                 Err(rejection) => rejection.to_string(),
             };
+            // Its workflow may refuse by now what it let in when this was carried out before.
+            match state_of(commands, reader, execution_id).await? {
+                Ok(state) if state.run().is_some() => return Ok(Answer::Nothing),
+                Ok(_) => {}
+                Err(answer) => return Ok(answer),
+            }
             tracing::debug!(reader, %execution_id, %reason, "a run that was to follow is refused");
             let Some(parent) = run.parent.filter(|parent| parent.waits) else {
                 return Ok(Answer::Refused);
@@ -154,22 +160,12 @@ async fn begin(
     run: &NewRun,
 ) -> Result<Result<Answer, StartRejection>, TermEnd> {
     if let Some(parent) = run.parent.as_ref().filter(|parent| parent.waits) {
-        let mut wait = FIRST_WAIT;
-        let waits = loop {
-            match commands.load::<Execution>(parent.execution_id).await {
-                Ok(found) => {
-                    let Parent { path, attempt, .. } = parent;
-                    break found.state.awaits_child(path, *attempt, execution_id);
-                }
-                Err(error) => match CommandError::<StartRejection>::from(error) {
-                    error if error.may_pass() => pause(reader, &mut wait, &error).await,
-                    CommandError::Load(source @ LoadError::UnknownEvent { .. }) => {
-                        return Err(TermEnd::unreadable(reader, source));
-                    }
-                    error => return Ok(Ok(failed(reader, execution_id, &error))),
-                },
-            }
+        let state = match state_of(commands, reader, parent.execution_id).await? {
+            Ok(state) => state,
+            Err(answer) => return Ok(Ok(answer)),
         };
+        let Parent { path, attempt, .. } = parent;
+        let waits = state.awaits_child(path, *attempt, execution_id);
         if !waits {
             return Ok(Ok(Answer::Nothing));
         }
@@ -180,6 +176,28 @@ async fn begin(
         })
     };
     insist(reader, execution_id, context, try_it).await
+}
+
+/// An execution as the log has it; where it can't be read at all, the answer to its reaction.
+async fn state_of(
+    commands: &Commands,
+    reader: &'static str,
+    execution_id: ExecutionId,
+) -> Result<Result<Arc<Execution>, Answer>, TermEnd> {
+    let mut wait = FIRST_WAIT;
+    loop {
+        let error = match commands.load::<Execution>(execution_id).await {
+            Ok(found) => return Ok(Ok(found.state)),
+            Err(error) => error,
+        };
+        match CommandError::<StartRejection>::from(error) {
+            error if error.may_pass() => pause(reader, &mut wait, &error).await,
+            CommandError::Load(source @ LoadError::UnknownEvent { .. }) => {
+                return Err(TermEnd::unreadable(reader, source));
+            }
+            error => return Ok(Err(failed(reader, execution_id, &error))),
+        }
+    }
 }
 
 /// Tries again what the log refuses for a while. Answers what came of it, or which rule of the domain refuses it.
