@@ -187,13 +187,19 @@ impl<'a> Round<'a> {
         self.begin_what_was_recorded()?;
         while !self.over {
             let actions = self.planner.next(&self.spec);
-            let mut fresh = Vec::new();
+            let (mut fresh, mut held) = (Vec::new(), false);
             for action in actions {
+                // What is left out is planned again when somebody has decided.
+                if held && !action.may_follow_a_hold() {
+                    continue;
+                }
                 if self.steps.len() + fresh.len() >= MAX_STEPS || self.bytes >= MAX_BYTES {
                     self.apply(fresh)?;
                     return Ok(true);
                 }
-                fresh.extend(self.step(action));
+                let step = self.step(action);
+                held |= step.as_ref().is_some_and(Step::holds_run);
+                fresh.extend(step);
             }
             if !self.missing.is_empty() || fresh.is_empty() {
                 break;

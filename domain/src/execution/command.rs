@@ -339,6 +339,14 @@ pub enum Step {
     Finish(Outcome),
 }
 
+impl Step {
+    /// Whether the run pauses with it, until a person decides about the node. After it nothing new begins, also in the same report.
+    #[must_use]
+    pub const fn holds_run(&self) -> bool {
+        matches!(self, Self::Fail { then: AfterFailure::Pause, .. })
+    }
+}
+
 /// What a node used of a provider.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProviderUse {

@@ -123,6 +123,15 @@ pub enum Action {
     Finish(Ending),
 }
 
+impl Action {
+    /// Whether it may go into a report after a step that [holds](super::Step::holds_run) the run. Nothing begins then; but a failure is
+    /// a fact, which is recorded.
+    #[must_use]
+    pub const fn may_follow_a_hold(&self) -> bool {
+        matches!(self, Self::FailNode { .. })
+    }
+}
+
 /// How a run ends, before its output is put together.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Ending {

@@ -175,7 +175,7 @@ impl<'a> Deciding<'a> {
             }
             Step::Skip { path, .. } if matches!(self.seen(path), Seen::Skipped) => {}
             Step::Skip { path, reason } => {
-                if !matches!(self.seen(path), Seen::Absent) || self.intent != Intent::GoOn {
+                if !matches!(self.seen(path), Seen::Absent) || !self.may_begin() {
                     return Err(Contradiction(path.clone()));
                 }
                 self.touched.insert(path, Seen::Skipped);
@@ -210,6 +210,11 @@ impl<'a> Deciding<'a> {
         }
     }
 
+    /// Whether anything new may begin: not once the run is to pause or end, nor after a step that holds it.
+    fn may_begin(&self) -> bool {
+        self.intent == Intent::GoOn && !self.pauses
+    }
+
     /// Whether a start is new: again under a new claim it is, since the effect begins again.
     fn begins(
         &mut self,
@@ -230,7 +235,7 @@ impl<'a> Deciding<'a> {
             }
             Seen::Skipped | Seen::Failing(_) => false,
         };
-        if !new || self.intent != Intent::GoOn {
+        if !new || !self.may_begin() {
             return Err(Contradiction(path.clone()));
         }
         self.touched.insert(path, becomes);
@@ -246,8 +251,8 @@ impl<'a> Deciding<'a> {
     ) -> Result<bool, Contradiction> {
         let before = self.seen(path);
         let new = match before {
-            Seen::Absent => attempt == Attempt(1) && self.intent == Intent::GoOn,
-            Seen::Ready(ready) => attempt == ready && self.intent == Intent::GoOn,
+            Seen::Absent => attempt == Attempt(1) && self.may_begin(),
+            Seen::Ready(ready) => attempt == ready && self.may_begin(),
             Seen::Running { attempt: running, .. }
             | Seen::Looping(running)
             | Seen::Failing(running) => attempt == running,
@@ -384,7 +389,7 @@ impl<'a> Deciding<'a> {
             return Ok(());
         }
         let is_open = matches!(self.seen(path), Seen::Looping(_));
-        if !is_open || iteration > so_far || iteration >= max || self.intent != Intent::GoOn {
+        if !is_open || iteration > so_far || iteration >= max || !self.may_begin() {
             return Err(Contradiction(path.clone()));
         }
         self.iterated.insert(path, (iteration + 1, max));
@@ -409,7 +414,7 @@ impl<'a> Deciding<'a> {
         if recorded || self.closed.contains(&below) {
             return Ok(());
         }
-        if !matches!(self.seen(path), Seen::Looping(_)) || self.intent != Intent::GoOn {
+        if !matches!(self.seen(path), Seen::Looping(_)) || !self.may_begin() {
             return Err(Contradiction(path.clone()));
         }
         self.close(below, "its worker was lost, and its item failed before it ran again");

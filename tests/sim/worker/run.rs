@@ -203,8 +203,15 @@ impl<'a> Running<'a> {
         planned.begin = unknown.map(|(path, node)| (path.clone(), node.attempt)).collect();
         while !planned.over {
             let actions = planned.planner.next(&spec);
-            let steps: Vec<Step> =
-                actions.into_iter().filter_map(|action| self.step(action, &mut planned)).collect();
+            let (mut steps, mut held) = (Vec::new(), false);
+            for action in actions {
+                if held && !action.may_follow_a_hold() {
+                    continue;
+                }
+                let step = self.step(action, &mut planned);
+                held |= step.as_ref().is_some_and(Step::holds_run);
+                steps.extend(step);
+            }
             if steps.is_empty() {
                 break;
             }

@@ -196,7 +196,15 @@ impl World {
         loop {
             let actions = worker.planner.next(&local);
             assert_eq!(actions, next(&local, &self.plan), "memory changes no answer");
-            let steps: Vec<Step> = actions.iter().filter_map(|action| self.step(action)).collect();
+            let (mut steps, mut held) = (Vec::new(), false);
+            for action in &actions {
+                if held && !action.may_follow_a_hold() {
+                    continue;
+                }
+                let step = self.step(action);
+                held |= step.as_ref().is_some_and(Step::holds_run);
+                steps.extend(step);
+            }
             if steps.is_empty() {
                 break;
             }
