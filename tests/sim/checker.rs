@@ -7,7 +7,8 @@ use ledgerline_domain::{
     Aggregate as _,
     event::AnyEvent,
     execution::{
-        ChildOutcome, Execution, ExecutionEvent, Intent, NodeState, Phase, Status, TimerKind,
+        Awaited, ChildOutcome, Execution, ExecutionEvent, Intent, NodeState, Phase, Rest, Status,
+        TimerKind,
     },
     id::ExecutionId,
 };
@@ -148,11 +149,31 @@ impl Checker {
         }
     }
 
-    /// Whoever has neither ended nor waits for a person.
+    /// Whoever has neither ended nor waits for a person, be it through a child.
     pub(crate) fn under_way(&self) -> impl Iterator<Item = (&ExecutionId, &Execution)> {
-        self.executions.iter().filter(|(_, execution)| {
-            !execution.has_ended() && execution.status() != Some(Status::Paused)
-        })
+        self.executions
+            .iter()
+            .filter(|(_, execution)| !execution.has_ended() && !self.rests(execution))
+    }
+
+    /// Whether only a person can move it: it is paused, or all that it waits for are children of which that is true.
+    fn rests(&self, execution: &Execution) -> bool {
+        let Some(open) = execution.open() else { return false };
+        if execution.status() == Some(Status::Paused) {
+            return true;
+        }
+        let mut waits = false;
+        let all_rest = open.run.active().all(|(_, node)| match &node.state {
+            NodeState::Waiting(waiting) => {
+                waits = true;
+                let Awaited::Child(child) = waiting.awaited else { return false };
+                self.executions.get(&child).is_some_and(|child| self.rests(child))
+            }
+            // A loop moves when something in it does.
+            NodeState::Looping(_) => true,
+            _ => false,
+        });
+        matches!(open.phase, Phase::Idle(Rest::Waiting)) && waits && all_rest
     }
 
     pub(crate) fn paused(&self) -> Vec<ExecutionId> {
