@@ -420,6 +420,29 @@ fn who_resumes_a_run_has_everything_tried_again_that_waits_for_a_decision() {
 }
 
 #[test]
+fn nothing_begins_behind_a_failure_that_holds_the_run() {
+    let given = Given::running().report(1, [start("a")]);
+    let contradiction = ExecutionRejection::Contradiction { step: 1, path: "b".to_owned() };
+    let held = fail("a", AfterFailure::Pause);
+    given.when_reported(1, [held.clone(), start("b")]).rejects(contradiction);
+    given.report(
+        1,
+        [
+            start("b"),
+            held,
+            Step::Complete {
+                path: "b".into(),
+                attempt: Attempt(1),
+                output: NodeOutput::Inline(json!(1).into()),
+                port: None,
+                variable: None,
+                duration_ms: 0,
+            },
+        ],
+    );
+}
+
+#[test]
 fn nobody_decides_about_a_run_that_is_being_stopped_or_has_ended() {
     let cancel = ExecutionCommand::Cancel { reason: CancelReason::StoppedByUser };
     let steps = [start("a"), start("b"), fail("a", AfterFailure::Pause)];
