@@ -26,10 +26,15 @@ test("a line that breaks again and again misses no event and doubles none", asyn
   await page.routeWebSocket(/\/api\/v1\/ws$/, (client) => {
     const upstream = client.connectToServer();
     let frames = 0;
+    let broken = false;
+    // What the page says on a line that is being broken is lost with it.
+    client.onMessage((message) => { if (!broken) upstream.send(message); });
     upstream.onMessage((message) => {
       frames += 1;
+      if (broken) return undefined;
       if (frames <= 9) return client.send(message);
       // The rest of this connection is lost.
+      broken = true;
       breaks += 1;
       upstream.close();
       return client.close({ code: 3000, reason: "broken by the test" });
