@@ -31,10 +31,10 @@ use std::{
 use simulation::{Tally, simulate};
 
 /// How many random seeds a test run tries at least.
-const AT_LEAST: u64 = 20;
+const AT_LEAST: u64 = 1_000;
 
 /// How long it goes on with more.
-const TIME: Duration = Duration::from_secs(1);
+const TIME: Duration = Duration::from_secs(60);
 
 /// One seed a line; what follows on `#` says why it is kept.
 const KEPT: &str = include_str!("seeds.txt");

@@ -316,6 +316,11 @@ impl<'a> Deciding<'a> {
         then: &AfterFailure,
     ) -> Result<(), Contradiction> {
         let is_loop = matches!(self.seen(path), Seen::Looping(_));
+        // A run that is to end waits for nobody's decision about a node of it.
+        let then = match (then, self.intent) {
+            (AfterFailure::Pause, Intent::Cancel(_)) => &AfterFailure::Stop,
+            _ => then,
+        };
         let (becomes, retry_at) = match then {
             // What a loop's body did is recorded for good, so the loop cannot begin again.
             AfterFailure::Retry { .. } if is_loop => return Err(Contradiction(path.clone())),

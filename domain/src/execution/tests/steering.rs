@@ -443,6 +443,20 @@ fn nothing_begins_behind_a_failure_that_holds_the_run() {
 }
 
 #[test]
+fn a_failure_that_would_hold_a_run_does_not_keep_it_from_being_stopped() {
+    let given = Given::running()
+        .report(1, [start("a"), start("b")])
+        .and(ExecutionCommand::Cancel { reason: CancelReason::StoppedByUser });
+    let failed = given.when_reported(1, [fail("a", AfterFailure::Pause)]);
+    let failed = failed.0.expect("what ran may still fail");
+    assert!(matches!(*failed, [ExecutionEvent::NodeFailed(_)]), "{failed:?}");
+    let given = given.report(1, [fail("a", AfterFailure::Pause)]);
+    given.when_reported(1, [start("c")]).0.expect_err("nothing begins any more");
+    let ended = given.report(1, [Step::Finish(Outcome::Cancelled)]);
+    assert_eq!(ended.state().status(), Some(Status::Cancelled));
+}
+
+#[test]
 fn nobody_decides_about_a_run_that_is_being_stopped_or_has_ended() {
     let cancel = ExecutionCommand::Cancel { reason: CancelReason::StoppedByUser };
     let steps = [start("a"), start("b"), fail("a", AfterFailure::Pause)];
