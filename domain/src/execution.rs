@@ -309,6 +309,10 @@ impl Aggregate for Execution {
     fn weight(&self) -> usize {
         self.run().map_or(size_of::<Self>(), Run::weight)
     }
+
+    fn is_final(&self) -> bool {
+        self.has_ended()
+    }
 }
 
 #[cfg(test)]

@@ -57,4 +57,9 @@ pub trait Aggregate: Clone + Default + Send + Sync + 'static {
 
     /// About how many bytes the state holds, for the weight of a cache entry.
     fn weight(&self) -> usize;
+
+    /// Whether no event comes after it, so that it is hardly asked for again and need not be kept in memory for long.
+    fn is_final(&self) -> bool {
+        false
+    }
 }
