@@ -54,6 +54,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the log may take for its last flush.
 const LOG_STOP: Duration = Duration::from_secs(15);
 
+/// How long a connection may have lain in its pool and be used as it is. It was tested when it came back, so to test it again at once would be
+/// a round trip for nothing; after a longer rest the database may have gone meanwhile.
+const FRESH: Duration = Duration::from_secs(1);
+
 /// Tasks that are stopped together.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Stage {
@@ -190,6 +194,15 @@ impl Pools {
             PgPoolOptions::new()
                 .max_connections(connections)
                 .acquire_timeout(Duration::from_millis(config.acquire_timeout_ms))
+                .test_before_acquire(false)
+                .before_acquire(|connection, rest| {
+                    Box::pin(async move {
+                        if rest.idle_for > FRESH {
+                            connection.ping().await?;
+                        }
+                        Ok(true)
+                    })
+                })
         };
         let options = backing.postgres();
         // A pool only says that nothing came of it; the first connection says why.
