@@ -1,5 +1,7 @@
 //! The shape of the repository: what no compiler looks at and a reviewer should not have to.
 
+mod layers;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
