@@ -14,6 +14,7 @@ mod latency;
 mod load;
 mod raw;
 mod report;
+mod runs;
 mod scenarios;
 mod server;
 mod servers;
@@ -43,8 +44,18 @@ enum Scenario {
     Relay,
     /// From a commit to its frame on a socket.
     Live,
-    /// Runs of three steps.
+    /// Runs of some steps, with effects and without, in a row and side by side.
     Execution,
+    /// Ten thousand timers at one instant, and one by one.
+    Timers,
+    /// Ten thousand runs that wait for a signal.
+    Signals,
+    /// A hundred subprocesses, cancelled at once.
+    Cancel,
+    /// Validating the largest graph.
+    Graph,
+    /// A run with a hundred thousand events.
+    History,
     /// Listing and starting over HTTP.
     Http,
     /// What the program holds in memory over very many runs.
@@ -61,6 +72,11 @@ const ALL: &[Scenario] = &[
     Scenario::Relay,
     Scenario::Live,
     Scenario::Execution,
+    Scenario::Timers,
+    Scenario::Signals,
+    Scenario::Cancel,
+    Scenario::Graph,
+    Scenario::History,
     Scenario::Http,
     Scenario::Memory,
     Scenario::LogLines,
@@ -117,6 +133,11 @@ async fn measure(
             Scenario::Execution => {
                 scenarios::execution::run(servers, &mut report, arguments.seconds).await?
             }
+            Scenario::Timers => scenarios::timers::run(servers, &mut report).await?,
+            Scenario::Signals => scenarios::signals::run(servers, &mut report).await?,
+            Scenario::Cancel => scenarios::cancel::run(servers, &mut report).await?,
+            Scenario::Graph => scenarios::graph::run(servers, &mut report).await?,
+            Scenario::History => scenarios::history::run(servers, &mut report).await?,
             Scenario::Http => scenarios::http::run(servers, &mut report, arguments.seconds).await?,
             Scenario::LogLines => scenarios::log_lines::run(servers, &mut report).await?,
             Scenario::Memory => {

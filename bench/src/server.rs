@@ -24,6 +24,15 @@ pub(crate) struct Server {
 impl Server {
     /// Starts the program that lies beside this one on a database of its own.
     pub(crate) async fn start(servers: &Servers, name: &str) -> anyhow::Result<Self> {
+        Self::start_with(servers, name, "").await
+    }
+
+    /// The same with settings of its own, as TOML.
+    pub(crate) async fn start_with(
+        servers: &Servers,
+        name: &str,
+        config: &str,
+    ) -> anyhow::Result<Self> {
         let program = std::env::current_exe()?.with_file_name("ledgerline");
         anyhow::ensure!(
             program.exists(),
@@ -32,9 +41,14 @@ impl Server {
         servers.pool(name, "").await?.close().await;
         let folder =
             std::env::temp_dir().join(format!("ledgerline-bench-{name}-{}", uuid::Uuid::now_v7()));
+        std::fs::create_dir_all(&folder)?;
+        let file = folder.join("bench.toml");
+        std::fs::write(&file, config)?;
         let mut command = Command::new(program);
         command
             .args(["serve", "--listen", "127.0.0.1:0"])
+            .arg("--config")
+            .arg(file)
             .arg("--data-dir")
             .arg(&folder)
             .env(

@@ -1,5 +1,5 @@
 //! Runs of effectful steps that do nothing, every boundary durable, with projections and relay on: three steps in a row at several
-//! loads, then other shapes.
+//! loads, then other shapes, and ten pure steps. How many appends of the worker a run of each shape costs is measured with it.
 
 use std::{
     collections::HashMap,
@@ -9,6 +9,7 @@ use std::{
 };
 
 use ledgerline_domain::id::{ExecutionId, WorkflowId};
+use ledgerline_store::Position;
 use serde_json::{Value, json};
 use tokio::{sync::oneshot, task::JoinSet};
 use uuid::Uuid;
@@ -80,6 +81,17 @@ fn fan_out(count: usize) -> Value {
     })
 }
 
+/// Steps without an effect, one after the other.
+fn pure(count: usize) -> Value {
+    let node = |n: usize| json!({"id": format!("s{n}"), "type": "logic.transform", "config": {"expression": format!("{n} + 1")}});
+    let connection = |n: usize| json!({"from": format!("s{n}"), "to": format!("s{}", n + 1)});
+    json!({
+        "nodes": (0..count).map(node).collect::<Vec<_>>(),
+        "connections": (1..count).map(|n| connection(n - 1)).collect::<Vec<_>>(),
+        "settings": {"concurrency": {"limit": 10_000}},
+    })
+}
+
 /// Steps one after the other.
 fn steps(count: usize) -> Value {
     let connection = |n: usize| json!({"from": format!("s{n}"), "to": format!("s{}", n + 1)});
@@ -118,19 +130,43 @@ pub(crate) async fn run(
         Some(&latency),
         Some(limit),
     );
-    for (definition, count, in_flight, params) in [
-        (steps(1), 1, 256, json!({"steps": 1, "in_flight": 256})),
-        (steps(10), 10, 256, json!({"steps": 10, "in_flight": 256})),
-        (fan_out(FAN_OUT), FAN_OUT + 1, 16, json!({"fan_out": FAN_OUT, "in_flight": 16})),
+    for (definition, count, in_flight, most, params) in [
+        (steps(1), 1, 256, Some(2), json!({"steps": 1, "in_flight": 256})),
+        (steps(10), 10, 256, Some(11), json!({"steps": 10, "in_flight": 256})),
+        (pure(10), 10, 256, Some(2), json!({"pure_steps": 10, "in_flight": 256})),
+        (fan_out(FAN_OUT), FAN_OUT + 1, 16, None, json!({"fan_out": FAN_OUT, "in_flight": 16})),
     ] {
         let workflows = Arc::new(many(&engine, &definition).await?);
+        let before = *engine.commands.log().watch_head().borrow();
         let measured = loaded(&engine, &waiting, &workflows, in_flight, seconds).await?;
         let limit = Some(events / events_a_run(count));
-        report.row(params, measured.per_second, "runs/s", Some(&measured.latency), limit);
+        report.row(params.clone(), measured.per_second, "runs/s", Some(&measured.latency), limit);
+        let cost = appends_a_run(&engine, before).await?;
+        report.row(params.clone(), cost, "appends/run", None, None);
+        if let Some(most) = most {
+            anyhow::ensure!(
+                cost <= f64::from(most),
+                "{params}: {cost} appends of the worker a run"
+            );
+        }
     }
     Arc::into_inner(engine).expect("every caller has ended").stop().await;
     let _ = fs::remove_dir_all(folder);
     Ok(())
+}
+
+/// How many appends the worker made for a run that ended after a position, on average. All events of an append have one time.
+async fn appends_a_run(engine: &Engine, after: Position) -> anyhow::Result<f64> {
+    let (appends,): (f64,) = sqlx::query_as(
+        r#"SELECT coalesce(avg(appends), 0)::float8 FROM (
+             SELECT count(DISTINCT recorded_at) FILTER (WHERE metadata::text LIKE '%"worker"%') AS appends
+               FROM events WHERE position > $1 AND category = 'execution'
+              GROUP BY stream_id HAVING bool_or(type = 'execution_requested') AND bool_or(type = 'execution_completed')) runs"#,
+    )
+    .bind(after.0)
+    .fetch_one(&engine.pool)
+    .await?;
+    Ok(appends)
 }
 
 /// Workflows that share the load.
