@@ -2,15 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
+use chrono::{DateTime, Utc};
 use ledgerline_commands::{due::due_key, record::recorded};
 use ledgerline_domain::{
     Aggregate as _,
     event::AnyEvent,
     execution::{
-        Awaited, ChildOutcome, Execution, ExecutionEvent, Intent, NodeState, Phase, Rest, Status,
-        TimerKind,
+        Attempt, Awaited, ChildOutcome, Execution, ExecutionEvent, Intent, NodePath, NodeState,
+        Phase, Rest, Status, TaskLease, TimerKind,
     },
     id::ExecutionId,
+    trigger::{Cause, TriggerEvent},
 };
 use ledgerline_store::{DueKey, EventLog as _, RecordedEvent, SimulatedLog, StreamId};
 use uuid::Uuid;
@@ -28,6 +30,16 @@ pub(crate) struct Checker {
     held: BTreeMap<String, BTreeSet<ExecutionId>>,
     /// Those that were told to end.
     cancelled: BTreeSet<ExecutionId>,
+    /// When schedules fire next, by what they said last.
+    next_fires: BTreeMap<StreamId, Option<DateTime<Utc>>>,
+    /// What triggers fired for.
+    causes: BTreeSet<(StreamId, String)>,
+    /// What triggers started.
+    fired: BTreeSet<ExecutionId>,
+    /// When the lease of each try of a task runs out at the earliest.
+    leases: BTreeMap<(ExecutionId, NodePath, i32), DateTime<Utc>>,
+    /// Under which leases tasks came to an end.
+    pub(crate) reported: BTreeSet<(ExecutionId, NodePath, i32, TaskLease)>,
 }
 
 impl Checker {
@@ -39,7 +51,7 @@ impl Checker {
             self.take_in(row);
         }
         self.seen = events.len();
-        let forever = chrono::DateTime::<chrono::Utc>::MAX_UTC;
+        let forever = DateTime::<Utc>::MAX_UTC;
         let due =
             log.due(forever, usize::MAX >> 1).await.expect("nothing goes wrong for a checker");
         weather.look(false);
@@ -58,20 +70,32 @@ impl Checker {
     fn timers_are_due(&self, id: ExecutionId, execution: &Execution, due: &HashSet<DueKey>) {
         let Some(run) = execution.run() else { return };
         for (path, node) in run.active() {
-            let kind = match node.state {
-                NodeState::Waiting(ref waiting) if waiting.until.is_none() => continue,
-                NodeState::Waiting { .. } => TimerKind::Wait,
-                NodeState::Retrying { .. } => TimerKind::Retry,
+            let mut kinds = Vec::new();
+            match &node.state {
+                NodeState::Waiting(waiting) => {
+                    if waiting.until.is_some() {
+                        let by_time = waiting.awaited == Awaited::Time;
+                        kinds.push(if by_time { TimerKind::Wait } else { TimerKind::WaitTimeout });
+                    }
+                    if let Awaited::Task(task) = &waiting.awaited
+                        && task.worker.is_some()
+                    {
+                        kinds.push(TimerKind::TaskLease);
+                    }
+                }
+                NodeState::Retrying { .. } => kinds.push(TimerKind::Retry),
                 NodeState::Running(_)
                 | NodeState::Ready
                 | NodeState::Failing(_)
                 | NodeState::Looping(_)
                 | NodeState::Completed(_)
                 | NodeState::Skipped
-                | NodeState::Failed(_) => continue,
-            };
-            let key = due_key(StreamId(id.0), kind, path, node.attempt);
-            assert!(due.contains(&key), "{id} waits for a time that nobody keeps: {key:?}");
+                | NodeState::Failed(_) => {}
+            }
+            for kind in kinds {
+                let key = due_key(StreamId(id.0), kind, path, node.attempt);
+                assert!(due.contains(&key), "{id} waits for a time that nobody keeps: {key:?}");
+            }
         }
     }
 
@@ -81,10 +105,15 @@ impl Checker {
         assert_eq!(row.version.0, *version, "{} has a gap", row.stream);
         assert!(self.event_ids.insert(row.event_id), "{} is in the log twice", row.event_id);
         let event = recorded(row).expect("a readable event");
-        let AnyEvent::Execution(fact) = event.event else { return };
+        let fact = match event.event {
+            AnyEvent::Execution(fact) => fact,
+            AnyEvent::Trigger(fact) => return self.trigger(row.stream, &fact),
+            _ => return,
+        };
         let id = ExecutionId(event.stream);
         let before = self.executions.remove(&id).unwrap_or_default();
         self.allowed(id, &before, &fact);
+        self.allowed_of_task(id, &before, &fact, row.recorded_at);
         let after = before.evolve(&fact);
         self.count(id, &after);
         self.executions.insert(id, after);
@@ -132,6 +161,103 @@ impl Checker {
         }
     }
 
+    /// A cause starts one run for ever, and no fire time of a schedule is passed over.
+    fn trigger(&mut self, stream: StreamId, fact: &TriggerEvent) {
+        let due = |cause: &Cause, next: &Option<DateTime<Utc>>| {
+            if let Cause::Schedule { fire_at } = cause {
+                assert_eq!(next.as_ref(), Some(fire_at), "{stream} passes fire times over");
+            }
+        };
+        let next = match fact {
+            TriggerEvent::TriggerArmed(armed) => armed.next_fire_at,
+            TriggerEvent::TriggerFired(fired) => {
+                due(&fired.cause, self.next_fires.get(&stream).unwrap_or(&None));
+                let cause = (stream, format!("{:?}", fired.cause));
+                assert!(self.causes.insert(cause), "{stream} fires twice: {fired:?}");
+                let is_new = self.fired.insert(fired.execution_id);
+                assert!(is_new, "{} is started twice", fired.execution_id);
+                fired.next_fire_at
+            }
+            TriggerEvent::TriggerRefused(refused) => {
+                due(&refused.cause, self.next_fires.get(&stream).unwrap_or(&None));
+                refused.next_fire_at
+            }
+            TriggerEvent::FiresMissed(missed) => {
+                panic!("{stream} was late for longer than anything went wrong: {missed:?}")
+            }
+            _ => return,
+        };
+        self.next_fires.insert(stream, next);
+    }
+
+    /// What a trigger started was requested, and what says that a trigger started it was.
+    pub(crate) fn every_start_has_its_cause(&self) {
+        let by_trigger = self.executions.iter().filter(|(_, execution)| {
+            let request = execution.run().map(|run| &run.request);
+            request.is_some_and(|request| {
+                let is_again = request.origin.is_some();
+                request.trigger_node.is_some() && !is_again
+            })
+        });
+        let by_trigger: BTreeSet<ExecutionId> = by_trigger.map(|(id, _)| *id).collect();
+        assert_eq!(by_trigger, self.fired, "runs by triggers, and what triggers started");
+    }
+
+    /// A task is one worker's at a time: only the newest lease ends it, and it is taken away only when its time is over.
+    fn allowed_of_task(
+        &mut self,
+        id: ExecutionId,
+        before: &Execution,
+        fact: &ExecutionEvent,
+        at: DateTime<Utc>,
+    ) {
+        let held = |path: &NodePath, attempt: Attempt| {
+            let run = before.run()?;
+            let (_, node) = run.active().find(|(active, _)| *active == path)?;
+            match &node.state {
+                NodeState::Waiting(waiting) if node.attempt == attempt => match &waiting.awaited {
+                    Awaited::Task(task) => Some((task.lease, task.worker.is_some())),
+                    _ => None,
+                },
+                _ => None,
+            }
+        };
+        match fact {
+            ExecutionEvent::TaskTaken(taken) => {
+                let lease = TaskLease(taken.lease.0 - 1);
+                let found = held(&taken.path, taken.attempt);
+                assert_eq!(found, Some((lease, false)), "{id} gives a task away: {taken:?}");
+            }
+            ExecutionEvent::TaskCompleted(done) => {
+                let found = held(&done.path, done.attempt);
+                assert_eq!(
+                    found,
+                    Some((done.lease, true)),
+                    "{id} believes a stale lease: {done:?}"
+                );
+                let done = (id, done.path.clone(), done.attempt.0, done.lease);
+                assert!(self.reported.insert(done.clone()), "{done:?} is in the log twice");
+            }
+            ExecutionEvent::TaskFailed(failed) => {
+                let found = held(&failed.path, failed.attempt).map(|(lease, _)| lease);
+                assert_eq!(found, Some(failed.lease), "{id} believes a stale lease: {failed:?}");
+                self.reported.insert((id, failed.path.clone(), failed.attempt.0, failed.lease));
+            }
+            ExecutionEvent::TaskReturned(back) => {
+                let found = held(&back.path, back.attempt);
+                assert_eq!(found, Some((back.lease, true)), "{id} takes a task away: {back:?}");
+            }
+            ExecutionEvent::TimerSet(set) if set.kind == TimerKind::TaskLease => {
+                self.leases.insert((id, set.path.clone(), set.attempt.0), set.due_at);
+            }
+            ExecutionEvent::TimerFired(fired) if fired.kind == TimerKind::TaskLease => {
+                let due_at = self.leases[&(id, fired.path.clone(), fired.attempt.0)];
+                assert!(due_at <= at, "{id} takes a task away before its time: {fired:?}");
+            }
+            _ => {}
+        }
+    }
+
     fn count(&mut self, id: ExecutionId, after: &Execution) {
         let Some(run) = after.run() else { return };
         let holds = after.open().is_some_and(|open| match open.phase {
@@ -149,14 +275,15 @@ impl Checker {
         }
     }
 
-    /// Whoever has neither ended nor waits for a person, be it through a child.
+    /// Whoever has neither ended nor waits for somebody outside, be it through a child.
     pub(crate) fn under_way(&self) -> impl Iterator<Item = (&ExecutionId, &Execution)> {
         self.executions
             .iter()
             .filter(|(_, execution)| !execution.has_ended() && !self.rests(execution))
     }
 
-    /// Whether only a person can move it: it is paused, or all that it waits for are children of which that is true.
+    /// Whether only somebody outside can move it: it is paused, or all that it waits for is a person, a program, an external worker, or
+    /// a child of which that is true.
     fn rests(&self, execution: &Execution) -> bool {
         let Some(open) = execution.open() else { return false };
         if execution.status() == Some(Status::Paused) {
@@ -166,8 +293,16 @@ impl Checker {
         let all_rest = open.run.active().all(|(_, node)| match &node.state {
             NodeState::Waiting(waiting) => {
                 waits = true;
-                let Awaited::Child(child) = waiting.awaited else { return false };
-                self.executions.get(&child).is_some_and(|child| self.rests(child))
+                let has_time = waiting.until.is_some();
+                match &waiting.awaited {
+                    Awaited::Child(child) => {
+                        self.executions.get(child).is_some_and(|child| self.rests(child))
+                    }
+                    Awaited::Approval(_) | Awaited::Signal { .. } => !has_time,
+                    // A worker who is not heard of loses it.
+                    Awaited::Task(task) => !has_time && task.worker.is_none(),
+                    Awaited::Time | Awaited::Decision(_) => false,
+                }
             }
             // A loop moves when something in it does.
             NodeState::Looping(_) => true,
@@ -176,12 +311,9 @@ impl Checker {
         matches!(open.phase, Phase::Idle(Rest::Waiting)) && waits && all_rest
     }
 
-    pub(crate) fn paused(&self) -> Vec<ExecutionId> {
-        let paused = self
-            .executions
-            .iter()
-            .filter(|(_, execution)| execution.status() == Some(Status::Paused));
-        paused.map(|(id, _)| *id).collect()
+    pub(crate) fn open(&self) -> Vec<ExecutionId> {
+        let open = self.executions.iter().filter(|(_, execution)| !execution.has_ended());
+        open.map(|(id, _)| *id).collect()
     }
 
     pub(crate) fn events(&self) -> usize {

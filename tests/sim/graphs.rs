@@ -1,9 +1,13 @@
-//! Random workflows of every way in which a run moves: effects that repeat or don't, choices, waits, loops, failures that are caught.
+//! Random workflows of every way in which a run moves: effects that repeat or don't, choices, waits for times, people, programs and
+//! external workers, loops, failures that are caught.
 
 use ledgerline_domain::{graph::Definition, id::WorkflowId, json::Json};
 use serde_json::{Value, json};
 
 use crate::dice::Dice;
+
+/// The name of every signal.
+pub(crate) const SIGNAL: &str = "go";
 
 /// A definition of up to six nodes, each after one or two of those before it. It may start runs of other workflows.
 pub(crate) fn definition(dice: &Dice, others: &[WorkflowId]) -> Definition {
@@ -16,13 +20,9 @@ pub(crate) fn definition(dice: &Dice, others: &[WorkflowId]) -> Definition {
         sources.dedup_by_key(|source| source["id"].clone());
         for source in sources {
             let (from, to) = (&source["id"], &made["id"]);
-            let is_choice = source["type"] == "logic.if";
-            let catches = source["on_error"] == "branch";
-            connections.push(match (is_choice, catches, dice.once_in(2)) {
-                (true, _, true) => json!({"from": from, "to": to, "port": "true"}),
-                (true, _, false) => json!({"from": from, "to": to, "port": "false"}),
-                (false, true, true) => json!({"from": from, "to": to, "port": "error"}),
-                (false, _, _) => json!({"from": from, "to": to}),
+            connections.push(match dice.of(&ports(source)).copied().flatten() {
+                Some(port) => json!({"from": from, "to": to, "port": port}),
+                None => json!({"from": from, "to": to}),
             });
         }
         nodes.push(made);
@@ -45,9 +45,49 @@ pub(crate) fn definition(dice: &Dice, others: &[WorkflowId]) -> Definition {
         .unwrap_or_else(|problems| panic!("{text} is not sound: {problems:?}"))
 }
 
+/// A workflow that starts by itself: every other second, or for each run that is requested of another workflow.
+pub(crate) fn triggered(dice: &Dice, other: WorkflowId) -> Definition {
+    let trigger = if dice.once_in(2) {
+        let overlap = dice.of(&["allow", "skip", "queue", "cancel_running"]).expect("four");
+        let config =
+            json!({"cron": "*/2 * * * * *", "timezone": "Europe/Berlin", "overlap": overlap});
+        json!({"id": "trigger", "type": "trigger.cron", "config": config})
+    } else {
+        let filter = format!("event.data.workflow_id == '{other}'");
+        let config = json!({"event_type": "execution_requested", "filter": filter});
+        json!({"id": "trigger", "type": "trigger.event", "config": config})
+    };
+    let limit = dice.of(&[Some(1), Some(3), None]).expect("there are three");
+    let text = json!({
+        "nodes": [trigger, {"id": "n1", "type": "logic.wait", "config": {"duration_ms": 1}}],
+        "connections": [{"from": "trigger", "to": "n1"}],
+        "settings": {"concurrency": {"limit": limit}},
+    });
+    Definition::parse(Json::from_value(&text))
+        .unwrap_or_else(|problems| panic!("{text} is not sound: {problems:?}"))
+}
+
+/// The ports that a node may be left by; none is its only or usual one.
+fn ports(node: &Value) -> Vec<Option<&'static str>> {
+    let mut ports = match node["type"].as_str() {
+        Some("logic.if") => vec![Some("true"), Some("false")],
+        Some("logic.approval") => vec![Some("approved"), Some("rejected")],
+        _ => vec![None],
+    };
+    if node["config"]["timeout_ms"].is_number() {
+        ports.push(Some("timeout"));
+    }
+    if node["on_error"] == "branch" {
+        ports.push(Some("error"));
+    }
+    ports
+}
+
 fn node(dice: &Dice, index: u64, others: &[WorkflowId]) -> Value {
     let id = format!("n{index}");
-    match dice.below(13) {
+    match dice.below(17) {
+        13 | 14 => waiting(dice, &id),
+        15 | 16 => task(dice, &id),
         0..=2 => effect(dice, &id),
         3 => json!({"id": id, "type": "logic.transform", "config": {"expression": "1"}}),
         4 => {
@@ -81,6 +121,31 @@ fn node(dice: &Dice, index: u64, others: &[WorkflowId]) -> Value {
                     "on_item_error": on_item_error, "connections": connections}})
         }
     }
+}
+
+/// Waits for a person or for a program, and may give up.
+fn waiting(dice: &Dice, id: &str) -> Value {
+    let (kind, mut config) = if dice.once_in(2) {
+        ("logic.approval", json!({"title": "May it?"}))
+    } else {
+        ("logic.signal", json!({"name": SIGNAL}))
+    };
+    if dice.once_in(2) {
+        config["timeout_ms"] = json!(100 + dice.below(3_000));
+    }
+    json!({"id": id, "type": kind, "config": config})
+}
+
+/// A step for an external worker, who must be heard of every second.
+fn task(dice: &Dice, id: &str) -> Value {
+    let mut node = json!({"id": id, "type": "integration.worker", "idempotent": dice.once_in(2),
+        "on_error": dice.of(&["fail", "branch", "pause"]).expect("there are three"),
+        "retry": {"max_retries": dice.below(3), "backoff_ms": [100, 700]},
+        "config": {"queue": "outside", "heartbeat_timeout_ms": 1_000}});
+    if dice.once_in(3) {
+        node["timeout_ms"] = json!(500 + dice.below(4_000));
+    }
+    node
 }
 
 fn caught(dice: &Dice) -> &'static str {

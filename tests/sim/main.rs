@@ -2,7 +2,7 @@
 //! in one thread and in simulated time. Only the transport and the effects are models (`worker`), which do with a run what the real
 //! worker does.
 //!
-//! A seed decides the workflows, what people ask for and when, which append fails before or after its commit, which process dies of it,
+//! A seed decides the workflows, what people ask for and when, what approvals, signals and external workers (`outside`) do, which append fails before or after its commit, which process dies of it,
 //! which delivery is lost, doubled or late. First everything may go wrong (*safety*: `checker` holds after each step), then nothing
 //! does (*liveness*: every run ends). A seed does not decide what the production code leaves to chance, i.e. the order of hash maps and
 //! which of two futures that are ready is polled first, so a rare failure may need its seed more than once.
@@ -13,6 +13,7 @@
 mod checker;
 mod dice;
 mod graphs;
+mod outside;
 mod process;
 mod simulation;
 mod weather;

@@ -19,9 +19,10 @@ use ledgerline_domain::{
         CancelReason, Execution, ExecutionCommand, NodePath, PauseReason, Resolution, Status,
         TriggerType,
     },
+    graph::Definition,
     id::{ExecutionId, WorkflowId, WorkspaceId},
     json::Json,
-    workflow::{CreateWorkflow, NewDraft, Workflow, WorkflowCommand},
+    workflow::{CreateWorkflow, NewDraft, PublishWorkflow, Workflow, WorkflowCommand},
 };
 use ledgerline_store::{EventLog, SimulatedLog, Tail};
 use tokio::time::{Instant, sleep};
@@ -32,6 +33,7 @@ use crate::{
     checker::Checker,
     dice::Dice,
     graphs,
+    outside::Outside,
     process::{Ground, Process, Role},
     weather::{ProcessNo, Weather},
 };
@@ -40,7 +42,7 @@ use crate::{
 const STEPS: usize = 45;
 /// How many runs are started at most, so that all of them end in good time.
 const MAX_RUNS: usize = 16;
-/// How often everything that is paused is decided about and resumed at most.
+/// How often everybody outside does their part at most: decides, resumes, answers, signals, does tasks.
 const MAX_DECISIONS: usize = 60;
 /// How long everything may take to end once nothing goes wrong any more.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -75,12 +77,15 @@ struct Simulation {
     client: Commands,
     workspace: WorkspaceId,
     workflows: Vec<WorkflowId>,
+    /// The one that starts by itself, where there is one.
+    triggered: Option<WorkflowId>,
     runs: Vec<ExecutionId>,
     /// Runs whose cancel was answered with yes.
     cancelled: BTreeSet<ExecutionId>,
     processes: Vec<Process>,
     next_process: ProcessNo,
     checker: Checker,
+    outside: Outside,
     tally: Tally,
 }
 
@@ -122,6 +127,7 @@ impl Simulation {
         let client = Commands::new(reached, clock.clone(), settings);
         let workspace = WorkspaceId(clock.new_id());
         let effects = Arc::default();
+        let outside = Outside::new(client.clone(), dice.part());
         let ground = Ground { log, clock, weather, dice: dice.part(), effects };
         let mut simulation = Self {
             ground,
@@ -129,15 +135,26 @@ impl Simulation {
             client,
             workspace,
             workflows: Vec::new(),
+            triggered: None,
             runs: Vec::new(),
             cancelled: BTreeSet::new(),
             processes: Vec::new(),
             next_process: 1,
             checker: Checker::default(),
+            outside,
             tally: Tally::default(),
         };
         for _ in 0..3 {
-            simulation.create_workflow().await;
+            let definition = graphs::definition(&simulation.dice, &simulation.workflows);
+            simulation.create_workflow(definition).await;
+        }
+        if simulation.dice.once_in(2) {
+            let definition = graphs::triggered(&simulation.dice, simulation.workflows[0]);
+            let id = simulation.create_workflow(definition).await;
+            let publish = WorkflowCommand::Publish(PublishWorkflow::default());
+            simulation.tell_workflow(id, publish).await;
+            simulation.tell_workflow(id, WorkflowCommand::ActivateIntake).await;
+            simulation.triggered = Some(id);
         }
         for role in [Role::Engine, Role::Engine, Role::Worker, Role::Worker] {
             simulation.start_process(role);
@@ -159,28 +176,45 @@ impl Simulation {
     async fn liveness(&mut self) {
         self.ground.weather.clear_up();
         self.tell_deployment(DeploymentCommand::ResumeDispatch).await;
+        // A schedule would never come to its end.
+        if let Some(triggered) = self.triggered {
+            self.tell_workflow(triggered, WorkflowCommand::DeactivateIntake).await;
+        }
         self.settle().await;
-        // Those that wait for a person are still open.
+        // Those that wait for somebody outside are still open.
         self.nothing_is_stuck().await;
         for workflow in self.workflows.clone() {
+            if self.triggered == Some(workflow) {
+                continue;
+            }
             // One whose intake was turned off stays so; what a pause of it held goes on.
             self.tell_workflow(workflow, WorkflowCommand::ActivateIntake).await;
         }
         // What is tried again may fail again, and then somebody decides.
         for _ in 0..MAX_DECISIONS {
-            let paused = self.checker.paused();
-            if paused.is_empty() {
+            let open = self.checker.open();
+            if open.is_empty() {
                 break;
             }
-            for id in paused {
+            for id in open {
                 self.decide(id).await;
                 self.tell(id, ExecutionCommand::Unpause { reason: PauseReason::User }).await;
+                let execution = self.checker.executions[&id].clone();
+                self.outside.serve(id, &execution).await;
             }
+            self.tasks_are_done().await;
             self.settle().await;
         }
-        let paused = self.checker.paused();
-        assert!(paused.is_empty(), "resumed, and still paused: {paused:?}");
+        let open = self.checker.open();
+        assert!(open.is_empty(), "everybody did their part, and still open: {open:?}");
         self.nothing_is_stuck().await;
+        self.checker.every_start_has_its_cause();
+        let unknown: Vec<_> =
+            self.outside.acknowledged.difference(&self.checker.reported).collect();
+        assert!(
+            unknown.is_empty(),
+            "reports that were taken in and are not in the log: {unknown:?}"
+        );
         for (id, execution) in &self.checker.executions {
             let loaded = self.client.load::<Execution>(*id).await.expect("fair weather").state;
             assert_eq!(*loaded, *execution, "a process sees {id} as the log has it");
@@ -193,6 +227,15 @@ impl Simulation {
         while self.ground.log.next_due().await.expect("fair weather").is_some() {
             assert!(begun.elapsed() < PATIENCE, "a due time stays for ever");
             sleep(Duration::from_millis(500)).await;
+        }
+    }
+
+    /// Workers take what is offered, and report for as long as they have something that is theirs.
+    async fn tasks_are_done(&mut self) {
+        for _ in 0..self.checker.executions.len() {
+            self.look().await;
+            self.outside.take(&self.checker).await;
+            self.outside.finish_last().await;
         }
     }
 
@@ -252,7 +295,16 @@ impl Simulation {
         let workflow = self.dice.of(&self.workflows).copied();
         let run = self.dice.of(&self.runs).copied();
         let reason = PauseReason::User;
-        match (self.dice.below(24), workflow, run) {
+        match (self.dice.below(36), workflow, run) {
+            (24 | 25, _, Some(run)) => {
+                if let Some(execution) = self.checker.executions.get(&run) {
+                    self.outside.answer(run, execution).await;
+                }
+            }
+            (26 | 27, _, Some(run)) => self.outside.signal(run).await,
+            (28..=30, ..) => self.outside.take(&self.checker).await,
+            (31..=33, ..) => self.outside.report().await,
+            (34, ..) => self.outside.beat().await,
             (0..=7, Some(workflow), _) => self.start_run(workflow).await,
             (8 | 9, _, Some(run)) => self.tell(run, ExecutionCommand::Pause { reason }).await,
             (10 | 11, _, Some(run)) => self.tell(run, ExecutionCommand::Unpause { reason }).await,
@@ -274,7 +326,7 @@ impl Simulation {
                 }
             }
             (19, ..) => self.take_leases_away().await,
-            (21, ..) => {
+            (35, ..) => {
                 self.tell_deployment(DeploymentCommand::PauseDispatch { reason: None }).await
             }
             (22, ..) => self.tell_deployment(DeploymentCommand::ResumeDispatch).await,
@@ -412,12 +464,12 @@ impl Simulation {
         let _told = self.client.execute::<Workflow>(target, &command, &context()).await;
     }
 
-    async fn create_workflow(&mut self) {
+    async fn create_workflow(&mut self, definition: Definition) -> WorkflowId {
         let id = WorkflowId(self.ground.clock.new_id());
         let draft = NewDraft {
             name: "simulated".to_owned(),
             description: String::new(),
-            definition: graphs::definition(&self.dice, &self.workflows),
+            definition,
             tags: Vec::new(),
             is_public: false,
         };
@@ -430,6 +482,7 @@ impl Simulation {
             .await;
         created.expect("fair weather");
         self.workflows.push(id);
+        id
     }
 
     fn tally(&self) -> Tally {

@@ -130,6 +130,13 @@ impl Worker {
                         | ExecutionEvent::TimerFired(_)
                         | ExecutionEvent::ChildFinished(_)
                         | ExecutionEvent::NodeResolved(_)
+                        | ExecutionEvent::ApprovalGiven(_)
+                        | ExecutionEvent::ApprovalRefused(_)
+                        | ExecutionEvent::SignalReceived(_)
+                        | ExecutionEvent::TaskTaken(_)
+                        | ExecutionEvent::TaskReturned(_)
+                        | ExecutionEvent::TaskCompleted(_)
+                        | ExecutionEvent::TaskFailed(_)
                         | ExecutionEvent::ExecutionFailed(_)
                         | ExecutionEvent::ExecutionWaiting(_),
                     ) => self.hear(id),

@@ -2,14 +2,16 @@
 
 use std::{collections::BTreeMap, pin::Pin, sync::Arc, time::Duration};
 
+use chrono::TimeDelta;
 use futures_util::{FutureExt as _, StreamExt as _, stream::FuturesUnordered};
 use ledgerline_commands::{CommandError, Context, Target, definitions::at_hand};
 use ledgerline_domain::{
     Aggregate as _,
     event::Actor,
     execution::{
-        Action, Attempt, Awaited, ChildRun, Claim, Ending, ErrorKind, Execution, ExecutionCommand,
-        ExecutionRejection, NodeError, NodeOutput, NodePath, Outcome, Plan, Planner, Report, Step,
+        Action, Approval, Attempt, Awaited, ChildRun, Claim, Ending, ErrorKind, Execution,
+        ExecutionCommand, ExecutionRejection, NodeError, NodeOutput, NodePath, Outcome, Plan,
+        Planner, Report, Step, Task, TaskLease,
     },
     graph::Graph,
     id::ExecutionId,
@@ -22,6 +24,7 @@ use tokio::{sync::Notify, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::Worker;
+use crate::graphs::SIGNAL;
 
 /// How often in a row the state may turn out to be another before the item is handed back.
 const MAX_REPLANS: u32 = 20;
@@ -251,17 +254,7 @@ impl<'a> Running<'a> {
                 let failed = dice.once_in(30).then_some(ErrorKind::Validation);
                 self.ended((path, attempt, failed.map_or(Ok(()), Err)))
             }
-            Action::BeginWait { path, attempt } if path.node_id().starts_with("child") => {
-                let child = self.child(&path, attempt);
-                Step::StartChild { path, attempt, input, child }
-            }
-            Action::BeginWait { path, attempt } => {
-                let wait = chrono::TimeDelta::milliseconds(
-                    i64::try_from(dice.below(1_500)).expect("a second or so"),
-                );
-                let until = Some(self.worker.commands.clock().now() + wait);
-                Step::Wait { path, attempt, input, awaited: Awaited::Time, until }
-            }
+            Action::BeginWait { path, attempt } => self.wait(path, attempt),
             Action::Merge { path, attempt, output } => {
                 complete(path, attempt, NodeOutput::Inline(gathered(&output)), None)
             }
@@ -317,18 +310,53 @@ impl<'a> Running<'a> {
         })
     }
 
-    fn child(&self, path: &NodePath, attempt: Attempt) -> ChildRun {
-        let (graph, index) = self.graph.find(path.node_id()).expect("it is in the plan");
-        let NodeConfig::Workflow(config) = graph.node(index).config() else {
-            panic!("{path} starts no other run")
+    /// What a node waits for, and until when.
+    fn wait(&self, path: NodePath, attempt: Attempt) -> Step {
+        let after = |ms: u64| {
+            let wait = TimeDelta::milliseconds(i64::try_from(ms).expect("some seconds"));
+            self.worker.commands.clock().now() + wait
         };
-        ChildRun {
-            execution_id: self.id.child(path, attempt),
-            workflow_id: config.workflow_id,
-            version: config.version,
-            input: Json::null(),
-            waits: config.wait,
-        }
+        let (graph, index) = self.graph.find(path.node_id()).expect("it is in the plan");
+        let node = graph.node(index);
+        let (awaited, until) = match node.config() {
+            NodeConfig::Workflow(config) => {
+                let child = ChildRun {
+                    execution_id: self.id.child(&path, attempt),
+                    workflow_id: config.workflow_id,
+                    version: config.version,
+                    input: Json::null(),
+                    waits: config.wait,
+                };
+                return Step::StartChild { path, attempt, input: Json::null(), child };
+            }
+            NodeConfig::Approval(config) => {
+                let approval = Approval {
+                    title: "May it?".to_owned(),
+                    description: None,
+                    fields: Vec::new(),
+                    buttons: config.buttons.clone(),
+                    roles: Vec::new(),
+                    users: Vec::new(),
+                    timeout_ms: config.timeout_ms,
+                };
+                (Awaited::Approval(Box::new(approval)), config.timeout_ms.map(after))
+            }
+            NodeConfig::Signal(config) => {
+                (Awaited::Signal { name: SIGNAL.to_owned() }, config.timeout_ms.map(after))
+            }
+            NodeConfig::Worker(config) => {
+                let task = Task {
+                    queue: config.queue.clone(),
+                    heartbeat_timeout_ms: config.heartbeat_timeout_ms,
+                    idempotent: node.is_idempotent(),
+                    lease: TaskLease(0),
+                    worker: None,
+                };
+                (Awaited::Task(Box::new(task)), node.timeout_ms().map(after))
+            }
+            _ => (Awaited::Time, Some(after(self.worker.ground.dice.below(1_500)))),
+        };
+        Step::Wait { path, attempt, input: Json::null(), awaited, until }
     }
 
     fn ended(&self, (path, attempt, result): Tried) -> Step {
