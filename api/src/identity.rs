@@ -11,6 +11,7 @@ pub mod api_key;
 pub mod backoff;
 pub mod check;
 pub mod code;
+pub mod invitation;
 pub mod keys;
 mod link;
 pub mod mail;
@@ -171,6 +172,7 @@ impl Identity {
         session::prune(self.pool(), now).await?;
         code::prune(self.pool(), now).await?;
         allowance::prune(self.pool(), now).await?;
+        invitation::prune(self.pool(), now).await?;
         mail::prune(self.pool(), now).await
     }
 

@@ -17,6 +17,7 @@ pub mod extract;
 pub mod health;
 pub mod hooks;
 pub mod identity;
+pub mod invitations;
 pub mod ledger;
 mod leftover;
 pub mod live;

@@ -188,6 +188,7 @@ fn of_workspace(rejection: WorkspaceRejection, detail: String) -> Problem {
     match rejection {
         WorkspaceRejection::NotFound => Problem::not_found("workspace"),
         WorkspaceRejection::NotAMember => Problem::not_found("member"),
+        WorkspaceRejection::InvitationNotFound => Problem::not_found("invitation"),
         WorkspaceRejection::NameInvalid => Problem::invalid("/name", "out_of_range", detail),
         WorkspaceRejection::DescriptionTooLong => {
             Problem::invalid("/description", "out_of_range", detail)
@@ -197,13 +198,16 @@ fn of_workspace(rejection: WorkspaceRejection, detail: String) -> Problem {
         }
         WorkspaceRejection::ReasonTooLong => Problem::invalid("/reason", "out_of_range", detail),
         // The role matrix refuses these, as it does at the door: known, but not allowed.
-        WorkspaceRejection::MayNotManageMembers | WorkspaceRejection::OwnerIsAboveAdministrator => {
-            Problem::forbidden(detail)
-        }
+        WorkspaceRejection::MayNotManageMembers
+        | WorkspaceRejection::OwnerIsAboveAdministrator
+        | WorkspaceRejection::NotAnOwner => Problem::forbidden(detail),
         WorkspaceRejection::AlreadyExists
         | WorkspaceRejection::AlreadyAMember
         | WorkspaceRejection::LastOwner
         | WorkspaceRejection::PersonalWorkspace
+        | WorkspaceRejection::InvitationExpired
+        | WorkspaceRejection::TooManyInvitations
+        | WorkspaceRejection::TransferToSelf
         | WorkspaceRejection::TooManyMembers => Problem::rule_refused(rejection.rule(), detail),
     }
 }

@@ -42,7 +42,7 @@ use crate::{
     environment::Environment,
     health::Health,
     identity::{Identity, IdentityParts},
-    seed,
+    invitations, seed,
 };
 
 /// How long the parts below the work may take to stop: they only let go of leases and write what they hold.
@@ -268,6 +268,11 @@ async fn assemble(
     let lines = background::watch_lines(&foundation, stages);
     background::start(&config, environment, &foundation, stages, backing, address, &lines, &bulk)?;
     watch::start(&foundation, backing, &config, carry);
+    if config.roles.contains(&Role::Policies) {
+        let (commands, identity) = (foundation.commands.clone(), identity.clone());
+        let stop = stages.work.stop.clone();
+        stages.work.tasks.spawn(invitations::keep(commands, identity, Clock::system(), stop));
+    }
     if config.roles.contains(&Role::Api) {
         let reach = Arc::new(worker::reach(&config, address));
         let state = AppState::new(AppParts {

@@ -24,7 +24,7 @@ use crate::{
             self, answers, bulk, control, diff, export, fork, history, logs, nodes, output, scope,
             stuck, why,
         },
-        health, hooks, log, schedules, secrets,
+        health, hooks, invitations, log, schedules, secrets,
         system::{self, dispatch, projections},
         webhooks, worker_tasks, workflows, workspaces,
     },
@@ -56,6 +56,14 @@ fn api() -> OpenApiRouter<AppState> {
         .routes(routes!(workspaces::get, workspaces::update))
         .routes(routes!(workspaces::members))
         .routes(routes!(workspaces::change_role, workspaces::remove_member))
+        .routes(routes!(workspaces::leave))
+        .routes(routes!(workspaces::transfer))
+        .routes(routes!(invitations::invite))
+        .routes(routes!(invitations::list))
+        .routes(routes!(invitations::received))
+        .routes(routes!(invitations::resend))
+        .routes(routes!(invitations::revoke))
+        .routes(routes!(invitations::accept))
         .routes(routes!(workspaces::pause))
         .routes(routes!(workspaces::resume))
         .routes(routes!(workspaces::activity))

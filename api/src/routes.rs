@@ -8,6 +8,7 @@ pub mod event_triggers;
 pub mod executions;
 pub mod health;
 pub mod hooks;
+pub mod invitations;
 pub mod log;
 pub mod schedules;
 pub mod secrets;

@@ -186,7 +186,7 @@ async fn demo_user(identity: &Identity, password: &SecretString) -> Result<UserI
                 full_name: "Demo".to_owned(),
             };
             let client = Client { ip: None, user_agent: None };
-            identity.register(registration, &client, now).await?.user.id
+            identity.register(registration, None, &client, now).await?.user.id
         }
     };
     identity.add_operator(DEMO_EMAIL, now).await?;

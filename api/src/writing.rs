@@ -337,6 +337,9 @@ fn side_effect(event: &PreviewedEvent) -> Option<SideEffect> {
             ("execution_waits_for_slot", "it is run once its limit has a slot for it")
         }
         "member_removed" => ("sockets_closed", "the member's open sockets are closed"),
+        "invitation_sent" | "invitation_renewed" => {
+            ("mail_sent", "a mail with a link goes to the address")
+        }
         _ => return None,
     };
     Some(SideEffect { stream_id: event.stream.0, kind, detail })

@@ -1,11 +1,14 @@
-//! What events mean for the due times of executions and schedules: written by the append that causes them, in the same transaction.
+//! What events mean for the due times of executions, schedules and workspaces: written by the append that causes them, in the same transaction.
 
 use std::any::Any;
 
+use chrono::{DateTime, Utc};
 use ledgerline_domain::{
     Aggregate,
     execution::{Attempt, Execution, ExecutionEvent, NodePath, SignalReceived, TimerKind},
+    id::InvitationId,
     trigger::Trigger,
+    workspace::{ExpireInvitation, WorkspaceCommand, WorkspaceEvent},
 };
 use ledgerline_store::{DueKey, DueTime, StreamId};
 
@@ -68,6 +71,51 @@ fn fire_key(stream: StreamId) -> DueKey {
     DueKey { stream, kind: FIRE.to_owned(), key: "next".to_owned() }
 }
 
+/// The name that the end of an invitation's time has in the due times.
+const INVITATION: &str = "invitation";
+
+/// The due time of an invitation. Its key holds the time too: one that was renewed is another due time, and what is left of the first is
+/// found to have nothing to do.
+fn invitation_due(stream: StreamId, id: InvitationId, due_at: DateTime<Utc>) -> DueTime {
+    let key = format!("{id}:{}", due_at.timestamp_micros());
+    DueTime { due_at, due: DueKey { stream, kind: INVITATION.to_owned(), key } }
+}
+
+/// What a workspace is told at a due time of its own; `None` when it isn't one of a workspace.
+#[must_use]
+pub(crate) fn workspace_command(due: &DueKey) -> Option<WorkspaceCommand> {
+    if due.kind != INVITATION {
+        return None;
+    }
+    let (id, micros) = due.key.split_once(':')?;
+    let expires_at = DateTime::from_timestamp_micros(micros.parse().ok()?)?;
+    let invitation_id = id.parse().ok()?;
+    Some(WorkspaceCommand::ExpireInvitation(ExpireInvitation { invitation_id, expires_at }))
+}
+
+/// The time that an event of a workspace lets it wait for.
+fn due_of_workspace(stream: StreamId, event: &WorkspaceEvent) -> Option<DueTime> {
+    match event {
+        WorkspaceEvent::InvitationSent(event) => {
+            Some(invitation_due(stream, event.invitation_id, event.expires_at))
+        }
+        WorkspaceEvent::InvitationRenewed(event) => {
+            Some(invitation_due(stream, event.invitation_id, event.expires_at))
+        }
+        WorkspaceEvent::WorkspaceCreated(_)
+        | WorkspaceEvent::WorkspaceRenamed(_)
+        | WorkspaceEvent::ConcurrencyChanged(_)
+        | WorkspaceEvent::DispatchPaused(_)
+        | WorkspaceEvent::DispatchResumed(_)
+        | WorkspaceEvent::MemberAdded(_)
+        | WorkspaceEvent::MemberRoleChanged(_)
+        | WorkspaceEvent::MemberRemoved(_)
+        | WorkspaceEvent::InvitationRevoked(_)
+        | WorkspaceEvent::InvitationAccepted(_)
+        | WorkspaceEvent::InvitationExpired(_) => None,
+    }
+}
+
 /// What an event of an execution means for its due times.
 ///
 /// Timers that are left when a run ends are not looked for here: a due time whose command has nothing to do is removed when it comes.
@@ -128,8 +176,8 @@ pub fn due_of(stream: StreamId, event: &ExecutionEvent) -> Vec<DueChange> {
     }
 }
 
-/// What the events of one command on one stream leave to set and to remove, given the state after them. Only executions and
-/// triggers wait for times.
+/// What the events of one command on one stream leave to set and to remove, given the state after them. Only executions, triggers
+/// and workspaces wait for times.
 pub(crate) fn due_changes<A: Aggregate>(
     stream: StreamId,
     state: &A,
@@ -145,6 +193,9 @@ pub(crate) fn due_changes<A: Aggregate>(
         return (due, done);
     }
     let Some(execution) = (state as &dyn Any).downcast_ref::<Execution>() else {
+        let of_workspace =
+            events.iter().filter_map(|event| (event as &dyn Any).downcast_ref::<WorkspaceEvent>());
+        due.extend(of_workspace.filter_map(|event| due_of_workspace(stream, event)));
         return (due, done);
     };
     let times_out = execution.run().is_some_and(|run| run.request.timeout_at.is_some());

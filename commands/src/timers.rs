@@ -7,8 +7,10 @@ use std::{collections::HashSet, time::Duration};
 
 use futures_util::{StreamExt as _, stream};
 use ledgerline_domain::{
+    Aggregate,
     event::Actor,
     execution::{Execution, ExecutionCommand},
+    workspace::Workspace,
 };
 use ledgerline_store::{DueKey, DueTime, Fence};
 use tokio::time::{sleep, timeout};
@@ -16,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     CommandError, Commands, Context, LoadError, Target,
-    due::{FIRE, timer_of},
+    due::{FIRE, timer_of, workspace_command},
     lead::{Lead, Leading, StandDown, Term, TermEnd, lead_until_stopped},
     schedules::{Settled, fire_due},
 };
@@ -136,14 +138,26 @@ impl Timers {
         if due.kind == FIRE {
             return self.fire_schedule(due, fence).await;
         }
+        if let Some(command) = workspace_command(&due) {
+            return match self.tell::<Workspace>(due.clone(), &command, fence).await {
+                // Its event does not name the time that it waited for, so the row is removed here.
+                Fired::Applied => Fired::Nothing(due),
+                other => other,
+            };
+        }
         let Some((kind, path, attempt)) = timer_of(&due) else {
             tracing::error!(stream = %due.stream, kind = due.kind, "a due time of an unknown kind");
             return Fired::Stuck(due);
         };
         let command = ExecutionCommand::FireTimer { path, attempt, kind };
+        self.tell::<Execution>(due, &command, fence).await
+    }
+
+    /// Tells the aggregate whose time has come.
+    async fn tell<A: Aggregate>(&self, due: DueKey, command: &A::Command, fence: &Fence) -> Fired {
         let context = Context::new(Actor::system(READER)).fenced(fence.clone());
         let target = Target::existing(due.stream.0);
-        match self.commands.execute::<Execution>(target, &command, &context).await {
+        match self.commands.execute::<A>(target, command, &context).await {
             Ok(executed) if executed.events.is_empty() => Fired::Nothing(due),
             Ok(_) => {
                 metrics::counter!("ledgerline_timers_fired_total", "kind" => due.kind).increment(1);

@@ -130,7 +130,12 @@ impl Dispatch {
             | WorkspaceEvent::ConcurrencyChanged(_)
             | WorkspaceEvent::MemberAdded(_)
             | WorkspaceEvent::MemberRoleChanged(_)
-            | WorkspaceEvent::MemberRemoved(_) => {}
+            | WorkspaceEvent::MemberRemoved(_)
+            | WorkspaceEvent::InvitationSent(_)
+            | WorkspaceEvent::InvitationRenewed(_)
+            | WorkspaceEvent::InvitationRevoked(_)
+            | WorkspaceEvent::InvitationAccepted(_)
+            | WorkspaceEvent::InvitationExpired(_) => {}
         }
     }
 

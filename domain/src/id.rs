@@ -63,6 +63,8 @@ ids! {
     VaultId,
     /// A connection to a server outside the deployment.
     ConnectionId,
+    /// What asks an address to join a workspace: one for each of both, over all times it is sent.
+    InvitationId,
 }
 
 /// The namespace of ids that follow from a cause.

@@ -19,6 +19,8 @@ pub const MAX_TAGS: usize = 32;
 pub const MAX_TAG_CHARS: usize = 64;
 /// Members of one workspace: its whole membership is one state that every command on it folds.
 pub const MAX_MEMBERS: usize = 10_000;
+/// Open invitations of one workspace: each is a part of that state, and a mail to somebody who did not ask for it.
+pub const MAX_INVITATIONS: usize = 100;
 /// Secrets of one workspace: all of its vault is one state that every run with a secret folds.
 pub const MAX_SECRETS: usize = 1_000;
 /// Connections of one workspace, for the same reason.

@@ -145,6 +145,21 @@ fn workspace_detail(event: &WorkspaceEvent) -> Value {
             json!({ "user_id": event.user_id, "role": MemberRole::from(event.role) })
         }
         WorkspaceEvent::MemberRemoved(event) => json!({ "user_id": event.user_id }),
+        WorkspaceEvent::InvitationSent(event) => json!({
+            "invitation_id": event.invitation_id, "role": MemberRole::from(event.role),
+        }),
+        WorkspaceEvent::InvitationRenewed(event) => json!({
+            "invitation_id": event.invitation_id, "role": MemberRole::from(event.role),
+        }),
+        WorkspaceEvent::InvitationRevoked(event) => {
+            json!({ "invitation_id": event.invitation_id, "reason": event.reason })
+        }
+        WorkspaceEvent::InvitationAccepted(event) => {
+            json!({ "invitation_id": event.invitation_id, "user_id": event.user_id })
+        }
+        WorkspaceEvent::InvitationExpired(event) => {
+            json!({ "invitation_id": event.invitation_id })
+        }
     }
 }
 

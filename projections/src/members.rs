@@ -122,7 +122,12 @@ fn concerned(event: &WorkspaceEvent) -> Option<UserId> {
         WorkspaceEvent::WorkspaceRenamed(_)
         | WorkspaceEvent::ConcurrencyChanged(_)
         | WorkspaceEvent::DispatchPaused(_)
-        | WorkspaceEvent::DispatchResumed(_) => None,
+        | WorkspaceEvent::DispatchResumed(_)
+        | WorkspaceEvent::InvitationSent(_)
+        | WorkspaceEvent::InvitationRenewed(_)
+        | WorkspaceEvent::InvitationRevoked(_)
+        | WorkspaceEvent::InvitationAccepted(_)
+        | WorkspaceEvent::InvitationExpired(_) => None,
     }
 }
 
@@ -195,7 +200,12 @@ impl Projection for Members {
             WorkspaceEvent::WorkspaceRenamed(_)
             | WorkspaceEvent::ConcurrencyChanged(_)
             | WorkspaceEvent::DispatchPaused(_)
-            | WorkspaceEvent::DispatchResumed(_) => Ok(()),
+            | WorkspaceEvent::DispatchResumed(_)
+            | WorkspaceEvent::InvitationSent(_)
+            | WorkspaceEvent::InvitationRenewed(_)
+            | WorkspaceEvent::InvitationRevoked(_)
+            | WorkspaceEvent::InvitationAccepted(_)
+            | WorkspaceEvent::InvitationExpired(_) => Ok(()),
         }
     }
 

@@ -238,7 +238,12 @@ impl Projection for Workspaces {
             WorkspaceEvent::MemberRoleChanged(_)
             | WorkspaceEvent::ConcurrencyChanged(_)
             | WorkspaceEvent::DispatchPaused(_)
-            | WorkspaceEvent::DispatchResumed(_) => {}
+            | WorkspaceEvent::DispatchResumed(_)
+            | WorkspaceEvent::InvitationSent(_)
+            | WorkspaceEvent::InvitationRenewed(_)
+            | WorkspaceEvent::InvitationRevoked(_)
+            | WorkspaceEvent::InvitationAccepted(_)
+            | WorkspaceEvent::InvitationExpired(_) => {}
         }
         Ok(())
     }

@@ -22,6 +22,7 @@ mod http {
     mod compare;
     mod definitions;
     mod executions;
+    mod invitations;
     mod limits;
     mod log;
     mod origins;

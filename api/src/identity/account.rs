@@ -97,21 +97,33 @@ fn on_constraint(
 }
 
 impl Identity {
-    /// Makes an account, its first session and its personal workspace. The first account of a deployment is its operator.
+    /// Makes an account, its first session and its personal workspace. The first account of a deployment is its operator. Whoever was
+    /// invited shows the token of the mail: the address is verified by that, and registration need not be open.
     ///
     /// # Errors
     /// 422 for values that are not valid, 409 when the address is taken, 403 when registration is closed, 429 after many tries.
     pub async fn register(
         &self,
         mut registration: Registration,
+        invitation_token: Option<&SecretString>,
         client: &Client,
         now: DateTime<Utc>,
     ) -> Result<TokenAnswer, Problem> {
         registration.check()?;
         let place: Vec<Subject<'_>> = client.ip.map(Subject::Ip).into_iter().collect();
         let attempt = backoff::count(self.pool(), &place, now).await?;
-        self.demand_open_registration().await?;
-        let answer = self.make_account(registration, None, client, now).await?;
+        let verified_at = match invitation_token {
+            Some(token) => {
+                let (token, email) = (token.expose_secret(), &registration.email);
+                self.demand_invited(token, email, now).await?;
+                Some(now)
+            }
+            None => {
+                self.demand_open_registration().await?;
+                None
+            }
+        };
+        let answer = self.make_account(registration, verified_at, client, now).await?;
         attempt.forgive(self.pool()).await?;
         Ok(answer)
     }

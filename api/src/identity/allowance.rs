@@ -1,10 +1,11 @@
 //! How often something may be done in a while: exact over all processes, because each use is a row in Postgres.
 //!
-//! For what is rare and dear: asking for a code, trying one. What is frequent has a bound of its own kind.
+//! For what is rare and dear: asking for a code, trying one, writing to somebody. What is frequent has a bound of its own kind.
 
 use std::net::IpAddr;
 
 use chrono::{DateTime, SubsecRound as _, TimeDelta, Utc};
+use ledgerline_domain::id::{InvitationId, UserId};
 use sha2::{Digest, Sha256};
 use sqlx::PgPool;
 
@@ -23,6 +24,10 @@ pub enum Allowance<'a> {
     CodesAskedFor(&'a str),
     /// Trying a code from one place in the network.
     CodesTriedFrom(IpAddr),
+    /// Invitations that one person sends.
+    InvitationsBy(UserId),
+    /// Invitations of one address to one workspace, so that nobody is pressed.
+    InvitationsTo(InvitationId),
 }
 
 impl Allowance<'_> {
@@ -31,6 +36,9 @@ impl Allowance<'_> {
         match self {
             Self::CodesAskedFrom(_) | Self::CodesAskedFor(_) => 5,
             Self::CodesTriedFrom(_) => 10,
+            // A team is asked in at one go.
+            Self::InvitationsBy(_) => 50,
+            Self::InvitationsTo(_) => 3,
         }
     }
 
@@ -40,6 +48,8 @@ impl Allowance<'_> {
             Self::CodesAskedFrom(ip) => Sha256::digest(format!("codes from {}", network(ip))),
             Self::CodesAskedFor(address) => Sha256::digest(format!("codes for {address}")),
             Self::CodesTriedFrom(ip) => Sha256::digest(format!("tries from {}", network(ip))),
+            Self::InvitationsBy(user) => Sha256::digest(format!("invitations by {user}")),
+            Self::InvitationsTo(id) => Sha256::digest(format!("invitations to {id}")),
         };
         digest.to_vec()
     }

@@ -18,6 +18,9 @@ use crate::problem::Problem;
 /// For how long a mail is kept, delivered or not.
 const KEPT_FOR: TimeDelta = TimeDelta::days(7);
 
+/// How much of a name a subject holds: what a mail program shows of one.
+const MAX_TOLD_CHARS: usize = 60;
+
 /// How many mails the outbox shows.
 const SHOWN: i64 = 100;
 
@@ -45,6 +48,19 @@ pub(super) enum Mail<'a> {
         /// For how many hours it is good.
         hours: i64,
     },
+    /// Somebody asks the address into a workspace.
+    Invitation {
+        /// What it is called.
+        workspace: &'a str,
+        /// Who asks.
+        inviter: &'a str,
+        /// The role that is offered.
+        role: &'a str,
+        /// Where it leads.
+        link: &'a str,
+        /// For how many days it is good.
+        days: i64,
+    },
 }
 
 impl Mail<'_> {
@@ -62,6 +78,9 @@ impl Mail<'_> {
             Self::NoAccount => "No Ledgerline account has this address".to_owned(),
             Self::AccountExists => "You already have a Ledgerline account".to_owned(),
             Self::Verify { .. } => "Verify your address for Ledgerline".to_owned(),
+            Self::Invitation { workspace, inviter, .. } => {
+                format!("{} invites you to {} on Ledgerline", told(inviter), told(workspace))
+            }
         }
     }
 
@@ -83,6 +102,15 @@ impl Mail<'_> {
         let html = render("mail.html").map_err(|error| Problem::internal(&error))?;
         Ok((text, html))
     }
+}
+
+/// A name that others chose, as far as a subject has room for it.
+fn told(name: &str) -> String {
+    if name.chars().count() <= MAX_TOLD_CHARS {
+        return name.to_owned();
+    }
+    let start: String = name.chars().take(MAX_TOLD_CHARS - 1).collect();
+    format!("{start}…")
 }
 
 /// Puts a mail into the outbox. It goes out when the transaction commits.
@@ -185,5 +213,23 @@ mod tests {
             let (text, html) = mail.bodies().unwrap();
             assert!(text.len() > 40 && html.len() > 40, "{mail:?}");
         }
+    }
+
+    #[test]
+    fn names_that_others_chose_stay_text_and_leave_the_subject_short() {
+        let workspace = format!("<b>{}</b>", "x".repeat(250));
+        let link = "https://ledgerline.example/#invitation=lli_x";
+        let mail = Mail::Invitation {
+            workspace: &workspace,
+            inviter: "Ada <ada@example.com>\r\nBcc: all@example.com",
+            role: "editor",
+            link,
+            days: 7,
+        };
+        let (text, html) = mail.bodies().unwrap();
+        assert!(text.contains(link) && html.contains(link), "{text} {html}");
+        assert!(text.contains("editor") && text.contains("7 days"), "{text}");
+        assert!(!html.contains("<b>") && !html.contains("<ada@"), "{html}");
+        assert!(mail.subject().chars().count() < 200, "{}", mail.subject());
     }
 }

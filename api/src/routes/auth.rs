@@ -45,6 +45,11 @@ pub struct RegisterRequest {
     /// The name that others see.
     #[schema(example = "Ada Lovelace", min_length = 1, max_length = 255)]
     pub full_name: String,
+    /// The token in the mail of an invitation to this address: the address is verified by that. It is not used up here; see
+    /// `POST /invitations/{token}/accept`.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    pub invitation_token: Option<SecretString>,
     /// Whether the tokens are also set as httpOnly cookies, for browsers.
     #[serde(default)]
     pub cookies: bool,
@@ -140,9 +145,10 @@ pub async fn register(
     context: RequestContext,
     JsonBody { value: request, .. }: JsonBody<RegisterRequest>,
 ) -> Result<Response, Problem> {
-    let RegisterRequest { email, password, full_name, cookies } = request;
+    let RegisterRequest { email, password, full_name, invitation_token, cookies } = request;
     let registration = Registration { email, password: Some(password), full_name };
-    let tokens = state.identity.register(registration, &context.client(), context.now).await?;
+    let (invited, client) = (invitation_token.as_ref(), context.client());
+    let tokens = state.identity.register(registration, invited, &client, context.now).await?;
     let mut response = signed_in(&state, StatusCode::CREATED, tokens, cookies);
     response.headers_mut().insert(header::LOCATION, HeaderValue::from_static("/api/v1/auth/me"));
     Ok(response)

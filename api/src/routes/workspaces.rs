@@ -7,7 +7,7 @@ mod members;
 
 use axum::{extract::State, http::StatusCode, response::IntoResponse};
 use chrono::{DateTime, Utc};
-use ledgerline_commands::{CommandError, Loaded, Scope, Target};
+use ledgerline_commands::{CommandError, Executed, Loaded, Scope, Target};
 use ledgerline_domain::{
     id::{UserId, WorkspaceId},
     permission::{Permission, Role},
@@ -27,9 +27,10 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 pub use self::members::{
-    __path_change_role, __path_members, __path_remove_member, change_role, members, remove_member,
+    __path_change_role, __path_leave, __path_members, __path_remove_member, __path_transfer,
+    change_role, leave, members, remove_member, transfer,
 };
-pub use self::members::{ChangeRoleRequest, MemberFilters, MemberView};
+pub use self::members::{ChangeRoleRequest, MemberFilters, MemberView, TransferRequest};
 use crate::{
     access,
     answer::Answer,
@@ -253,9 +254,7 @@ pub async fn update(
         Ok((Target::existing(id), WorkspaceCommand::Configure { name, max_concurrency }))
     };
     let changed = writing.execute::<Workspace, _, _>(&context, plan).await?;
-    let view = view(&state, &writing.caller, id, &changed.state, changed.version).await?;
-    let answer = writing.answer(StatusCode::OK, view, changed.position);
-    Ok(answer.versioned(changed.version).into_response())
+    answer(&state, writing, id, &changed).await
 }
 
 /// Pause all dispatch in a workspace: nothing of it is handed to a worker until it is resumed. What workers have goes on.
@@ -300,9 +299,19 @@ async fn tell(
         Ok((Target::existing(id), command.clone()))
     };
     let told = writing.execute::<Workspace, _, _>(&context, plan).await?;
-    let view = view(state, &writing.caller, id, &told.state, told.version).await?;
-    let answer = writing.answer(StatusCode::OK, view, told.position);
-    Ok(answer.versioned(told.version).into_response())
+    answer(state, writing, id, &told).await
+}
+
+/// The answer with a workspace as it was after a command.
+pub(super) async fn answer(
+    state: &AppState,
+    writing: &Writing,
+    id: WorkspaceId,
+    after: &Executed<Workspace>,
+) -> Reply {
+    let view = view(state, &writing.caller, id, &after.state, after.version).await?;
+    let answer = writing.answer(StatusCode::OK, view, after.position);
+    Ok(answer.versioned(after.version).into_response())
 }
 
 /// What was done in a workspace, the newest first.

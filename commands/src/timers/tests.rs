@@ -3,11 +3,24 @@
 use std::time::Duration;
 
 use chrono::TimeDelta;
-use ledgerline_domain::execution::{CancelReason, ExecutionCommand, ExecutionEvent};
+use ledgerline_domain::{
+    event::AnyEvent,
+    execution::{CancelReason, ExecutionCommand, ExecutionEvent},
+    id::{InvitationId, UserId},
+    permission::Role,
+    workspace::{
+        ChangeInvitation, CreateWorkspace, INVITATION_TTL, Invite, Workspace, WorkspaceCommand,
+        WorkspaceEvent,
+    },
+};
 use ledgerline_store::EventLog as _;
 use tokio::time::sleep;
+use uuid::Uuid;
 
-use crate::testing::{LEASE, World};
+use crate::{
+    Target,
+    testing::{LEASE, Process, World, context},
+};
 
 fn fired(world: &World) -> usize {
     world.count(|event| matches!(event, ExecutionEvent::TimerFired(_)))
@@ -113,4 +126,56 @@ async fn another_process_fires_what_a_dead_one_left() {
     world.until(|world| fired(world) == ids.len()).await;
     sleep(LEASE * 4).await;
     assert_eq!(fired(&world), ids.len());
+}
+
+async fn tell_workspace(world: &World, process: &Process, command: WorkspaceCommand) {
+    let target = Target::new(world.workspace, world.workspace);
+    process.commands.execute::<Workspace>(target, &command, &context()).await.unwrap();
+}
+
+fn expired(world: &World) -> Vec<InvitationId> {
+    let of_invitation = |event| match event {
+        AnyEvent::Workspace(WorkspaceEvent::InvitationExpired(event)) => Some(event.invitation_id),
+        _ => None,
+    };
+    world.history().into_iter().filter_map(|recorded| of_invitation(recorded.event)).collect()
+}
+
+/// The time of an invitation that was renewed is that of its last sending, and of one that was taken back there is none.
+#[tokio::test(start_paused = true)]
+async fn an_invitation_ends_at_its_time_whichever_process_leads() {
+    let world = World::new();
+    let (mut first, mut second) = (world.process("first"), world.process("second"));
+    let owner = UserId(Uuid::now_v7());
+    let create = CreateWorkspace {
+        name: "Team".to_owned(),
+        description: String::new(),
+        owner,
+        personal: false,
+    };
+    tell_workspace(&world, &first, WorkspaceCommand::Create(create)).await;
+    let ids = [0, 1, 2].map(|_| InvitationId(Uuid::now_v7()));
+    let [plain, renewed, revoked] = ids;
+    for invitation_id in ids {
+        let invite = Invite { by: owner, invitation_id, invitee: None, role: Role::Viewer };
+        tell_workspace(&world, &first, WorkspaceCommand::Invite(invite)).await;
+    }
+    let change = |invitation_id| ChangeInvitation { by: owner, invitation_id };
+    tell_workspace(&world, &first, WorkspaceCommand::RevokeInvitation(change(revoked))).await;
+    first.timers();
+    world.set_wrong_by(TimeDelta::days(1));
+    tell_workspace(&world, &second, WorkspaceCommand::RenewInvitation(change(renewed))).await;
+    world.set_wrong_by(INVITATION_TTL - TimeDelta::minutes(1));
+    sleep(Duration::from_secs(5)).await;
+    assert_eq!(expired(&world), []);
+    first.crash();
+    second.timers();
+    world.set_wrong_by(INVITATION_TTL);
+    world.until(|world| expired(world) == [plain]).await;
+    sleep(Duration::from_secs(5)).await;
+    assert_eq!(expired(&world), [plain]);
+    world.set_wrong_by(INVITATION_TTL + TimeDelta::days(1));
+    world.until(|world| expired(world) == [plain, renewed]).await;
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(world.log.next_due().await.unwrap(), None);
 }

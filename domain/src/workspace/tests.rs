@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::*;
-use crate::testing::given;
+use crate::{limits, testing::given};
 
 fn user(number: u128) -> UserId {
     UserId(Uuid::from_u128(number))
@@ -57,6 +57,57 @@ fn change(by: u128, number: u128, role: Role) -> WorkspaceCommand {
 
 fn remove(by: u128, number: u128) -> WorkspaceCommand {
     WorkspaceCommand::RemoveMember(RemoveMember { by: user(by), user_id: user(number) })
+}
+
+fn invitation(number: u128) -> InvitationId {
+    InvitationId(Uuid::from_u128(number))
+}
+
+fn invite(by: u128, number: u128, role: Role) -> WorkspaceCommand {
+    WorkspaceCommand::Invite(Invite {
+        by: user(by),
+        invitation_id: invitation(number),
+        invitee: None,
+        role,
+    })
+}
+
+fn accept(number: u128, who: u128) -> WorkspaceCommand {
+    WorkspaceCommand::AcceptInvitation(AcceptInvitation {
+        invitation_id: invitation(number),
+        user_id: user(who),
+    })
+}
+
+fn renew(by: u128, number: u128) -> WorkspaceCommand {
+    let invitation_id = invitation(number);
+    WorkspaceCommand::RenewInvitation(ChangeInvitation { by: user(by), invitation_id })
+}
+
+fn revoke(by: u128, number: u128) -> WorkspaceCommand {
+    let invitation_id = invitation(number);
+    WorkspaceCommand::RevokeInvitation(ChangeInvitation { by: user(by), invitation_id })
+}
+
+fn transfer(by: u128, to: u128) -> WorkspaceCommand {
+    WorkspaceCommand::TransferOwnership(TransferOwnership { by: user(by), to: user(to) })
+}
+
+fn sent(by: u128, number: u128, role: Role, expires_at: DateTime<Utc>) -> WorkspaceEvent {
+    InvitationSent { invitation_id: invitation(number), role, invited_by: user(by), expires_at }
+        .into()
+}
+
+fn changed(number: u128, role: Role) -> WorkspaceEvent {
+    MemberRoleChanged { user_id: user(number), role }.into()
+}
+
+fn withdrawn(number: u128, reason: RevokeReason) -> WorkspaceEvent {
+    InvitationRevoked { invitation_id: invitation(number), reason }.into()
+}
+
+fn in_a_week() -> DateTime<Utc> {
+    crate::testing::now() + INVITATION_TTL
 }
 
 fn rename(name: &str, description: &str) -> WorkspaceCommand {
@@ -219,6 +270,170 @@ fn an_impossible_history_stops_the_fold() {
     let _ = given::<Workspace>([added(EDITOR, Role::Editor)]);
 }
 
+#[test]
+fn owners_and_administrators_invite_for_no_more_than_they_are() {
+    for (by, role) in [(OWNER, Role::Owner), (ADMINISTRATOR, Role::Administrator)] {
+        given::<Workspace>(team()).when(&invite(by, 1, role)).then([sent(
+            by,
+            1,
+            role,
+            in_a_week(),
+        )]);
+    }
+    given::<Workspace>(team())
+        .when(&invite(ADMINISTRATOR, 1, Role::Owner))
+        .rejected(&WorkspaceRejection::OwnerIsAboveAdministrator);
+    given::<Workspace>(team())
+        .when(&invite(EDITOR, 1, Role::Viewer))
+        .rejected(&WorkspaceRejection::MayNotManageMembers);
+    given::<Workspace>([created(true)])
+        .when(&invite(OWNER, 1, Role::Viewer))
+        .rejected(&WorkspaceRejection::PersonalWorkspace);
+    let member = Invite {
+        by: user(OWNER),
+        invitation_id: invitation(1),
+        invitee: Some(user(EDITOR)),
+        role: Role::Viewer,
+    };
+    given::<Workspace>(team())
+        .when(&WorkspaceCommand::Invite(member))
+        .rejected(&WorkspaceRejection::AlreadyAMember);
+}
+
+#[test]
+fn an_address_that_is_asked_again_has_one_invitation() {
+    let mut open = team();
+    let soon = crate::testing::now() + chrono::TimeDelta::hours(1);
+    open.push(sent(OWNER, 1, Role::Owner, soon));
+    given::<Workspace>(open.clone()).when(&invite(OWNER, 1, Role::Viewer)).then([
+        InvitationRenewed {
+            invitation_id: invitation(1),
+            role: Role::Viewer,
+            invited_by: user(OWNER),
+            expires_at: in_a_week(),
+        }
+        .into(),
+    ]);
+    given::<Workspace>(open.clone()).when(&renew(OWNER, 1)).then([InvitationRenewed {
+        invitation_id: invitation(1),
+        role: Role::Owner,
+        invited_by: user(OWNER),
+        expires_at: in_a_week(),
+    }
+    .into()]);
+    for command in
+        [invite(ADMINISTRATOR, 1, Role::Viewer), renew(ADMINISTRATOR, 1), revoke(ADMINISTRATOR, 1)]
+    {
+        given::<Workspace>(open.clone())
+            .when(&command)
+            .rejected(&WorkspaceRejection::OwnerIsAboveAdministrator);
+    }
+    for command in [renew(OWNER, 2), revoke(OWNER, 2), accept(2, STRANGER)] {
+        given::<Workspace>(open.clone())
+            .when(&command)
+            .rejected(&WorkspaceRejection::InvitationNotFound);
+    }
+    given::<Workspace>(open).when(&revoke(OWNER, 1)).then([withdrawn(1, RevokeReason::Withdrawn)]);
+}
+
+#[test]
+fn an_invitation_lets_one_person_in_once_and_in_time() {
+    let mut open = team();
+    open.push(sent(OWNER, 1, Role::Viewer, in_a_week()));
+    let came_in = [
+        InvitationAccepted { invitation_id: invitation(1), user_id: user(STRANGER) }.into(),
+        added(STRANGER, Role::Viewer),
+    ];
+    given::<Workspace>(open.clone()).when(&accept(1, STRANGER)).then(came_in.clone());
+    given::<Workspace>(open.clone())
+        .when(&accept(1, EDITOR))
+        .rejected(&WorkspaceRejection::AlreadyAMember);
+    given::<Workspace>(open.into_iter().chain(came_in))
+        .when(&accept(1, 8))
+        .rejected(&WorkspaceRejection::InvitationNotFound);
+    let mut late = team();
+    late.push(sent(OWNER, 1, Role::Viewer, crate::testing::now()));
+    given::<Workspace>(late)
+        .when(&accept(1, STRANGER))
+        .rejected(&WorkspaceRejection::InvitationExpired);
+}
+
+#[test]
+fn only_the_time_that_an_invitation_has_now_ends_it() {
+    let mut open = team();
+    open.push(sent(OWNER, 1, Role::Viewer, in_a_week()));
+    let expire = |expires_at| {
+        let invitation_id = invitation(1);
+        WorkspaceCommand::ExpireInvitation(ExpireInvitation { invitation_id, expires_at })
+    };
+    given::<Workspace>(open.clone())
+        .when(&expire(in_a_week()))
+        .then([InvitationExpired { invitation_id: invitation(1) }.into()]);
+    given::<Workspace>(open).when(&expire(crate::testing::now())).then_nothing();
+    given::<Workspace>(team()).when(&expire(in_a_week())).then_nothing();
+}
+
+#[test]
+fn open_invitations_are_bounded() {
+    let mut full = team();
+    let most = u128::try_from(limits::MAX_INVITATIONS).unwrap();
+    full.extend((0..most).map(|number| sent(OWNER, number, Role::Viewer, in_a_week())));
+    given::<Workspace>(full.clone())
+        .when(&invite(OWNER, most, Role::Viewer))
+        .rejected(&WorkspaceRejection::TooManyInvitations);
+    given::<Workspace>(full).when(&invite(OWNER, 0, Role::Viewer)).then([InvitationRenewed {
+        invitation_id: invitation(0),
+        role: Role::Viewer,
+        invited_by: user(OWNER),
+        expires_at: in_a_week(),
+    }
+    .into()]);
+}
+
+#[test]
+fn nobody_leaves_a_way_in_that_they_could_not_open_now() {
+    let mut open = team();
+    open.push(sent(ADMINISTRATOR, 1, Role::Administrator, in_a_week()));
+    open.push(sent(OWNER, 2, Role::Owner, in_a_week()));
+    open.push(sent(OWNER, 3, Role::Viewer, in_a_week()));
+    let lost = RevokeReason::InviterLostRole;
+    given::<Workspace>(open.clone())
+        .when(&remove(OWNER, ADMINISTRATOR))
+        .then([MemberRemoved { user_id: user(ADMINISTRATOR) }.into(), withdrawn(1, lost)]);
+    given::<Workspace>(open.clone())
+        .when(&change(OWNER, ADMINISTRATOR, Role::Editor))
+        .then([changed(ADMINISTRATOR, Role::Editor), withdrawn(1, lost)]);
+    // An administrator still invites viewers, and no owners.
+    given::<Workspace>(open).when(&transfer(OWNER, EDITOR)).then([
+        changed(EDITOR, Role::Owner),
+        changed(OWNER, Role::Administrator),
+        withdrawn(2, lost),
+    ]);
+}
+
+#[test]
+fn ownership_goes_from_one_member_to_another() {
+    given::<Workspace>(team())
+        .when(&transfer(OWNER, ADMINISTRATOR))
+        .then([changed(ADMINISTRATOR, Role::Owner), changed(OWNER, Role::Administrator)]);
+    let mut two = team();
+    two.push(changed(EDITOR, Role::Owner));
+    given::<Workspace>(two)
+        .when(&transfer(OWNER, EDITOR))
+        .then([changed(OWNER, Role::Administrator)]);
+    for (by, to, rejection) in [
+        (ADMINISTRATOR, EDITOR, WorkspaceRejection::NotAnOwner),
+        (STRANGER, EDITOR, WorkspaceRejection::NotAMember),
+        (OWNER, STRANGER, WorkspaceRejection::NotAMember),
+        (OWNER, OWNER, WorkspaceRejection::TransferToSelf),
+    ] {
+        given::<Workspace>(team()).when(&transfer(by, to)).rejected(&rejection);
+    }
+    given::<Workspace>([created(true)])
+        .when(&transfer(OWNER, EDITOR))
+        .rejected(&WorkspaceRejection::PersonalWorkspace);
+}
+
 fn any_role() -> impl Strategy<Value = Role> {
     prop::sample::select(Role::ALL.to_vec())
 }
@@ -231,12 +446,17 @@ fn any_command() -> impl Strategy<Value = WorkspaceCommand> {
         (member.clone(), member.clone(), any_role()).prop_map(|(by, who, role)| add(by, who, role)),
         (member.clone(), member.clone(), any_role())
             .prop_map(|(by, who, role)| change(by, who, role)),
-        (member.clone(), member).prop_map(|(by, who)| remove(by, who)),
+        (member.clone(), member.clone()).prop_map(|(by, who)| remove(by, who)),
+        (member.clone(), member.clone()).prop_map(|(by, to)| transfer(by, to)),
+        (member.clone(), 1_u128..4, any_role()).prop_map(|(by, id, role)| invite(by, id, role)),
+        (member.clone(), 1_u128..4).prop_map(|(by, id)| renew(by, id)),
+        (member.clone(), 1_u128..4).prop_map(|(by, id)| revoke(by, id)),
+        (1_u128..4, member).prop_map(|(id, who)| accept(id, who)),
     ]
 }
 
 proptest! {
-    /// Whatever is commanded: what is decided folds, a repeat never leads to more members, and there is always an owner.
+    /// Whatever is commanded: what is decided folds, there is always an owner, and every open invitation has somebody behind it.
     #[test]
     fn a_workspace_always_has_an_owner(commands in prop::collection::vec(any_command(), 1..40)) {
         let mut workspace = Workspace::default();
@@ -246,6 +466,12 @@ proptest! {
             if let Workspace::Active(active) = &workspace {
                 prop_assert!(active.members.values().any(|role| *role == Role::Owner));
                 prop_assert!(!active.personal || active.members.len() == 1);
+                prop_assert!(!active.personal || active.invitations.is_empty());
+                // Whoever sent an open invitation could send it now.
+                for open in active.invitations.values() {
+                    let inviter = active.members.get(&open.invited_by).copied();
+                    prop_assert!(inviter.is_some_and(|role| members::may_manage(role, open.role).is_ok()));
+                }
             }
             let stored = serde_json::to_string(&workspace).unwrap();
             prop_assert_eq!(&serde_json::from_str::<Workspace>(&stored).unwrap(), &workspace);

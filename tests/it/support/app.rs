@@ -39,8 +39,10 @@ impl App {
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let log = PostgresLog::connect(pool.clone(), LogConfig::default(), &tasks, stop.clone());
         let log: Arc<dyn EventLog> = log.await.expect("the test's database answers");
-        let commands = Commands::new(Arc::clone(&log), CommandClock::system(), Settings::default());
         let clock = Clock::standing_at(Utc::now());
+        let now = clock.clone();
+        let of_commands = CommandClock::new(move || now.now(), Uuid::now_v7);
+        let commands = Commands::new(Arc::clone(&log), of_commands, Settings::default());
         let config = Config::default();
         let identity = IdentityParts {
             pool: pool.clone(),

@@ -5,7 +5,8 @@ use axum::{
     body::{Body, to_bytes},
     http::{HeaderMap, Method, Request, StatusCode, header},
 };
-use ledgerline_api::clock::Clock;
+use ledgerline_api::{clock::Clock, identity::Identity};
+use ledgerline_commands::Commands;
 use serde_json::Value;
 use tower::ServiceExt;
 
@@ -71,6 +72,16 @@ impl Client {
     /// The database of this test.
     pub(crate) fn pool(&self) -> &sqlx::PgPool {
         &self.app.state.pool
+    }
+
+    /// What the product decides with.
+    pub(crate) fn commands(&self) -> &Commands {
+        &self.app.state.commands
+    }
+
+    /// Its accounts.
+    pub(crate) fn identity(&self) -> &Identity {
+        &self.app.state.identity
     }
 
     pub(crate) async fn get(&self, path: &str, token: Option<&str>) -> Answer {

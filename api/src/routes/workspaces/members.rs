@@ -8,7 +8,7 @@ use ledgerline_commands::{Scope, Target};
 use ledgerline_domain::{
     id::{UserId, WorkspaceId},
     permission::Permission,
-    workspace::{ChangeMemberRole, RemoveMember, Workspace, WorkspaceCommand},
+    workspace::{ChangeMemberRole, RemoveMember, TransferOwnership, Workspace, WorkspaceCommand},
 };
 use ledgerline_projections::{
     Model, Page,
@@ -18,14 +18,16 @@ use ledgerline_projections::{
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::may_view;
+use super::{WorkspaceView, answer, may_view};
 use crate::{
     answer::Answer,
     app::AppState,
     extract::{AsOf, JsonBody, ListQuery, Path, Query},
     identity::account::Person,
+    invitations::settle_closed,
     problem::Problem,
     reading::{self, Reading},
+    routes::executions::control::NoFields,
     writing::{Reply, Writing, hash_of},
 };
 
@@ -68,6 +70,15 @@ pub struct ChangeRoleRequest {
     /// The role from now on.
     #[schema(inline)]
     pub role: MemberRole,
+}
+
+/// Who takes a workspace over.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TransferRequest {
+    /// A member of it.
+    #[schema(value_type = Uuid)]
+    pub user_id: UserId,
 }
 
 /// The members of a workspace, as they are in the order in which they came, or as they were at a moment.
@@ -128,6 +139,7 @@ pub async fn change_role(
         Ok((Target::existing(id), WorkspaceCommand::ChangeMemberRole(change.clone())))
     };
     let changed = writing.execute::<Workspace, _, _>(&context, plan).await?;
+    settle_closed(&state, id, &changed.events).await;
     let role = changed.state.role_of(user_id).ok_or_else(|| Problem::not_found("member"))?;
     let mut views = [past_member(user_id, role.into())];
     name(&state, &mut views).await?;
@@ -136,15 +148,60 @@ pub async fn change_role(
     Ok(answer.versioned(changed.version).into_response())
 }
 
-/// Take a member out, or leave. It acts on the next request.
+/// Take a member out, or leave. It acts on the next request, and closes their sockets.
 #[utoipa::path(delete, path = "/workspaces/{id}/members/{user_id}", tag = "workspaces",
     params(("id" = Uuid, Path), ("user_id" = Uuid, Path)), responses((status = 204)))]
 pub async fn remove_member(
+    State(state): State<AppState>,
     writing: Writing,
     Path((id, user_id)): Path<(WorkspaceId, UserId)>,
 ) -> Reply {
-    let context = writing.context(id, hash_of(&[]));
+    remove(&state, &writing, id, user_id, hash_of(&[])).await
+}
+
+/// Leave a workspace. Its last owner can't; a personal one can't be left.
+#[utoipa::path(post, path = "/workspaces/{id}/leave", tag = "workspaces", params(("id" = Uuid, Path)),
+    request_body = Option<NoFields>, responses((status = 204)))]
+pub async fn leave(
+    State(state): State<AppState>,
+    writing: Writing,
+    Path(id): Path<WorkspaceId>,
+    body: Option<JsonBody<NoFields>>,
+) -> Reply {
+    let hash = body.map_or([0; 32], |body| body.hash);
+    remove(&state, &writing, id, writing.caller.user_id, hash).await
+}
+
+/// Hand a workspace over: the other member is an owner from then on, and you are an administrator.
+#[utoipa::path(post, path = "/workspaces/{id}/transfer", tag = "workspaces", params(("id" = Uuid, Path)),
+    request_body = TransferRequest, responses((status = 200, body = WorkspaceView)))]
+pub async fn transfer(
+    State(state): State<AppState>,
+    writing: Writing,
+    Path(id): Path<WorkspaceId>,
+    JsonBody { value: request, hash }: JsonBody<TransferRequest>,
+) -> Reply {
+    let context = writing.context(id, hash);
     let writing = &writing;
+    let transfer = TransferOwnership { by: writing.caller.user_id, to: request.user_id };
+    let transfer = &transfer;
+    let plan = |scope: Scope| async move {
+        writing.authorise(&scope, id, Permission::TransferWorkspace, "workspace").await?;
+        Ok((Target::existing(id), WorkspaceCommand::TransferOwnership(transfer.clone())))
+    };
+    let handed_over = writing.execute::<Workspace, _, _>(&context, plan).await?;
+    settle_closed(&state, id, &handed_over.events).await;
+    answer(&state, writing, id, &handed_over).await
+}
+
+async fn remove(
+    state: &AppState,
+    writing: &Writing,
+    id: WorkspaceId,
+    user_id: UserId,
+    hash: [u8; 32],
+) -> Reply {
+    let context = writing.context(id, hash);
     let by = writing.caller.user_id;
     // Everybody may leave; whom else one may take out is the matrix's and the workspace's to say.
     let needed = if by == user_id { Permission::ViewWorkspace } else { Permission::RemoveMember };
@@ -153,6 +210,7 @@ pub async fn remove_member(
         Ok((Target::existing(id), WorkspaceCommand::RemoveMember(RemoveMember { by, user_id })))
     };
     let removed = writing.execute::<Workspace, _, _>(&context, plan).await?;
+    settle_closed(state, id, &removed.events).await;
     let answer = writing.answer(StatusCode::NO_CONTENT, (), removed.position);
     Ok(answer.versioned(removed.version).into_response())
 }
