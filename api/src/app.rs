@@ -50,6 +50,7 @@ use crate::{
     leftover::read_leftover,
     live::LiveState,
     problem::{Problem, ProblemKind},
+    rate_limit::{Announcement, RATE_LIMIT, RATE_LIMIT_POLICY, RateLimits},
     routes::{docs::Documents, system::projections::Rebuilds},
 };
 
@@ -108,6 +109,8 @@ pub struct Shared {
     pub bulk: Bell,
     /// The rebuilds of read models that this process began.
     pub rebuilds: Rebuilds,
+    /// How often each user may ask.
+    pub rate_limits: RateLimits,
     /// What webhooks share.
     pub hooks: crate::hooks::Hooks,
     /// The rendered pages.
@@ -148,6 +151,13 @@ impl AppState {
         // Most of what may be under way is for requests that do not wait.
         let polls = Arc::new(Semaphore::new(parts.config.http.max_in_flight / 4));
         let documents = Arc::new(Documents::render(&crate::router::openapi()));
+        let rate_limits = RateLimits::start(
+            parts.pool.clone(),
+            parts.config.rate_limits,
+            parts.clock.clone(),
+            &parts.tasks,
+            parts.stop.clone(),
+        );
         let ledger = Ledger::new(parts.commands.clone(), parts.positions.clone());
         Self(Arc::new(Shared {
             config: Arc::new(parts.config),
@@ -170,6 +180,7 @@ impl AppState {
             lines: parts.lines,
             bulk: parts.bulk,
             rebuilds: Rebuilds::default(),
+            rate_limits,
             hooks: crate::hooks::Hooks::default(),
             documents,
             in_flight,
@@ -284,9 +295,13 @@ async fn bound(State(state): State<AppState>, request: Request, next: Next) -> R
     }
 }
 
-/// Headers that make a browser careful. A page that needs more sets its own policy before.
-async fn harden(State(state): State<AppState>, request: Request, next: Next) -> Response {
+/// Headers that make a browser careful, and those that tell a caller how its rate limits stand. A page that needs more sets its own
+/// policy before.
+async fn harden(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
+    let counted = Announcement::default();
+    request.extensions_mut().insert(counted.clone());
     let mut response = next.run(request).await;
+    counted.add_to(response.headers_mut());
     let mut default = |name: HeaderName, value: &'static str| {
         response.headers_mut().entry(name).or_insert(HeaderValue::from_static(value));
     };
@@ -295,6 +310,14 @@ async fn harden(State(state): State<AppState>, request: Request, next: Next) -> 
     default(header::REFERRER_POLICY, "no-referrer");
     default(header::CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'");
     default(header::CACHE_CONTROL, "no-store");
+    // The filter that this once switched on could be turned against a page; the policy above does its work.
+    default(header::X_XSS_PROTECTION, "0");
+    default(HeaderName::from_static("cross-origin-opener-policy"), "same-origin");
+    default(HeaderName::from_static("cross-origin-resource-policy"), "same-origin");
+    default(
+        HeaderName::from_static("permissions-policy"),
+        "camera=(), geolocation=(), microphone=()",
+    );
     if state.config.http.secure() {
         default(header::STRICT_TRANSPORT_SECURITY, "max-age=31536000");
     }
@@ -324,6 +347,8 @@ fn cors(origins: &[String]) -> CorsLayer {
             header::ETAG,
             header::LOCATION,
             header::RETRY_AFTER,
+            RATE_LIMIT,
+            RATE_LIMIT_POLICY,
             POSITION,
             LOG,
             CORRELATION_ID,

@@ -15,6 +15,11 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use url::Url;
 
+use crate::{
+    listen::tls::TlsFiles,
+    rate_limit::quota::{Limit, RateLimitsConfig},
+};
+
 /// The exit code of a process whose configuration is not valid (`EX_USAGE`).
 pub const EXIT_CONFIG: i32 = 64;
 
@@ -37,6 +42,8 @@ pub struct Config {
     pub auth: AuthConfig,
     /// How much each workspace may do at once.
     pub limits: LimitsConfig,
+    /// How often each user may ask.
+    pub rate_limits: RateLimitsConfig,
     /// Mails to people.
     pub mail: MailConfig,
     /// The part that runs executions.
@@ -82,6 +89,20 @@ pub struct HttpConfig {
     pub allowed_origins: Vec<String>,
     /// Networks whose `X-Forwarded-For` is believed. Empty: nobody's.
     pub trusted_proxies: Vec<IpNet>,
+    /// The certificate to serve TLS 1.3 with and those that vouch for it, in PEM. None: plain HTTP, for a proxy in front. Read again
+    /// once a minute and at SIGHUP.
+    pub tls_cert: Option<PathBuf>,
+    /// The private key of the certificate, in PEM.
+    pub tls_key: Option<PathBuf>,
+    /// Whom to tell of a security problem of this deployment, as `mailto:`, `https:` or `tel:` addresses, the best one first: what
+    /// `/.well-known/security.txt` says. Empty: there is none.
+    pub security_contacts: Vec<Url>,
+    /// How many connections are open at once; more wait in the system's queue.
+    pub max_connections: usize,
+    /// How long a handshake or the head of a request may take, and how long a connection may be idle.
+    pub head_timeout_ms: u64,
+    /// How long a client may take nothing of an answer that is ready for it.
+    pub stall_timeout_ms: u64,
     /// How long a request may take until its answer begins. Streams may go on after that.
     pub request_timeout_ms: u64,
     /// The largest body.
@@ -99,6 +120,12 @@ impl Default for HttpConfig {
             public_url: Url::parse("http://localhost:8080").expect("the literal is a URL"),
             allowed_origins: Vec::new(),
             trusted_proxies: Vec::new(),
+            tls_cert: None,
+            tls_key: None,
+            security_contacts: Vec::new(),
+            max_connections: 20_000,
+            head_timeout_ms: 60_000,
+            stall_timeout_ms: 60_000,
             request_timeout_ms: 30_000,
             body_limit_bytes: 10 * 1024 * 1024,
             max_in_flight: 2_048,
@@ -112,6 +139,19 @@ impl HttpConfig {
     #[must_use]
     pub const fn request_timeout(&self) -> Duration {
         Duration::from_millis(self.request_timeout_ms)
+    }
+
+    /// Where the certificate and its key are, where TLS is served.
+    #[must_use]
+    pub fn tls_files(&self) -> Option<TlsFiles> {
+        let (certificate, key) = self.tls_cert.clone().zip(self.tls_key.clone())?;
+        Some(TlsFiles { certificate, key })
+    }
+
+    /// The scheme that is spoken on the port.
+    #[must_use]
+    pub const fn scheme(&self) -> &'static str {
+        if self.tls_cert.is_some() { "https" } else { "http" }
     }
 
     /// Whether users come over HTTPS, so that cookies may demand it.
@@ -334,6 +374,15 @@ pub struct ConfigArgs {
     /// Networks whose X-Forwarded-For is believed.
     #[arg(long, env = "LEDGERLINE_TRUSTED_PROXIES", value_delimiter = ',')]
     pub trusted_proxies: Option<Vec<IpNet>>,
+    /// The certificate to serve TLS with, in PEM.
+    #[arg(long, env = "LEDGERLINE_TLS_CERT", value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+    /// The private key of the certificate, in PEM.
+    #[arg(long, env = "LEDGERLINE_TLS_KEY", value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
+    /// Whom to tell of a security problem: mailto:security@example.com.
+    #[arg(long, env = "LEDGERLINE_SECURITY_CONTACT", value_delimiter = ',', value_name = "URI")]
+    pub security_contact: Option<Vec<Url>>,
     /// Connection string of Postgres.
     #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
     pub database_url: Option<SecretString>,
@@ -361,6 +410,15 @@ pub struct ConfigArgs {
     /// How many executions this process runs at once.
     #[arg(long, env = "LEDGERLINE_WORKER_SLOTS")]
     pub worker_slots: Option<u32>,
+    /// How often a user may read: 500/10s, or off.
+    #[arg(long, env = "LEDGERLINE_LIMIT_READS", value_name = "LIMIT")]
+    pub limit_reads: Option<Limit>,
+    /// How often a user may write: 600/1m, or off.
+    #[arg(long, env = "LEDGERLINE_LIMIT_WRITES", value_name = "LIMIT")]
+    pub limit_writes: Option<Limit>,
+    /// How often a user may ask at all: 1000/1h, or off.
+    #[arg(long, env = "LEDGERLINE_LIMIT_REQUESTS", value_name = "LIMIT")]
+    pub limit_requests: Option<Limit>,
     /// How log lines look.
     #[arg(long, env = "LEDGERLINE_LOG_FORMAT", value_enum)]
     pub log_format: Option<LogFormat>,
@@ -443,10 +501,16 @@ impl Config {
         set(&mut self.http.public_url, args.public_url);
         set(&mut self.http.allowed_origins, args.allowed_origins);
         set(&mut self.http.trusted_proxies, args.trusted_proxies);
+        set(&mut self.http.security_contacts, args.security_contact);
+        self.http.tls_cert = args.tls_cert.or_else(|| self.http.tls_cert.take());
+        self.http.tls_key = args.tls_key.or_else(|| self.http.tls_key.take());
         set(&mut self.nats.prefix, args.nats_prefix);
         set(&mut self.mail.from, args.mail_from);
         set_secret(&mut self.mail.smtp_url, args.smtp_url);
         set(&mut self.worker.slots, args.worker_slots);
+        set(&mut self.rate_limits.reads, args.limit_reads);
+        set(&mut self.rate_limits.writes, args.limit_writes);
+        set(&mut self.rate_limits.requests, args.limit_requests);
         set(&mut self.telemetry.log_format, args.log_format);
         set(&mut self.telemetry.log_filter, args.log_filter);
         set(&mut self.embedded.data_dir, args.data_dir);
@@ -481,6 +545,20 @@ impl Config {
                 Url::parse(origin).is_ok_and(|url| url.origin().ascii_serialization() == *origin);
             demand(same, "http.allowed_origins must hold origins like https://app.example.com");
         }
+        demand(
+            self.http.tls_cert.is_some() == self.http.tls_key.is_some(),
+            "http.tls_cert and http.tls_key go together: set both or none",
+        );
+        let contacts = &self.http.security_contacts;
+        demand(
+            contacts.iter().all(|uri| ["mailto", "https", "tel"].contains(&uri.scheme())),
+            "http.security_contacts must be mailto:, https: or tel: addresses",
+        );
+        demand(self.http.max_connections >= 16, "http.max_connections must be at least 16");
+        demand(
+            self.http.head_timeout_ms >= 100 && self.http.stall_timeout_ms >= 100,
+            "http.head_timeout_ms and http.stall_timeout_ms must be at least 100",
+        );
         demand(
             self.http.request_timeout_ms >= 1_000,
             "http.request_timeout_ms must be at least 1000",

@@ -106,6 +106,8 @@ problem_kinds! {
     PositionUnknown = "position-unknown", UNPROCESSABLE_ENTITY, "The log has no such position";
     /// Too many tries; `Retry-After` says when the next one is allowed.
     TooManyRequests = "too-many-requests", TOO_MANY_REQUESTS, "Too many requests";
+    /// The caller asked more often than a rate limit allows; `Retry-After` says when its next window begins.
+    RateLimited = "rate-limited", TOO_MANY_REQUESTS, "Asked too often";
     /// A limit has no slot free and does not queue, or too many runs wait already.
     QueueFull = "queue-full", TOO_MANY_REQUESTS, "The queue is full";
     /// A fault of ours.

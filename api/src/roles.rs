@@ -117,6 +117,7 @@ pub struct Options {
 /// A process that serves.
 pub struct Process {
     address: SocketAddr,
+    url: String,
     demo: Option<seed::Demo>,
     stages: Stages,
     pools: Pools,
@@ -135,18 +136,25 @@ impl Process {
         options: Options,
         cancel: &CancellationToken,
     ) -> Result<Self, StartError> {
-        // First, because it fails at once where another process has the port.
-        let listener = http::bind(&config.http).await?;
-        let config = http::with_own_address(config, &listener);
-        let backing = Backing::open(&config, environment, cancel).await?;
         let stages = Stages::default();
+        // First, because it fails at once where another process has the port.
+        let door = http::bind(&config.http, &stages.front).await?;
+        let config = http::with_own_address(config, &door);
+        let url = http::base_url(&config.http, door.address()?);
+        let backing = match Backing::open(&config, environment, cancel).await {
+            Ok(backing) => backing,
+            Err(error) => {
+                stages.front.stop.cancel();
+                return Err(error);
+            }
+        };
         let drain = Duration::from_millis(config.http.drain_timeout_ms);
-        let assembling = assemble(config, environment, options, &backing, &stages, listener);
+        let assembling = assemble(config, environment, options, &backing, &stages, door);
         let assembled = cancel.run_until_cancelled(Box::pin(assembling)).await;
         let failed = match assembled {
             Some(Ok(assembled)) => {
                 let Assembled { address, demo, pools } = assembled;
-                return Ok(Self { address, demo, stages, pools, backing, drain });
+                return Ok(Self { address, url, demo, stages, pools, backing, drain });
             }
             Some(Err(error)) => error,
             None => StartError::Cancelled,
@@ -160,6 +168,12 @@ impl Process {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// How it is reached from the same machine: a URL without a path.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.url
     }
 
     /// The demo user, where one was asked for.
@@ -247,7 +261,7 @@ async fn assemble(
     options: Options,
     backing: &Backing,
     stages: &Stages,
-    listener: tokio::net::TcpListener,
+    door: http::Door,
 ) -> Result<Assembled, StartError> {
     let foundation = lay_foundation(&config, backing, stages).await?;
     let carry = &stages.carry;
@@ -263,7 +277,7 @@ async fn assemble(
         true => Some(seed::seed(&identity, &foundation.commands, backing.folder()).await?),
         false => None,
     };
-    let address = http::address_of(&listener)?;
+    let address = door.address()?;
     let bulk = Bell::default();
     let lines = background::watch_lines(&foundation, stages);
     background::start(&config, environment, &foundation, stages, backing, address, &lines, &bulk)?;
@@ -293,9 +307,9 @@ async fn assemble(
             stop: stages.front.stop.clone(),
             tasks: stages.front.tasks.clone(),
         });
-        http::serve(listener, &state, &stages.front);
+        http::serve(door, &state, &stages.front);
     } else {
-        http::serve_health(listener, &foundation.health, &stages.front);
+        http::serve_health(door, &foundation.health, &stages.front);
     }
     Ok(Assembled { address, demo, pools: foundation.pools })
 }

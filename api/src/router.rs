@@ -24,7 +24,7 @@ use crate::{
             self, answers, bulk, control, diff, export, fork, history, logs, nodes, output, scope,
             stuck, why,
         },
-        health, hooks, invitations, log, schedules, secrets,
+        health, hooks, invitations, log, schedules, secrets, security_txt,
         system::{self, dispatch, projections},
         webhooks, worker_tasks, workflows, workspaces,
     },
@@ -161,6 +161,7 @@ fn fixed() -> OpenApiRouter<AppState> {
         .routes(routes!(health::metrics))
         .routes(routes!(hooks::deliver))
         .routes(routes!(auth::jwks))
+        .routes(routes!(security_txt::security_txt))
         .routes(routes!(docs::openapi))
         .routes(routes!(docs::overview))
         .routes(routes!(docs::reference))
@@ -215,6 +216,7 @@ fn all() -> (Router<AppState>, utoipa::openapi::OpenApi) {
         .nest(BASE_PATH, api())
         .split_for_parts();
     document_failures(&mut document);
+    name_operations(&mut document);
     (routes.nest(BASE_PATH, without_document), document)
 }
 
@@ -264,6 +266,26 @@ fn document_failures(document: &mut utoipa::openapi::OpenApi) {
     }
 }
 
+/// Gives every operation a name of its own, as generated clients need it: what is fixed in its path, then what its handler is called where
+/// that says more (`workflows_publish`, `executions_nodes_list`).
+fn name_operations(document: &mut utoipa::openapi::OpenApi) {
+    for (path, item) in &mut document.paths.paths {
+        let fixed = path.trim_start_matches(BASE_PATH).split('/');
+        let words: Vec<String> = fixed
+            .filter(|part| !part.is_empty() && !part.starts_with('{'))
+            .map(|part| part.trim_start_matches('.').replace(['-', '.'], "_"))
+            .collect();
+        let operations =
+            [&mut item.get, &mut item.post, &mut item.put, &mut item.patch, &mut item.delete];
+        for operation in operations.into_iter().flatten() {
+            let handler = operation.operation_id.take().unwrap_or_default();
+            let says_more = words.last() != Some(&handler);
+            let name = words.iter().chain(says_more.then_some(&handler));
+            operation.operation_id = Some(name.cloned().collect::<Vec<_>>().join("_"));
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -280,6 +302,47 @@ mod tests {
             committed == present,
             "api/openapi.json is stale: UPDATE_OPENAPI=1 cargo test -p ledgerline-api openapi"
         );
+    }
+
+    #[test]
+    fn every_reference_leads_to_a_schema() {
+        fn references(value: &serde_json::Value, found: &mut Vec<String>) {
+            match value {
+                serde_json::Value::Object(fields) => {
+                    found.extend(fields.get("$ref").and_then(|to| to.as_str()).map(str::to_owned));
+                    fields.values().for_each(|value| references(value, found));
+                }
+                serde_json::Value::Array(items) => {
+                    items.iter().for_each(|value| references(value, found));
+                }
+                _ => {}
+            }
+        }
+        let document = serde_json::to_value(openapi()).unwrap();
+        let mut found = Vec::new();
+        references(&document, &mut found);
+        assert!(found.len() > 100, "{}", found.len());
+        for reference in found {
+            let there = document.pointer(reference.trim_start_matches('#'));
+            assert!(there.is_some(), "{reference}");
+        }
+    }
+
+    #[test]
+    fn every_operation_has_a_name_of_its_own() {
+        let mut names = std::collections::BTreeMap::new();
+        for (path, item) in openapi().paths.paths {
+            for operation in
+                [item.get, item.post, item.put, item.patch, item.delete].into_iter().flatten()
+            {
+                let name = operation.operation_id.unwrap();
+                let same = names.insert(name.clone(), path.clone());
+                assert_eq!(same, None, "{path} is {name} too");
+            }
+        }
+        for name in ["workflows_publish", "workflows_list", "executions_nodes_list"] {
+            assert!(names.contains_key(name), "{name} in {names:?}");
+        }
     }
 
     #[test]

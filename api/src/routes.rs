@@ -12,6 +12,7 @@ pub mod invitations;
 pub mod log;
 pub mod schedules;
 pub mod secrets;
+pub mod security_txt;
 pub mod system;
 pub mod triggers;
 pub mod webhooks;

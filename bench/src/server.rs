@@ -57,6 +57,9 @@ impl Server {
             )
             .env("LEDGERLINE_MASTER_KEY", "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=")
             .env("LEDGERLINE_NATS_PREFIX", name)
+            // One user asks all there is: the limits stay, so that what they cost is measured, and are never met.
+            .env("LEDGERLINE_LIMIT_READS", "1000000/1s")
+            .env("LEDGERLINE_LIMIT_WRITES", "1000000/1s")
             .stdout(Stdio::piped())
             .kill_on_drop(true);
         if let Some(nats) = &servers.embedded.nats {

@@ -25,6 +25,7 @@ const PUBLIC: &[&str] = &[
     // The address is the secret, and a delivery is signed.
     "POST /hooks/{token}",
     "GET /.well-known/jwks.json",
+    "GET /.well-known/security.txt",
     "GET /openapi.json",
     "GET /docs",
     "GET /redoc",
@@ -85,19 +86,19 @@ async fn triggers(person: &Person, workspace: &str) -> [String; 3] {
 
 /// A route with its ids filled in.
 #[derive(Clone, Debug)]
-struct Route {
+pub(crate) struct Route {
     /// As the document names it.
-    name: String,
-    method: Method,
+    pub(crate) name: String,
+    pub(crate) method: Method,
     /// As it is asked for.
-    path: String,
-    takes_body: bool,
+    pub(crate) path: String,
+    pub(crate) takes_body: bool,
 }
 
 /// What one person has, for others to want.
-struct Belongings {
-    workspace: String,
-    workflow: String,
+pub(crate) struct Belongings {
+    pub(crate) workspace: String,
+    pub(crate) workflow: String,
     execution: String,
     schedule: String,
     webhook: String,
@@ -110,7 +111,24 @@ struct Belongings {
 }
 
 impl Belongings {
-    async fn of(person: &Person) -> Self {
+    /// Ids of nothing, for where the answer does not depend on what there is.
+    pub(crate) fn made_up() -> Self {
+        let id = || uuid::Uuid::now_v7().to_string();
+        Self {
+            connection: id(),
+            workspace: id(),
+            workflow: id(),
+            execution: id(),
+            schedule: id(),
+            webhook: id(),
+            listener: id(),
+            session: id(),
+            api_key: id(),
+            user: id(),
+        }
+    }
+
+    pub(crate) async fn of(person: &Person) -> Self {
         let workspace = person.make_workspace("Operations").await;
         let of_workspace = [("ledgerline-workspace", workspace.as_str())];
         let body = waiting("Wait");
@@ -194,7 +212,7 @@ impl Belongings {
     }
 
     /// A body that the route would take from its owner.
-    fn body_of(&self, route: &str) -> Value {
+    pub(crate) fn body_of(&self, route: &str) -> Value {
         match route {
             "POST /api/v1/auth/register" => {
                 json!({ "email": "x@example.com", "password": PASSWORD, "full_name": "x" })
@@ -247,19 +265,24 @@ impl Belongings {
 }
 
 /// What opens a socket.
-const UPGRADE: &[(&str, &str)] = &[
+pub(crate) const UPGRADE: &[(&str, &str)] = &[
     ("connection", "upgrade"),
     ("upgrade", "websocket"),
     ("sec-websocket-version", "13"),
     ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
 ];
 
-/// All operations of the document.
-async fn routes(house: &Deployment, belongings: &Belongings) -> Vec<Route> {
+/// All operations of the document that a deployment serves.
+pub(crate) async fn routes(house: &Deployment, belongings: &Belongings) -> Vec<Route> {
     let document = house.nobody().send_raw(Method::GET, "/openapi.json", None, &[]).await;
-    let paths = document.body["paths"].as_object().expect("the document has paths").clone();
+    routes_of(&document.body, belongings)
+}
+
+/// All operations of a document.
+pub(crate) fn routes_of(document: &Value, belongings: &Belongings) -> Vec<Route> {
+    let paths = document["paths"].as_object().expect("the document has paths");
     let mut routes = Vec::new();
-    for (path, item) in &paths {
+    for (path, item) in paths {
         for (word, operation) in item.as_object().expect("a path has operations") {
             let word = word.to_uppercase();
             let Ok(method) = Method::from_bytes(word.as_bytes()) else { continue };
@@ -278,7 +301,7 @@ async fn routes(house: &Deployment, belongings: &Belongings) -> Vec<Route> {
     routes
 }
 
-async fn ask(
+pub(crate) async fn ask(
     person: &Person,
     route: &Route,
     body: Option<&Value>,
@@ -552,7 +575,7 @@ async fn no_path_query_or_header_breaks_a_route() {
 }
 
 /// Server-sent events and sockets.
-fn answers_for_ever(route: &Route) -> bool {
+pub(crate) fn answers_for_ever(route: &Route) -> bool {
     let path = route.name.trim_start_matches("GET ").trim_start_matches("/api/v1");
     path == "/stream" || path.starts_with("/ws")
 }

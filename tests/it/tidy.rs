@@ -284,3 +284,34 @@ fn every_link_between_documents_leads_somewhere() {
     }
     none("links that lead nowhere", &broken);
 }
+
+/// What `docs/security.md` promises is proved by the tests and scripts that it names.
+#[test]
+fn every_security_promise_names_a_test_that_is_there() {
+    let sources: String = files()
+        .into_iter()
+        .filter(|(name, _)| extension(name) == "rs")
+        .map(|(_, path)| fs::read_to_string(path).expect("sources are UTF-8"))
+        .collect();
+    let document = fs::read_to_string(root().join("docs/security.md")).expect("it is there");
+    let promises = document.lines().filter_map(|line| {
+        let (promise, tests) = line.strip_suffix(" |")?.strip_prefix("| ")?.rsplit_once(" | ")?;
+        let is_of_a_promise = promise.matches(" | ").count() == 0 && tests.starts_with('`');
+        is_of_a_promise.then_some((promise, tests))
+    });
+    let (mut missing, mut count) = (Vec::new(), 0);
+    for (promise, tests) in promises {
+        count += 1;
+        for test in tests.split(", ").map(|test| test.trim_matches('`')) {
+            let there = match test.contains('/') {
+                true => root().join(test).exists(),
+                false => sources.contains(&format!("fn {test}(")),
+            };
+            if !there {
+                missing.push(format!("{test}, for: {promise}"));
+            }
+        }
+    }
+    assert!(count > 30, "{count} promises");
+    none("tests that docs/security.md names and nobody has", &missing);
+}

@@ -100,13 +100,25 @@ impl Resolve for Guard {
         Box::pin(async move {
             let host = name.as_str().to_owned();
             let found = tokio::net::lookup_host((host.as_str(), 0)).await?;
-            let permitted: Vec<SocketAddr> =
-                found.filter(|address| reach.permits_any_port(address.ip())).collect();
-            if permitted.is_empty() {
-                return Err(OutboundError::Forbidden(host).into());
-            }
+            let permitted = permitted(&host, found, &reach)?;
             Ok(Box::new(permitted.into_iter()) as Addrs)
         })
+    }
+}
+
+/// What may be dialled of one answer about a name. Each answer is looked at when it comes, and what passed is what is dialled: a name that
+/// is asked for again and answered otherwise (DNS rebinding) is looked at again.
+fn permitted(
+    host: &str,
+    found: impl Iterator<Item = SocketAddr>,
+    reach: &Reach,
+) -> Result<Vec<SocketAddr>, OutboundError> {
+    let permitted: Vec<SocketAddr> =
+        found.filter(|address| reach.permits_any_port(address.ip())).collect();
+    if permitted.is_empty() {
+        Err(OutboundError::Forbidden(host.to_owned()))
+    } else {
+        Ok(permitted)
     }
 }
 
@@ -182,6 +194,33 @@ mod tests {
         assert_eq!(refused("http://user:pass@example.com/"), OutboundError::Credentials);
         assert!(matches!(refused("not a url"), OutboundError::NotAUrl(_)));
         assert!(check("https://example.com/a?b=c", &Reach::public()).is_ok());
+    }
+
+    #[test]
+    fn of_each_answer_about_a_name_only_what_is_outside_is_dialled() {
+        let reach = Reach::public();
+        let answer = |addresses: &[&str]| {
+            let found = addresses.iter().map(|ip| SocketAddr::new(ip.parse().expect("an ip"), 0));
+            permitted("rebind.example", found.collect::<Vec<_>>().into_iter(), &reach)
+                .map(|dialled| dialled.iter().map(|address| address.ip().to_string()).collect())
+        };
+        let forbidden = Err(OutboundError::Forbidden("rebind.example".to_owned()));
+        let outside: Result<Vec<String>, _> = Ok(vec!["93.184.216.34".to_owned()]);
+        // First the harmless address, then the inner one, then both at once.
+        assert_eq!(answer(&["93.184.216.34"]), outside);
+        for inner in [
+            "127.0.0.1",
+            "169.254.169.254",
+            "10.0.0.1",
+            "::1",
+            "::ffff:10.0.0.1",
+            "64:ff9b::a00:1",
+            "fd00::1",
+        ] {
+            assert_eq!(answer(&[inner]), forbidden, "{inner}");
+            assert_eq!(answer(&[inner, "93.184.216.34"]), outside, "{inner}");
+        }
+        assert_eq!(answer(&[]), forbidden);
     }
 
     #[tokio::test]

@@ -121,7 +121,7 @@ async fn alone(
             }
         };
         let outcome = async {
-            let client = Client::new(&format!("http://{}", process.address()))?;
+            let client = Client::new(process.url())?;
             register(&client).await?;
             run_on(&client, workflow, input, args.json).await
         };

@@ -43,7 +43,7 @@ pub(super) async fn serve(args: ServeArgs, environment: &Environment) -> anyhow:
             output::print(&format!("demo: sign in as {} with the password {password}", demo.email));
     }
     // Last, because whoever waits for it may go on at once. On standard output, where a script looks; it serves also when nobody does.
-    let _gone = output::print(&format!("listening on http://{}", process.address()));
+    let _gone = output::print(&format!("listening on {}", process.url()));
     stop.cancelled().await;
     process.stop().await;
     over.cancel();

@@ -1,11 +1,16 @@
 //! JSON bodies: bounded, free of what breaks later (U+0000, deep nesting), and refused with a pointer to what is wrong.
 
+use std::{fmt, marker::PhantomData};
+
 use axum::{
     body::Bytes,
     extract::{FromRequest, OptionalFromRequest, Request, rejection::BytesRejection},
     http::{HeaderMap, header},
 };
-use serde::de::DeserializeOwned;
+use serde::{
+    Deserialize, Deserializer,
+    de::{DeserializeOwned, MapAccess, Visitor, value::MapAccessDeserializer},
+};
 use serde_json::Value;
 use serde_path_to_error::{Path, Segment};
 use sha2::{Digest, Sha256};
@@ -60,6 +65,13 @@ where
 }
 
 fn demand_json(headers: &HeaderMap) -> Result<(), Problem> {
+    // Nothing is ever unpacked here, so no small body becomes a large one.
+    if headers.get(header::CONTENT_ENCODING).is_some_and(|coding| coding != "identity") {
+        return Err(Problem::new(
+            ProblemKind::UnsupportedMediaType,
+            "the body must be sent as it is: Content-Encoding is not supported",
+        ));
+    }
     let essence = headers
         .get(header::CONTENT_TYPE)
         .and_then(|value| value.to_str().ok())
@@ -97,6 +109,32 @@ pub fn parse_object<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
         return Err(Problem::invalid("", "invalid", "must be a JSON object, not a list"));
     }
     parsed
+}
+
+/// Reads an object within a body, for a field whose type is a struct: serde would take a list of values for it, in the order of its fields.
+///
+/// # Errors
+/// When it is no object, or not that one.
+pub fn object<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    struct Object<T>(PhantomData<T>);
+
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for Object<T> {
+        type Value = T;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<T, A::Error> {
+            T::deserialize(MapAccessDeserializer::new(fields))
+        }
+    }
+
+    deserializer.deserialize_map(Object(PhantomData))
 }
 
 /// Reads a JSON text as a type.
@@ -293,6 +331,25 @@ mod tests {
         refused(r#"{"items":[{"count":-1}]}"#, 422, "/items/0/count", "invalid");
         refused("[]", 422, "", "invalid");
         refused("null", 422, "", "invalid");
+    }
+
+    #[test]
+    fn a_list_is_no_object_at_any_depth() {
+        #[derive(Debug, Deserialize)]
+        struct Whole {
+            #[serde(deserialize_with = "object")]
+            #[expect(dead_code, reason = "only the shape matters here")]
+            inner: Inner,
+        }
+        assert!(parse::<Whole>(br#"{"inner":{"count":1}}"#).is_ok());
+        for (text, pointer) in [
+            (r#"{"inner":[1]}"#, "/inner"),
+            (r#"{"inner":null}"#, "/inner"),
+            (r#"{"inner":{"count":"x"}}"#, "/inner/count"),
+        ] {
+            let problem = parse::<Whole>(text.as_bytes()).unwrap_err();
+            assert_eq!(problem.errors()[0].pointer, pointer, "{text}: {problem}");
+        }
     }
 
     #[test]

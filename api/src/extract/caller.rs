@@ -1,7 +1,7 @@
 //! Who asks: the person behind an access token, an API key, a cookie or a WebSocket ticket.
 
 use axum::{
-    extract::FromRequestParts,
+    extract::{FromRequestParts, MatchedPath},
     http::{HeaderMap, Method, header, request::Parts},
 };
 use chrono::{DateTime, Utc};
@@ -19,6 +19,7 @@ use crate::{
         token,
     },
     problem::{Problem, ProblemKind},
+    rate_limit::{Announcement, Policy},
 };
 
 /// The cookie with the access token.
@@ -221,6 +222,10 @@ impl FromRequestParts<AppState> for Caller {
             }
             Token::Ticket(ticket) => Self::of_ticket(state, &ticket, now).await?,
         };
+        let route = parts.extensions.get::<MatchedPath>().map_or("", MatchedPath::as_str);
+        let policy = Policy::of(&parts.method, route);
+        let announcement = parts.extensions.get::<Announcement>();
+        state.rate_limits.count(caller.user_id, policy, now, announcement).await?;
         if !parts.method.is_safe() {
             // The finer question is each handler's; a key that may only look changes nothing anywhere.
             let may_change = [Scope::Write, Scope::Execute, Scope::Admin]

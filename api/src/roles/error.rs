@@ -10,6 +10,7 @@ use crate::{
     config::{ConfigError, EXIT_CONFIG},
     embedded::EmbeddedError,
     identity::IdentityError,
+    listen::tls::TlsError,
     problem::Problem,
 };
 
@@ -68,6 +69,9 @@ pub enum StartError {
         #[source]
         source: io::Error,
     },
+    /// The certificate or its key cannot be used.
+    #[error("TLS cannot be served; check --tls-cert and --tls-key")]
+    Tls(#[from] TlsError),
     /// A file or folder that the process keeps cannot be used.
     #[error("cannot use {}", path.display())]
     File {
@@ -109,6 +113,7 @@ impl StartError {
             | Self::DatabaseAddress(_)
             | Self::Nats(_)
             | Self::Prefix(_)
+            | Self::Tls(_)
             | Self::NoUser => EXIT_CONFIG,
             Self::Embedded(EmbeddedError::Cancelled) | Self::Cancelled => EXIT_SIGNAL,
             Self::Embedded(_) => 2,

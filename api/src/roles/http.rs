@@ -7,7 +7,6 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse as _, Response},
     routing::get,
-    serve::ListenerExt as _,
 };
 use tokio::net::TcpListener;
 use url::Url;
@@ -17,29 +16,44 @@ use crate::{
     app::AppState,
     config::{Config, HttpConfig},
     health::{Condition, Health},
+    listen::{self, Bounds, tls::Tls},
     router,
 };
 
-/// Takes the port.
-pub(super) async fn bind(config: &HttpConfig) -> Result<TcpListener, StartError> {
-    TcpListener::bind(config.listen)
-        .await
-        .map_err(|source| StartError::Listen { address: config.listen, source })
+/// A port that was taken, and how connections to it are treated.
+pub(super) struct Door {
+    listener: TcpListener,
+    tls: Option<Tls>,
+    bounds: Bounds,
 }
 
-/// Where a listener listens, with the port that the system chose.
-pub(super) fn address_of(listener: &TcpListener) -> Result<SocketAddr, StartError> {
-    listener.local_addr().map_err(|source| StartError::Listen {
-        address: SocketAddr::from(([0, 0, 0, 0], 0)),
-        source,
-    })
+/// Takes the port, and reads the certificate where there is one.
+pub(super) async fn bind(config: &HttpConfig, stage: &Stage) -> Result<Door, StartError> {
+    let tls = match config.tls_files() {
+        Some(files) => Some(Tls::start(files, &stage.tasks, stage.stop.clone())?),
+        None => None,
+    };
+    let listener = TcpListener::bind(config.listen)
+        .await
+        .map_err(|source| StartError::Listen { address: config.listen, source })?;
+    Ok(Door { listener, tls, bounds: Bounds::from(config) })
+}
+
+impl Door {
+    /// Where it is, with the port that the system chose.
+    pub(super) fn address(&self) -> Result<SocketAddr, StartError> {
+        self.listener.local_addr().map_err(|source| StartError::Listen {
+            address: SocketAddr::from(([0, 0, 0, 0], 0)),
+            source,
+        })
+    }
 }
 
 /// A configuration without a public address of its own is reached where it listens.
-pub(super) fn with_own_address(mut config: Config, listener: &TcpListener) -> Config {
+pub(super) fn with_own_address(mut config: Config, door: &Door) -> Config {
     if config.http.public_url == HttpConfig::default().public_url
-        && let Ok(address) = listener.local_addr()
-        && let Ok(url) = Url::parse(&base_url(address))
+        && let Ok(address) = door.address()
+        && let Ok(url) = Url::parse(&base_url(&config.http, address))
     {
         config.http.public_url = url;
     }
@@ -47,8 +61,8 @@ pub(super) fn with_own_address(mut config: Config, listener: &TcpListener) -> Co
 }
 
 /// The address of a listener for those on the same machine: one that listens everywhere is reached over loopback.
-pub(crate) fn base_url(address: SocketAddr) -> String {
-    format!("http://{}", loopback_of(address))
+pub(crate) fn base_url(config: &HttpConfig, address: SocketAddr) -> String {
+    format!("{}://{}", config.scheme(), loopback_of(address))
 }
 
 /// Where a listener is reached from the same machine.
@@ -65,12 +79,12 @@ pub(crate) fn loopback_of(address: SocketAddr) -> SocketAddr {
 }
 
 /// Serves all routes until the stage stops, and then until open requests have been answered.
-pub(super) fn serve(listener: TcpListener, state: &AppState, stage: &Stage) {
-    spawn(listener, router::router(state), stage);
+pub(super) fn serve(door: Door, state: &AppState, stage: &Stage) {
+    spawn(door, router::router(state), stage);
 }
 
 /// Serves health alone: for a process without the role `api`, which is watched all the same.
-pub(super) fn serve_health(listener: TcpListener, health: &Health, stage: &Stage) {
+pub(super) fn serve_health(door: Door, health: &Health, stage: &Stage) {
     let (live, ready) = (health.clone(), health.clone());
     let routes =
         Router::new().route("/health", get(async move || say(&live, StatusCode::OK))).route(
@@ -80,7 +94,7 @@ pub(super) fn serve_health(listener: TcpListener, health: &Health, stage: &Stage
                 Condition::Ok | Condition::Degraded => say(&ready, StatusCode::OK),
             }),
         );
-    spawn(listener, routes, stage);
+    spawn(door, routes, stage);
 }
 
 fn say(health: &Health, status: StatusCode) -> Response {
@@ -88,18 +102,8 @@ fn say(health: &Health, status: StatusCode) -> Response {
     (status, Json(body)).into_response()
 }
 
-fn spawn(listener: TcpListener, routes: Router, stage: &Stage) {
-    // Small frames to many sockets: waiting for more to send would only make them late.
-    let listener = listener.tap_io(|connection| {
-        if let Err(error) = connection.set_nodelay(true) {
-            tracing::debug!(%error, "a connection keeps its delay");
-        }
-    });
-    let service = routes.into_make_service_with_connect_info::<SocketAddr>();
-    let stop = stage.stop.clone().cancelled_owned();
-    stage.tasks.spawn(async move {
-        if let Err(error) = axum::serve(listener, service).with_graceful_shutdown(stop).await {
-            tracing::error!(%error, "the HTTP server ended");
-        }
-    });
+fn spawn(door: Door, routes: Router, stage: &Stage) {
+    let Door { listener, tls, bounds } = door;
+    let (tasks, stop) = (stage.tasks.clone(), stage.stop.clone());
+    stage.tasks.spawn(listen::serve(listener, tls, routes, bounds, tasks, stop));
 }

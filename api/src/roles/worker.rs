@@ -99,7 +99,7 @@ fn settings(
         allowed: Arc::new(allowed),
         scratch_dir: scratch_dir(backing.folder())?,
         sealed: Some(foundation.sealed.clone()),
-        env: BTreeMap::from([(OWN_URL.to_owned(), http::base_url(address))]),
+        env: BTreeMap::from([(OWN_URL.to_owned(), http::base_url(&config.http, address))]),
         ..WorkerSettings::new(name, backing.folder())
     })
 }

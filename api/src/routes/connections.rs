@@ -69,6 +69,7 @@ pub struct ConnectionRequest {
     #[schema(value_type = Object, example = json!({
         "kind": "postgres", "host": "db.example.com", "port": 5432, "database": "orders", "user": "reporter", "tls": "verify",
     }))]
+    #[serde(deserialize_with = "crate::extract::body::object")]
     pub settings: ConnectionSettings,
     /// The password. Left out of a change it stays as it is.
     #[serde(default)]

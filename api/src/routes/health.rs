@@ -71,7 +71,7 @@ pub async fn ready(State(state): State<AppState>) -> Response {
 }
 
 /// What was measured, in the text format of Prometheus. For operators, unless the deployment opens it.
-#[utoipa::path(get, path = "/metrics", tag = "operations", responses((status = 200, body = String, content_type = "text/plain")))]
+#[utoipa::path(get, path = "/metrics", tag = "operations", security((), ("bearer" = [])), responses((status = 200, body = String, content_type = "text/plain")))]
 pub async fn metrics(
     State(state): State<AppState>,
     caller: Result<Caller, Problem>,

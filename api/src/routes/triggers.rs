@@ -71,7 +71,6 @@ pub struct TriggerHead {
     /// The published version that it was armed with last.
     pub workflow_version: i32,
     /// How it stands.
-    #[schema(inline)]
     pub state: TriggerState,
     /// Why its workflow does not run it: `not_published`, `intake_paused`, `intake_inactive`, `node_removed` or `workflow_deleted`.
     pub off_reason: Option<&'static str>,

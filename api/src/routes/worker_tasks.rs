@@ -129,6 +129,7 @@ pub struct FailTask {
     #[schema(value_type = u32)]
     pub lease: TaskLease,
     /// Why.
+    #[serde(deserialize_with = "crate::extract::body::object")]
     pub error: TaskError,
 }
 

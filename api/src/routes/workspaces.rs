@@ -57,7 +57,6 @@ pub struct WorkspaceView {
     /// Whether it is the personal workspace of its owner.
     pub personal: bool,
     /// What you are in it.
-    #[schema(inline)]
     pub role: MemberRole,
     /// How many members it has.
     pub member_count: usize,

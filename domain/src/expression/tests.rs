@@ -84,6 +84,20 @@ fn expressions_have_values() {
     }
 }
 
+/// With an engine that goes back and tries again, each of these takes longer than the world is old.
+#[test]
+fn no_regular_expression_takes_long() {
+    let text = format!("'{}!'", "a".repeat(1_000));
+    for pattern in ["^(a+)+$", "^(a|a)*$", "^(a|aa)+$", "^(([a-z])+.)+[A-Z]([a-z])+$", "(.*a){50}b"]
+    {
+        let source = format!("{text}.matches('{pattern}')");
+        assert_eq!(evaluate(&source), Ok(json!(false)), "{pattern}");
+    }
+    // One that is large once it is written out is refused and not built.
+    let refused = evaluate("'a'.matches('((a{1000}){1000}){1000}')");
+    assert!(matches!(refused, Err(ExpressionError::Evaluation { .. })), "{refused:?}");
+}
+
 #[test]
 fn expressions_that_are_not_are_refused_when_saved() {
     let long = format!("'{}'", "x".repeat(limits::MAX_EXPRESSION_BYTES));

@@ -5,6 +5,7 @@ use std::{path::Path, time::Duration};
 use ledgerline_api::{
     config::{AuthConfig, Config, DatabaseConfig, EmbeddedConfig, HttpConfig, Role},
     environment::Environment,
+    rate_limit::quota::{Limit, RateLimitsConfig},
     roles::{Options, Process},
 };
 use ledgerline_commands::{Clock, Commands, Context, Settings, Target};
@@ -172,6 +173,12 @@ fn config(database: &TestDatabase, folder: &Path) -> Config {
         auth: AuthConfig {
             master_key: Some(SecretString::from("A".repeat(43) + "=")),
             ..usual.auth
+        },
+        // A test asks more in a second than a person in an hour.
+        rate_limits: RateLimitsConfig {
+            reads: Limit::Off,
+            writes: Limit::Off,
+            requests: Limit::Off,
         },
         embedded: EmbeddedConfig { enabled: false, data_dir: folder.to_owned(), ..usual.embedded },
         ..usual

@@ -39,7 +39,7 @@ pub struct BulkRequest {
     /// What is done to each.
     pub action: BulkAction,
     /// Which executions: those of the workspace that fit all of it. Without a status, those that the action can do anything to.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::extract::body::object")]
     pub filter: BulkFilter,
 }
 
@@ -125,6 +125,7 @@ pub struct BulkResult {
 #[into_params(parameter_in = Query)]
 pub struct BulkResultQuery {
     /// Only `succeeded` or `failed`.
+    #[param(inline)]
     pub outcome: Option<BulkOutcome>,
 }
 

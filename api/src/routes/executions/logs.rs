@@ -45,6 +45,7 @@ pub struct LineQuery {
     /// Only lines after this one, named `<claim>.<n>`.
     pub after: Option<String>,
     /// `sse` sends what was printed before and then each line as it is printed, as server-sent events; it takes no filter.
+    #[param(inline)]
     pub follow: Option<Follow>,
 }
 

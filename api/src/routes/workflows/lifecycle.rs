@@ -21,7 +21,6 @@ use crate::{
 #[serde(deny_unknown_fields)]
 pub struct StatusRequest {
     /// `draft` unpublishes it or takes it out of the archive, `published` publishes the latest version, `archived` puts it away.
-    #[schema(inline)]
     pub status: WorkflowStatus,
 }
 

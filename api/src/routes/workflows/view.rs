@@ -42,10 +42,8 @@ pub struct WorkflowView {
     /// Whether everybody who is signed in may see the definition.
     pub is_public: bool,
     /// Where it stands.
-    #[schema(inline)]
     pub status: values::WorkflowStatus,
     /// Whether it takes in work.
-    #[schema(inline)]
     pub intake: values::Intake,
     /// Its latest version: the one whose definition this is.
     pub version: i32,

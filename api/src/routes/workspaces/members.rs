@@ -42,7 +42,6 @@ pub struct MemberView {
     /// The address; none when the account was erased.
     pub email: Option<String>,
     /// With which role.
-    #[schema(inline)]
     pub role: MemberRole,
     /// Since when; none when a past is asked for.
     pub added_at: Option<DateTime<Utc>>,
@@ -68,7 +67,6 @@ pub struct MemberFilters {
 #[serde(deny_unknown_fields)]
 pub struct ChangeRoleRequest {
     /// The role from now on.
-    #[schema(inline)]
     pub role: MemberRole,
 }
 
