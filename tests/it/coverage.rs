@@ -105,7 +105,7 @@ pub(crate) struct Belongings {
     listener: String,
     session: String,
     api_key: String,
-    user: String,
+    pub(crate) user: String,
     connection: String,
     invitation: String,
 }

@@ -195,6 +195,7 @@ const NEEDS: &[(&str, Need)] = &[
 const NOT_THERE: &[&str] = &[
     "GET /api/v1/executions/bulk/{id}",
     "GET /api/v1/executions/bulk/{id}/results",
+    "GET /api/v1/executions/{id}/output",
     "POST /api/v1/event-triggers/{id}/executions/{execution_id}/replay",
     "POST /api/v1/webhooks/{id}/deliveries/{delivery_id}/replay",
 ];
@@ -213,6 +214,15 @@ fn least(need: Need) -> Option<Role> {
         Manage => Some(Role::Administrator),
         Own => Some(Role::Owner),
     }
+}
+
+/// What ada has, with a member of her workspace where a route is about one.
+async fn with_a_member(house: &Deployment, ada: &Person) -> Belongings {
+    let mut belongings = Belongings::of(ada).await;
+    let mia = house.sign_up("mia").await;
+    house.let_in(ada, &belongings.workspace, &mia, Role::Viewer).await;
+    belongings.user = mia.user_id.to_string();
+    belongings
 }
 
 /// Whether somebody was found out and not refused.
@@ -270,7 +280,7 @@ fn every_route_is_in_the_matrix() {
 async fn invariant_11_every_role_may_do_what_the_matrix_says_and_nothing_else() {
     let house = Deployment::start().await;
     let ada = house.sign_up("ada").await;
-    let belongings = Belongings::of(&ada).await;
+    let belongings = with_a_member(&house, &ada).await;
     let theirs = [("ledgerline-workspace", belongings.workspace.as_str())];
     let secret = json!({ "value": "a secret value" });
     ada.send(Method::PUT, "/secrets/workflows", Some(&secret), &theirs).await.expect(200);
@@ -333,7 +343,7 @@ async fn invariant_11_every_role_may_do_what_the_matrix_says_and_nothing_else() 
 async fn invariant_11_a_key_does_what_its_scopes_say_where_it_may() {
     let house = Deployment::start().await;
     let ada = house.sign_up("ada").await;
-    let belongings = Belongings::of(&ada).await;
+    let belongings = with_a_member(&house, &ada).await;
     let scoped = |scopes: &[&str]| json!({ "name": "k", "scopes": scopes });
     let keys = [
         (ada.with_key(&scoped(&["read"])).await, &[View][..]),
@@ -369,6 +379,20 @@ async fn invariant_11_a_key_does_what_its_scopes_say_where_it_may() {
         }
     }
     wrong.demand_none();
+}
+
+/// Leaving changes who belongs to a workspace as a removal does, though every member may.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_only_writes_makes_nobody_leave() {
+    let house = Deployment::start().await;
+    let (ada, eve) = (house.sign_up("ada").await, house.sign_up("eve").await);
+    let workspace = ada.make_workspace("Operations").await;
+    house.let_in(&ada, &workspace, &eve, Role::Viewer).await;
+    let key = json!({ "name": "k", "scopes": ["read", "write", "execute"] });
+    let key = eve.with_key(&key).await;
+    let membership = format!("/workspaces/{workspace}/members/{}", eve.user_id);
+    key.delete(&membership).await.is_problem(403, "forbidden");
+    eve.delete(&membership).await.expect(204);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

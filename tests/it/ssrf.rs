@@ -67,7 +67,14 @@ async fn a_redirect_leads_nowhere_inside() {
         }
         outside.redirects_to(&target);
         let refused = client.get(format!("{}/redirect", outside.base)).send().await;
-        let refused = refused.expect_err(&target);
+        let refused = match refused {
+            // What is no HTTP at all is not followed: the answer that leads there is the answer.
+            Ok(answer) => {
+                assert!(!target.contains("http") && answer.status() == 307, "{target}: {answer:?}");
+                continue;
+            }
+            Err(refused) => refused,
+        };
         let said = chain(&refused);
         let by_us = ["not reachable from workflows", "is not allowed", "user name or password"];
         assert!(by_us.iter().any(|words| said.contains(words)), "{target}: {said}");

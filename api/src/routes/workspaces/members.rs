@@ -20,6 +20,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::{WorkspaceView, answer, may_view};
 use crate::{
+    access::scope_of,
     answer::Answer,
     app::AppState,
     extract::{AsOf, JsonBody, ListQuery, Path, Query},
@@ -203,6 +204,8 @@ async fn remove(
     let by = writing.caller.user_id;
     // Everybody may leave; whom else one may take out is the matrix's and the workspace's to say.
     let needed = if by == user_id { Permission::ViewWorkspace } else { Permission::RemoveMember };
+    // It changes who belongs to the workspace, so a key needs as much for either.
+    writing.caller.demand_scope(scope_of(Permission::RemoveMember))?;
     let plan = |scope: Scope| async move {
         writing.authorise(&scope, id, needed, "workspace").await?;
         Ok((Target::existing(id), WorkspaceCommand::RemoveMember(RemoveMember { by, user_id })))
