@@ -4,6 +4,8 @@ import json
 import os
 
 import schemathesis
+from schemathesis.core.parameters import ParameterLocation
+from schemathesis.generation import GenerationMode
 
 KNOWN = json.loads(os.environ["LEDGERLINE_FUZZ_KNOWN"])
 
@@ -17,16 +19,19 @@ def _known(path, name, known):
 
 
 @schemathesis.hook
-def map_path_parameters(context, path_parameters):
-    if not path_parameters:
-        return path_parameters
-    filled = dict(path_parameters)
+def map_case(context, case):
+    path = case.meta.components.get(ParameterLocation.PATH) if case.meta else None
+    # What is wrong on purpose stays wrong.
+    if not case.path_parameters or (path and path.mode is GenerationMode.NEGATIVE):
+        return case
     # What one example removes is there no more for the next: those that may be removed are others.
-    removes = context.operation.method.upper() == "DELETE"
-    for name, value in path_parameters.items():
-        known = _known(context.operation.path, name, KNOWN["spare"] if removes else KNOWN)
+    known = KNOWN["spare"] if case.method.upper() == "DELETE" else KNOWN
+    filled = dict(case.path_parameters)
+    for name, value in case.path_parameters.items():
+        ids = _known(case.operation.path, name, known)
         # Three in four: the rest stays what nobody has ever heard of. By the value itself, so that a run can be repeated.
         choice = sum(str(value).encode()) % 4
-        if known and choice:
-            filled[name] = known[(choice - 1) % len(known)]
-    return filled
+        if ids and choice:
+            filled[name] = ids[(choice - 1) % len(ids)]
+    case.path_parameters = filled
+    return case

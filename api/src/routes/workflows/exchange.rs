@@ -132,7 +132,7 @@ fn is_yaml(headers: &HeaderMap) -> bool {
 /// A workflow as a file, for a repository or another deployment. A public one may be taken by everybody who is signed in.
 #[utoipa::path(get, path = "/workflows/{id}/export", tag = "workflows", params(("id" = Uuid, Path), ExportOptions),
     responses((status = 200, description = "The document that `POST /workflows/import` takes",
-        content((WorkflowBody = "application/json"), (String = "application/yaml")))))]
+        content((WorkflowBody = "application/json"), (WorkflowBody = "application/yaml")))))]
 pub async fn export(
     State(state): State<AppState>,
     reading: Reading,
@@ -168,7 +168,7 @@ pub async fn export(
 
 /// Make a workflow of a file, as a draft: JSON or YAML, by its `Content-Type`. Everything that is wrong with it is answered at once (422).
 #[utoipa::path(post, path = "/workflows/import", tag = "workflows", params(reading::WorkspaceParams),
-    request_body(content((WorkflowBody = "application/json"), (String = "application/yaml"))),
+    request_body(content((WorkflowBody = "application/json"), (WorkflowBody = "application/yaml"))),
     responses((status = 201, body = WorkflowView)))]
 pub async fn import(
     State(state): State<AppState>,
