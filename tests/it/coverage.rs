@@ -125,6 +125,7 @@ impl Belongings {
             session: id(),
             api_key: id(),
             user: id(),
+            invitation: id(),
         }
     }
 

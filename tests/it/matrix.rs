@@ -41,11 +41,13 @@ enum Need {
     Manage,
     /// An owner.
     Own,
+    /// A member, about the own membership; by key, one that may administer.
+    Belong,
     /// An operator of the deployment.
     Operate,
 }
 
-use Need::{Edit, Manage, Mine, Nothing, Operate, Own, Person as Signed, Run, View};
+use Need::{Belong, Edit, Manage, Mine, Nothing, Operate, Own, Person as Signed, Run, View};
 
 /// The matrix, a line a route.
 #[rustfmt::skip]
@@ -53,6 +55,7 @@ const NEEDS: &[(&str, Need)] = &[
     ("DELETE /api/v1/auth/api-keys/{id}", Mine),
     ("DELETE /api/v1/auth/sessions/{id}", Mine),
     ("DELETE /api/v1/connections/{id}", Manage),
+    ("DELETE /api/v1/invitations/{id}", Manage),
     ("DELETE /api/v1/secrets/{name}", Manage),
     ("DELETE /api/v1/workflows/{id}", Edit),
     ("DELETE /api/v1/workspaces/{id}/members/{user_id}", Manage),
@@ -82,6 +85,7 @@ const NEEDS: &[(&str, Need)] = &[
     ("GET /api/v1/executions/{id}/nodes/{node}/scope", View),
     ("GET /api/v1/executions/{id}/output", View),
     ("GET /api/v1/executions/{id}/why", View),
+    ("GET /api/v1/invitations", Signed),
     ("GET /api/v1/log/events", View),
     ("GET /api/v1/log/streams/{id}", View),
     ("GET /api/v1/node-kinds", Signed),
@@ -106,6 +110,7 @@ const NEEDS: &[(&str, Need)] = &[
     ("GET /api/v1/workflows/{id}/versions/{version}", View),
     ("GET /api/v1/workspaces", Signed),
     ("GET /api/v1/workspaces/{id}", View),
+    ("GET /api/v1/workspaces/{id}/invitations", Manage),
     ("GET /api/v1/workspaces/{id}/members", View),
     ("GET /api/v1/ws", Signed),
     ("GET /docs", Nothing),
@@ -153,6 +158,8 @@ const NEEDS: &[(&str, Need)] = &[
     ("POST /api/v1/executions/{id}/resume", Run),
     ("POST /api/v1/executions/{id}/retry", Run),
     ("POST /api/v1/executions/{id}/signals/{name}", Run),
+    ("POST /api/v1/invitations/{id}/resend", Manage),
+    ("POST /api/v1/invitations/{token}/accept", Mine),
     ("POST /api/v1/projections/{name}/rebuild", Operate),
     ("POST /api/v1/schedules/preview", Signed),
     ("POST /api/v1/schedules/{id}/pause", Edit),
@@ -182,8 +189,11 @@ const NEEDS: &[(&str, Need)] = &[
     ("POST /api/v1/workflows/{id}/stop", Edit),
     ("POST /api/v1/workflows/{id}/versions/{version}/restore", Edit),
     ("POST /api/v1/workspaces", Signed),
+    ("POST /api/v1/workspaces/{id}/invite", Manage),
+    ("POST /api/v1/workspaces/{id}/leave", Belong),
     ("POST /api/v1/workspaces/{id}/pause", Manage),
     ("POST /api/v1/workspaces/{id}/resume", Manage),
+    ("POST /api/v1/workspaces/{id}/transfer", Own),
     ("POST /hooks/{token}", Nothing),
     ("PUT /api/v1/connections/{id}", Manage),
     ("PUT /api/v1/secrets/{name}", Manage),
@@ -209,7 +219,7 @@ fn need(route: &Route) -> Need {
 fn least(need: Need) -> Option<Role> {
     match need {
         Nothing | Signed | Mine | Operate => None,
-        View => Some(Role::Viewer),
+        View | Belong => Some(Role::Viewer),
         Edit | Run => Some(Role::Editor),
         Manage => Some(Role::Administrator),
         Own => Some(Role::Owner),
@@ -349,7 +359,7 @@ async fn invariant_11_a_key_does_what_its_scopes_say_where_it_may() {
         (ada.with_key(&scoped(&["read"])).await, &[View][..]),
         (ada.with_key(&scoped(&["read", "write"])).await, &[View, Edit][..]),
         (ada.with_key(&scoped(&["read", "execute"])).await, &[View, Run][..]),
-        (ada.with_key(&scoped(&["read", "admin"])).await, &[View, Manage, Own][..]),
+        (ada.with_key(&scoped(&["read", "admin"])).await, &[View, Manage, Own, Belong][..]),
     ];
     let elsewhere = json!({
         "name": "k", "scopes": ["read", "write", "execute", "admin"], "workspace_id": ada.workspace.to_string(),
