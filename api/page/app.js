@@ -3,6 +3,7 @@
 import { accessToken, onSignedOut, passes, signIn, signOut, user } from "./client.js";
 import { h, problems } from "./dom.js";
 import { connect, disconnect, onState } from "./live.js";
+import { fromMail, join, setPassword, verify, waitingInvitation, withCode } from "./mail.js";
 import { overview } from "./overview.js";
 import { run } from "./run.js";
 
@@ -67,7 +68,9 @@ function signInView() {
   } }, title, name,
   h("label", {}, "Email", h("input", { name: "email", type: "email", autocomplete: "username", required: true })),
   h("label", {}, "Password", h("input", { name: "password", type: "password", autocomplete: "current-password", required: true, minlength: 12 })),
-  errors.element, submit, other);
+  errors.element, submit, other,
+  h("button.quiet", { type: "button", onclick: () => withCode(main, "login", show) }, "Sign in with a code"),
+  h("button.quiet", { type: "button", onclick: () => withCode(main, "reset", show) }, "Forgot your password?"));
   main.replaceChildren(form);
   form.elements.email.focus();
 }
@@ -78,6 +81,10 @@ function show() {
   say(null);
   const signedIn = Boolean(accessToken());
   for (const id of ["nav", "who", "sign-out", "live"]) document.getElementById(id).hidden = !signedIn;
+  const mail = fromMail();
+  if (mail) return { verify, reset: setPassword, invitation: join }[mail.what](main, mail.token, show);
+  const invitation = waitingInvitation();
+  if (invitation) return join(main, invitation, show);
   if (!signedIn) return signInView();
   document.title = "Ledgerline";
   document.getElementById("who").textContent = user()?.full_name || user()?.email || "";
