@@ -99,7 +99,9 @@ pub const fn scope_of(permission: Permission) -> api_key::Scope {
         | Permission::EditWorkspace
         | Permission::ManageSecrets
         | Permission::DeleteWorkspace
-        | Permission::TransferWorkspace => api_key::Scope::Admin,
+        | Permission::TransferWorkspace
+        | Permission::ViewAudit
+        | Permission::EraseSubject => api_key::Scope::Admin,
     }
 }
 

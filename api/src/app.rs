@@ -13,7 +13,7 @@ use axum::{
     middleware::{self, Next},
     response::{IntoResponse, Response},
 };
-use ledgerline_commands::{Commands, Lines};
+use ledgerline_commands::{Commands, Lines, Recorder};
 use ledgerline_nats::{Gateway, LiveLogs};
 use ledgerline_projections::Positions;
 use ledgerline_store::sealed::SealedValues;
@@ -107,6 +107,8 @@ pub struct Shared {
     pub lines: Lines,
     /// Wakes whoever carries bulk jobs out.
     pub bulk: Bell,
+    /// Takes facts for the audit into the log.
+    pub recorder: Recorder,
     /// The rebuilds of read models that this process began.
     pub rebuilds: Rebuilds,
     /// How often each user may ask.
@@ -139,6 +141,7 @@ pub struct AppParts {
     pub live_logs: LiveLogs,
     pub lines: Lines,
     pub bulk: Bell,
+    pub recorder: Recorder,
     pub stop: CancellationToken,
     pub tasks: TaskTracker,
 }
@@ -179,6 +182,7 @@ impl AppState {
             looks: Looks::default(),
             lines: parts.lines,
             bulk: parts.bulk,
+            recorder: parts.recorder,
             rebuilds: Rebuilds::default(),
             rate_limits,
             hooks: crate::hooks::Hooks::default(),

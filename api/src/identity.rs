@@ -8,9 +8,11 @@
 pub mod account;
 pub mod allowance;
 pub mod api_key;
+mod audit;
 pub mod backoff;
 pub mod check;
 pub mod code;
+mod erasure;
 pub mod invitation;
 pub mod keys;
 mod link;
@@ -25,7 +27,11 @@ use std::{fmt, sync::Arc, time::Duration};
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::future::BoxFuture;
 pub use ledgerline_domain::id::{SessionId, UserId, WorkspaceId};
-use ledgerline_store::seal::MasterKey;
+use ledgerline_store::{
+    StoreError,
+    facts::{self, Tallies},
+    seal::MasterKey,
+};
 use sqlx::PgPool;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use url::Url;
@@ -76,6 +82,7 @@ struct Inner {
     keys: KeyRing,
     checker: Checker,
     on_registered: OnRegistered,
+    tallies: Tallies,
 }
 
 impl fmt::Debug for Identity {
@@ -100,6 +107,17 @@ pub struct IdentityParts {
     pub clock: Clock,
     /// What happens when somebody has registered.
     pub on_registered: OnRegistered,
+    /// Where refused sign-ins are counted.
+    pub tallies: Tallies,
+}
+
+/// Why what has run out is still there.
+#[derive(Debug, thiserror::Error)]
+enum PruneError {
+    #[error(transparent)]
+    Database(#[from] sqlx::Error),
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }
 
 /// Why accounts cannot be started.
@@ -123,8 +141,16 @@ impl Identity {
         tasks: &TaskTracker,
         stop: &CancellationToken,
     ) -> Result<Self, IdentityError> {
-        let IdentityParts { pool, config, mail, master_key, public_url, clock, on_registered } =
-            parts;
+        let IdentityParts {
+            pool,
+            config,
+            mail,
+            master_key,
+            public_url,
+            clock,
+            on_registered,
+            tallies,
+        } = parts;
         let deliverer = Deliverer::new(&mail)?;
         let keys = KeyRing::open(
             pool.clone(),
@@ -145,6 +171,7 @@ impl Identity {
             public_url,
             keys,
             on_registered,
+            tallies,
         }));
         if let Some(deliverer) = deliverer {
             let (pool, clock) = (identity.pool().clone(), clock.clone());
@@ -168,12 +195,13 @@ impl Identity {
         }
     }
 
-    async fn prune(&self, now: DateTime<Utc>) -> Result<(), sqlx::Error> {
+    async fn prune(&self, now: DateTime<Utc>) -> Result<(), PruneError> {
         session::prune(self.pool(), now).await?;
         code::prune(self.pool(), now).await?;
         allowance::prune(self.pool(), now).await?;
         invitation::prune(self.pool(), now).await?;
-        mail::prune(self.pool(), now).await
+        mail::prune(self.pool(), now).await?;
+        Ok(facts::prune(self.pool(), now).await?)
     }
 
     /// What is known of a session or key that is good now; None when it is not. See [`check`].

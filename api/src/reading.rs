@@ -8,7 +8,12 @@ use axum::{
     http::{StatusCode, request::Parts},
 };
 use chrono::{DateTime, Utc};
-use ledgerline_domain::event::DecodeError;
+use ledgerline_commands::recorder;
+use ledgerline_domain::{
+    audit::{Export, Tally},
+    event::DecodeError,
+    id::WorkspaceId,
+};
 use ledgerline_projections::{Model, Page, PageRequest, QueryError, execution_nodes::PastError};
 use ledgerline_store::Position;
 use utoipa::IntoParams;
@@ -17,7 +22,7 @@ use uuid::Uuid;
 use crate::{
     answer::Answer,
     app::AppState,
-    extract::{AsOf, Caller, ListQuery, MinPosition},
+    extract::{AsOf, Caller, ListQuery, MinPosition, RequestContext},
     ledger::{Ledger, LogName},
     problem::Problem,
 };
@@ -30,6 +35,7 @@ const MAX_SEARCH_CHARS: usize = 255;
 pub struct Reading {
     /// Who.
     pub caller: Caller,
+    request: RequestContext,
     at_least: Position,
     ledger: Ledger,
     log: LogName,
@@ -47,7 +53,8 @@ impl FromRequestParts<AppState> for Reading {
             None => Position::START,
         };
         let at_least = wanted.max(state.ledger.acknowledged(caller.user_id));
-        Ok(Self { caller, at_least, ledger: state.ledger.clone(), log })
+        let request = RequestContext::from_request_parts(parts, state).await?;
+        Ok(Self { caller, request, at_least, ledger: state.ledger.clone(), log })
     }
 }
 
@@ -60,10 +67,31 @@ impl Reading {
         self.ledger.reflecting(models, self.at_least).await
     }
 
+    /// The same, until they also reflect a position that the answer itself made.
+    ///
+    /// # Errors
+    /// 503 when they don't get there within two seconds.
+    pub async fn rows_from(&self, models: &[Model], least: Position) -> Result<Position, Problem> {
+        self.ledger.reflecting(models, self.at_least.max(least)).await
+    }
+
     /// The position that a look at the log itself reflects at least. Nothing is waited for: the log is what the rows follow.
     #[must_use]
     pub fn log(&self) -> Position {
         self.at_least.max(self.ledger.head())
+    }
+
+    /// Counts for the audit that the caller takes data out as a whole. Programs do so again and again, so none is an event by itself.
+    pub fn took_out(
+        &self,
+        state: &AppState,
+        workspace_id: Option<WorkspaceId>,
+        what: Export,
+        id: Option<Uuid>,
+    ) {
+        let tally = Tally::DataExported { user_id: self.caller.user_id, workspace_id, what };
+        let RequestContext { ip, now, .. } = self.request;
+        recorder::count(state.commands.tallies(), &tally, id, ip, now);
     }
 
     /// An answer that reflects a position.

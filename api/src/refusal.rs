@@ -125,6 +125,8 @@ pub fn word(permission: Permission) -> &'static str {
         Permission::ManageSecrets => "manage secrets",
         Permission::DeleteWorkspace => "delete the workspace",
         Permission::TransferWorkspace => "transfer the workspace",
+        Permission::ViewAudit => "see the audit of the workspace",
+        Permission::EraseSubject => "erase people whom runs hold data about",
     }
 }
 

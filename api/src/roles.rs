@@ -21,7 +21,8 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use ledgerline_commands::{Clock as CommandClock, Commands, Settings, Snapshots};
 use ledgerline_domain::{
-    execution::Execution, trigger::Trigger, vault::Vault, workflow::Workflow, workspace::Workspace,
+    audit::AuditTrail, execution::Execution, trigger::Trigger, vault::Vault, workflow::Workflow,
+    workspace::Workspace,
 };
 use ledgerline_nats::{Gateway, GatewayConfig, LiveLogs, Nats};
 use ledgerline_projections::Positions;
@@ -281,6 +282,7 @@ async fn assemble(
     let bulk = Bell::default();
     let lines = background::watch_lines(&foundation, stages);
     background::start(&config, environment, &foundation, stages, backing, address, &lines, &bulk)?;
+    let recorder = background::start_recorder(&foundation, stages);
     watch::start(&foundation, backing, &config, carry);
     if config.roles.contains(&Role::Policies) {
         let (commands, identity) = (foundation.commands.clone(), identity.clone());
@@ -304,6 +306,7 @@ async fn assemble(
             live_logs: foundation.live_logs.clone(),
             lines,
             bulk,
+            recorder,
             stop: stages.front.stop.clone(),
             tasks: stages.front.tasks.clone(),
         });
@@ -342,7 +345,8 @@ async fn lay_foundation(
         .with::<Workflow>()
         .with::<Workspace>()
         .with::<Vault>()
-        .with::<Trigger>();
+        .with::<Trigger>()
+        .with::<AuditTrail>();
     let workspaces = config.limits.workspaces();
     let settings = Settings { snapshots, workspaces, ..Settings::default() };
     let commands = Commands::new(Arc::clone(&log), CommandClock::system(), settings);
@@ -374,6 +378,7 @@ async fn start_identity(
         mail: config.mail.clone(),
         clock: Clock::system(),
         on_registered: seed::personal_workspaces(foundation.commands.clone()),
+        tallies: foundation.commands.tallies().clone(),
     };
     Identity::start(parts, &stage.tasks, &stage.stop).await.map_err(StartError::Identity)
 }
@@ -397,6 +402,7 @@ pub async fn identity_of(
         public_url: config.http.public_url.clone(),
         mail: config.mail.clone(),
         clock: Clock::system(),
+        tallies: commands.tallies().clone(),
         on_registered: seed::personal_workspaces(commands),
     };
     Identity::start(parts, tasks, stop).await.map_err(StartError::Identity)

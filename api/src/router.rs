@@ -19,7 +19,7 @@ use crate::{
     parameters::{self, Parameters},
     problem::{PROBLEM_MEDIA_TYPE, Problem, ProblemBody, ProblemKind},
     routes::{
-        approvals, auth, connections, docs, event_triggers,
+        approvals, audit, auth, connections, docs, event_triggers,
         executions::{
             self, answers, bulk, control, diff, export, fork, history, logs, nodes, output, scope,
             stuck, why,
@@ -41,7 +41,9 @@ fn api() -> OpenApiRouter<AppState> {
         .routes(routes!(auth::login))
         .routes(routes!(auth::refresh))
         .routes(routes!(auth::logout))
-        .routes(routes!(auth::me, auth::update_me))
+        .routes(routes!(auth::me, auth::update_me, auth::erasure::erase_me))
+        .routes(routes!(auth::erasure::erase_user))
+        .routes(routes!(auth::erasure::erase_subject))
         .routes(routes!(auth::code::request_otp))
         .routes(routes!(auth::code::verify_otp))
         .routes(routes!(auth::code::password))
@@ -67,6 +69,8 @@ fn api() -> OpenApiRouter<AppState> {
         .routes(routes!(workspaces::pause))
         .routes(routes!(workspaces::resume))
         .routes(routes!(workspaces::activity))
+        .routes(routes!(audit::of_workspace))
+        .routes(routes!(audit::of_deployment))
         .routes(routes!(workflows::list, workflows::create))
         .routes(routes!(workflows::validate))
         .routes(routes!(workflows::import))

@@ -1,6 +1,7 @@
 //! Handlers, one file a noun, with their request and response types beside them. Which path leads where is in [`crate::router`].
 
 pub mod approvals;
+pub mod audit;
 pub mod auth;
 pub mod connections;
 pub mod docs;

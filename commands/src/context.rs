@@ -47,6 +47,8 @@ pub enum EventIds {
         /// Which reaction it is, e.g. the policy's name.
         purpose: String,
     },
+    /// The one event has this one, which it was known by before it was appended.
+    Given(EventId),
 }
 
 impl EventIds {
@@ -54,6 +56,8 @@ impl EventIds {
     pub(crate) fn id(&self, clock: &Clock, stream: StreamId, index: usize) -> Uuid {
         match self {
             Self::Fresh => clock.new_id(),
+            Self::Given(id) if index == 0 => id.0,
+            Self::Given(id) => derived(&["after", &id.to_string(), &index.to_string()]),
             Self::Derived { cause, purpose } => derived(&[
                 "reaction",
                 purpose,

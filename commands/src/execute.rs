@@ -18,7 +18,7 @@ use std::{
 use ledgerline_domain::{Aggregate, event::Metadata, id::CorrelationId};
 use ledgerline_store::{
     AppendError, EventLog, Intent, NewEvent, Position, Receipt, StreamId, StreamRead,
-    StreamVersion, StreamWrite,
+    StreamVersion, StreamWrite, facts::Tallies,
 };
 use tokio::{
     sync::Notify,
@@ -91,6 +91,7 @@ struct Shared {
     due_set: Notify,
     workspaces: WorkspaceLimits,
     lines: OnceLock<Lines>,
+    tallies: Tallies,
 }
 
 /// A command that was applied, had nothing to do, or repeats one that was applied.
@@ -141,7 +142,8 @@ impl Commands {
         let Settings { cache_bytes, snapshots, workspaces } = settings;
         let loader = Loader { log, cache: Cache::new(cache_bytes), snapshots };
         let (turns, due_set, lines) = (Turns::new(), Notify::new(), OnceLock::new());
-        Self(Arc::new(Shared { loader, turns, clock, due_set, workspaces, lines }))
+        let tallies = Tallies::default();
+        Self(Arc::new(Shared { loader, turns, clock, due_set, workspaces, lines, tallies }))
     }
 
     /// Lets requests of runs in by what these lines show from now on. The first ones that are given stay.
@@ -167,6 +169,12 @@ impl Commands {
     #[must_use]
     pub fn log(&self) -> &Arc<dyn EventLog> {
         &self.0.loader.log
+    }
+
+    /// What this process counts for the audit.
+    #[must_use]
+    pub fn tallies(&self) -> &Tallies {
+        &self.0.tallies
     }
 
     /// The process's time and ids.

@@ -4,7 +4,7 @@
 //! Reading order: [`context`] (what goes with a command), [`execute`] (load, decide, append, try again), [`scope`] (what one try
 //! looked at and rests on), [`load`] and [`cache`] (where states come from), [`preview`] (a dry run), [`start`] (an execution's
 //! first command), [`fire`] (the same by a trigger); then the loops that lead by lease: [`policies`], [`dispatch`], [`timers`] (with
-//! [`schedules`]), [`triggers`].
+//! [`schedules`]), [`triggers`]; and [`recorder`], which takes facts for the audit into the log.
 
 pub mod audit;
 pub mod cache;
@@ -20,9 +20,11 @@ mod follow;
 pub mod lead;
 pub mod lines;
 pub mod load;
+pub mod personal;
 pub mod policies;
 pub mod preview;
 pub mod record;
+pub mod recorder;
 pub mod references;
 pub mod resolve;
 pub mod schedules;
@@ -46,6 +48,7 @@ pub use lines::Lines;
 pub use load::{AsOf, Loaded, Snapshots, StreamOrigin};
 pub use policies::Policies;
 pub use preview::{Preview, PreviewedEvent};
+pub use recorder::Recorder;
 pub use scope::{Decided, Scope};
 pub use timers::Timers;
 pub use triggers::Triggers;

@@ -6,6 +6,7 @@
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use ledgerline_domain::{
+    audit::AuditEvent,
     event::{AnyEvent, DomainEvent as _, Recorded},
     policy::{PolicyState, react},
     vault::VaultEvent,
@@ -72,7 +73,7 @@ impl Fold for PolicyState {
             "variable_set",
             "usage_recorded",
         ];
-        ![WorkspaceEvent::CATEGORY, VaultEvent::CATEGORY].contains(&category)
+        ![WorkspaceEvent::CATEGORY, VaultEvent::CATEGORY, AuditEvent::CATEGORY].contains(&category)
             && !UNREAD.contains(&r#type)
     }
 

@@ -112,7 +112,8 @@ impl World {
             | AnyEvent::Workspace(_)
             | AnyEvent::Vault(_)
             | AnyEvent::Deployment(_)
-            | AnyEvent::Trigger(_) => None,
+            | AnyEvent::Trigger(_)
+            | AnyEvent::Audit(_) => None,
         };
         self.history().into_iter().filter_map(of_execution).collect()
     }

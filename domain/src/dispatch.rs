@@ -93,7 +93,10 @@ impl Dispatch {
             AnyEvent::Execution(event) => self.apply_execution(event, recorded),
             AnyEvent::Workspace(event) => self.apply_workspace(event, recorded),
             AnyEvent::Deployment(event) => self.apply_deployment(event, recorded),
-            AnyEvent::Workflow(_) | AnyEvent::Vault(_) | AnyEvent::Trigger(_) => {}
+            AnyEvent::Workflow(_)
+            | AnyEvent::Vault(_)
+            | AnyEvent::Trigger(_)
+            | AnyEvent::Audit(_) => {}
         }
     }
 

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::{
+    audit::AuditEvent,
     deployment::DeploymentEvent,
     execution::ExecutionEvent,
     id::{CorrelationId, EventId, UserId},
@@ -149,6 +150,8 @@ pub enum AnyEvent {
     Deployment(DeploymentEvent),
     /// Of a trigger.
     Trigger(TriggerEvent),
+    /// Of an audit trail.
+    Audit(AuditEvent),
 }
 
 impl AnyEvent {
@@ -160,6 +163,7 @@ impl AnyEvent {
         (VaultEvent::CATEGORY, VaultEvent::TYPES),
         (DeploymentEvent::CATEGORY, DeploymentEvent::TYPES),
         (TriggerEvent::CATEGORY, TriggerEvent::TYPES),
+        (AuditEvent::CATEGORY, AuditEvent::TYPES),
     ];
 
     /// The types of events that a workflow can start from. Those of triggers are not among them: a trigger that hears itself would
@@ -205,6 +209,9 @@ impl AnyEvent {
             }
             TriggerEvent::CATEGORY => {
                 TriggerEvent::decode(r#type, schema_version, payload).map(Self::Trigger)
+            }
+            AuditEvent::CATEGORY => {
+                AuditEvent::decode(r#type, schema_version, payload).map(Self::Audit)
             }
             _ => Err(DecodeError::Unknown {
                 category: category.to_owned(),

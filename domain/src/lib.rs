@@ -6,6 +6,7 @@
 // A new variant is a compile error wherever it matters.
 #![cfg_attr(not(test), deny(clippy::wildcard_enum_match_arm))]
 
+pub mod audit;
 pub mod deployment;
 pub mod dispatch;
 pub mod event;
@@ -17,6 +18,7 @@ pub mod json;
 pub mod limits;
 pub mod node;
 pub mod permission;
+pub mod personal;
 pub mod policy;
 pub mod schedule;
 pub mod testing;

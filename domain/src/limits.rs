@@ -196,6 +196,10 @@ pub const MAX_FORM_BUTTONS: usize = 20;
 pub const MAX_APPROVERS: usize = 100;
 /// The values of a form as JSON: they are kept in the event of the answer and in the output of the node.
 pub const MAX_FORM_BYTES: usize = 64 * 1024;
+/// Values that one body may mark as personal: each is sealed by itself.
+pub const MAX_MARKED_VALUES: usize = 200;
+/// The name by which a workspace knows whom a value is about.
+pub const MAX_SUBJECT_CHARS: usize = 200;
 /// What somebody may write beside an answer.
 pub const MAX_COMMENT_CHARS: usize = 10_000;
 /// The title, description and labels of an approval after evaluation: every run that waits for one holds them.

@@ -54,11 +54,15 @@ pub enum Permission {
     DeleteWorkspace,
     /// Hand the workspace to another owner.
     TransferWorkspace,
+    /// See who came in, what was refused, used and taken out.
+    ViewAudit,
+    /// Erase people whom runs hold data about.
+    EraseSubject,
 }
 
 impl Permission {
     /// Every permission, in the order of the matrix.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 19] = [
         Self::ViewWorkflow,
         Self::ViewExecution,
         Self::ViewAnalytics,
@@ -76,6 +80,8 @@ impl Permission {
         Self::ManageSecrets,
         Self::DeleteWorkspace,
         Self::TransferWorkspace,
+        Self::ViewAudit,
+        Self::EraseSubject,
     ];
 
     /// The least role that has it: whoever has more has it too.
@@ -96,8 +102,9 @@ impl Permission {
             | Self::RemoveMember
             | Self::ChangeMemberRole
             | Self::EditWorkspace
-            | Self::ManageSecrets => Role::Administrator,
-            Self::DeleteWorkspace | Self::TransferWorkspace => Role::Owner,
+            | Self::ManageSecrets
+            | Self::EraseSubject => Role::Administrator,
+            Self::DeleteWorkspace | Self::TransferWorkspace | Self::ViewAudit => Role::Owner,
         }
     }
 }
@@ -146,8 +153,9 @@ mod tests {
             | Permission::RemoveMember
             | Permission::ChangeMemberRole
             | Permission::EditWorkspace
-            | Permission::ManageSecrets => [true, true, false, false],
-            Permission::DeleteWorkspace | Permission::TransferWorkspace => {
+            | Permission::ManageSecrets
+            | Permission::EraseSubject => [true, true, false, false],
+            Permission::DeleteWorkspace | Permission::TransferWorkspace | Permission::ViewAudit => {
                 [true, false, false, false]
             }
         }

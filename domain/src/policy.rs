@@ -100,7 +100,8 @@ pub fn react(state: &PolicyState, recorded: &Recorded<AnyEvent>) -> Vec<Reaction
         AnyEvent::Workspace(_)
         | AnyEvent::Vault(_)
         | AnyEvent::Deployment(_)
-        | AnyEvent::Trigger(_) => return Vec::new(),
+        | AnyEvent::Trigger(_)
+        | AnyEvent::Audit(_) => return Vec::new(),
     };
     let workflow = WorkflowId(recorded.stream);
     let command = match event {
@@ -145,7 +146,8 @@ impl PolicyState {
             AnyEvent::Workspace(_)
             | AnyEvent::Vault(_)
             | AnyEvent::Deployment(_)
-            | AnyEvent::Trigger(_) => {}
+            | AnyEvent::Trigger(_)
+            | AnyEvent::Audit(_) => {}
         }
     }
 

@@ -6,6 +6,7 @@
 use std::{collections::BTreeSet, fs, path::PathBuf};
 
 use ledgerline_domain::{
+    audit::AuditEvent,
     deployment::DeploymentEvent,
     event::{AnyEvent, DomainEvent},
     execution::ExecutionEvent,
@@ -53,6 +54,7 @@ fn every_event_reads_and_writes_its_golden_file() {
     current.extend(check::<VaultEvent>());
     current.extend(check::<DeploymentEvent>());
     current.extend(check::<TriggerEvent>());
+    current.extend(check::<AuditEvent>());
     for entry in fs::read_dir(root().join("tests/golden/events")).unwrap() {
         let file = entry.unwrap().file_name().into_string().unwrap();
         if current.contains(&file) {

@@ -131,7 +131,7 @@ pub struct ActivityFeed {
 }
 
 /// What the feed says beside the action.
-fn workspace_detail(event: &WorkspaceEvent) -> Value {
+pub(crate) fn workspace_detail(event: &WorkspaceEvent) -> Value {
     match event {
         WorkspaceEvent::WorkspaceCreated(event) => json!({ "name": event.name }),
         WorkspaceEvent::WorkspaceRenamed(event) => json!({ "name": event.name }),
@@ -163,7 +163,7 @@ fn workspace_detail(event: &WorkspaceEvent) -> Value {
     }
 }
 
-fn vault_detail(event: &VaultEvent) -> Value {
+pub(crate) fn vault_detail(event: &VaultEvent) -> Value {
     match event {
         VaultEvent::SecretSet(event) => json!({ "name": event.name, "version": event.version }),
         VaultEvent::SecretDeleted(event) => json!({ "name": event.name }),
@@ -260,7 +260,7 @@ fn execution_detail(event: &ExecutionEvent) -> Option<Value> {
 }
 
 /// None for what it fires for: that is the run's own entry, or on the trigger's page.
-fn trigger_detail(event: &TriggerEvent) -> Option<Value> {
+pub(crate) fn trigger_detail(event: &TriggerEvent) -> Option<Value> {
     match event {
         TriggerEvent::TriggerArmed(event) => Some(json!({
             "workflow_id": event.workflow_id,
@@ -292,8 +292,8 @@ fn entry(event: &AnyEvent) -> Option<(&'static str, &'static str, Value)> {
         AnyEvent::Execution(event) => {
             Some((ExecutionEvent::CATEGORY, event.type_name(), execution_detail(event)?))
         }
-        // The feed is of one workspace each, and this belongs to none.
-        AnyEvent::Deployment(_) => None,
+        // The feed is of one workspace each, and these belong to none.
+        AnyEvent::Deployment(_) | AnyEvent::Audit(_) => None,
         AnyEvent::Trigger(event) => {
             Some((TriggerEvent::CATEGORY, event.type_name(), trigger_detail(event)?))
         }

@@ -619,7 +619,8 @@ impl Projection for ExecutionNodes {
             | AnyEvent::Workspace(_)
             | AnyEvent::Vault(_)
             | AnyEvent::Deployment(_)
-            | AnyEvent::Trigger(_) => {}
+            | AnyEvent::Trigger(_)
+            | AnyEvent::Audit(_) => {}
         }
     }
 
@@ -656,7 +657,8 @@ impl Projection for ExecutionNodes {
             | AnyEvent::Workspace(_)
             | AnyEvent::Vault(_)
             | AnyEvent::Deployment(_)
-            | AnyEvent::Trigger(_) => {}
+            | AnyEvent::Trigger(_)
+            | AnyEvent::Audit(_) => {}
         }
         Ok(())
     }

@@ -243,7 +243,8 @@ impl Projection for Executions {
             | AnyEvent::Workspace(_)
             | AnyEvent::Vault(_)
             | AnyEvent::Deployment(_)
-            | AnyEvent::Trigger(_) => {}
+            | AnyEvent::Trigger(_)
+            | AnyEvent::Audit(_) => {}
         }
     }
 
@@ -323,7 +324,8 @@ impl Projection for Executions {
             | AnyEvent::Workspace(_)
             | AnyEvent::Vault(_)
             | AnyEvent::Deployment(_)
-            | AnyEvent::Trigger(_) => Ok(()),
+            | AnyEvent::Trigger(_)
+            | AnyEvent::Audit(_) => Ok(()),
         }
     }
 

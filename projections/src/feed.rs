@@ -77,6 +77,7 @@ impl Entry {
                 stream,
                 version: recorded.version.0,
                 workspace: recorded.workspace.0,
+                event_id: recorded.event_id,
                 at: recorded.recorded_at,
                 event,
                 metadata: recorded.metadata,

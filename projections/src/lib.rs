@@ -2,7 +2,7 @@
 //!
 //! Every screen is a projection: its tables are derived from the log, disposable, and rebuilt while the system serves. Reading
 //! order: [`projection`] (what a read model is), [`workflows`], [`executions`], [`execution_nodes`], [`execution_waits`], [`workspaces`],
-//! [`members`], [`activity`], [`triggers`], then the machinery: `feed`, `applier`, [`projector`], [`wait`], [`rebuild`], [`quarantine`].
+//! [`members`], [`activity`], [`triggers`], [`audit`], then the machinery: `feed`, `applier`, [`projector`], [`wait`], [`rebuild`], [`quarantine`].
 //! To add one: a file here, a folder in `sql/`, a line in the list of models ([`model`]).
 //!
 //! Invariants: rows and checkpoint commit together, so each event is applied exactly once; a rebuild gives the same rows; an
@@ -12,6 +12,7 @@
 
 pub mod activity;
 mod applier;
+pub mod audit;
 pub mod compare;
 mod copy;
 pub mod execution_nodes;

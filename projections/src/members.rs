@@ -93,6 +93,18 @@ pub async fn role(
     .await?)
 }
 
+/// The workspaces that a person belongs to.
+///
+/// # Errors
+/// When Postgres is away.
+pub async fn workspaces_of(pool: &PgPool, user_id: Uuid) -> Result<Vec<Uuid>, QueryError> {
+    let ids = sqlx::query_scalar!(
+        "SELECT workspace_id FROM members WHERE user_id = $1 ORDER BY workspace_id",
+        user_id
+    );
+    Ok(ids.fetch_all(pool).await?)
+}
+
 /// A member's row while it is folded.
 #[derive(Debug)]
 struct Row {

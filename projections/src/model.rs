@@ -7,9 +7,10 @@
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, PgPool, postgres::PgConnectOptions};
 
 use crate::{
-    activity::ActivityFeed, execution_nodes::ExecutionNodes, execution_waits::ExecutionWaits,
-    executions::Executions, members::Members, projection::Projection, triggers::Triggers,
-    values::words, workflows::Workflows, workspaces::Workspaces,
+    activity::ActivityFeed, audit::Audit, execution_nodes::ExecutionNodes,
+    execution_waits::ExecutionWaits, executions::Executions, members::Members,
+    projection::Projection, triggers::Triggers, values::words, workflows::Workflows,
+    workspaces::Workspaces,
 };
 
 /// The schema of what the projectors keep beside the models.
@@ -43,6 +44,8 @@ words! {
         Activity = "activity",
         /// [`crate::triggers`].
         Triggers = "triggers",
+        /// [`crate::audit`].
+        Audit = "audit",
     }
 }
 
@@ -82,6 +85,10 @@ macro_rules! with_projection {
                 type $projection = $crate::triggers::Triggers;
                 $body
             }
+            $crate::model::Model::Audit => {
+                type $projection = $crate::audit::Audit;
+                $body
+            }
         }
     };
 }
@@ -100,6 +107,7 @@ impl Model {
             Self::Members => Members::VERSION,
             Self::Activity => ActivityFeed::VERSION,
             Self::Triggers => Triggers::VERSION,
+            Self::Audit => Audit::VERSION,
         }
     }
 
@@ -137,6 +145,7 @@ impl Model {
             Self::Members => Members::SCHEMA,
             Self::Activity => ActivityFeed::SCHEMA,
             Self::Triggers => Triggers::SCHEMA,
+            Self::Audit => Audit::SCHEMA,
         }
     }
 

@@ -22,6 +22,8 @@ pub struct LogEvent {
     pub version: i64,
     /// The workspace it belongs to.
     pub workspace: Uuid,
+    /// The event's own id.
+    pub event_id: Uuid,
     /// When it was committed.
     pub at: DateTime<Utc>,
     /// What happened.

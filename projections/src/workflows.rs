@@ -251,7 +251,8 @@ impl Projection for Workflows {
             AnyEvent::Workspace(_)
             | AnyEvent::Vault(_)
             | AnyEvent::Deployment(_)
-            | AnyEvent::Trigger(_) => {}
+            | AnyEvent::Trigger(_)
+            | AnyEvent::Audit(_) => {}
         }
     }
 
@@ -295,7 +296,8 @@ impl Projection for Workflows {
             AnyEvent::Workspace(_)
             | AnyEvent::Vault(_)
             | AnyEvent::Deployment(_)
-            | AnyEvent::Trigger(_) => Ok(()),
+            | AnyEvent::Trigger(_)
+            | AnyEvent::Audit(_) => Ok(()),
         }
     }
 

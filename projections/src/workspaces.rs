@@ -171,7 +171,8 @@ impl Projection for Workspaces {
             | AnyEvent::Execution(_)
             | AnyEvent::Vault(_)
             | AnyEvent::Deployment(_)
-            | AnyEvent::Trigger(_) => {}
+            | AnyEvent::Trigger(_)
+            | AnyEvent::Audit(_) => {}
         }
     }
 

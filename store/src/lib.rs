@@ -19,6 +19,7 @@ mod blob;
 pub mod checkpoint;
 pub mod conformance;
 mod due;
+pub mod facts;
 mod fault;
 mod idempotency;
 mod intake;
@@ -28,6 +29,7 @@ pub mod seal;
 pub mod sealed;
 pub mod simulated;
 mod snapshot;
+pub mod subjects;
 pub mod tail;
 mod validate;
 

@@ -10,11 +10,12 @@ use std::{
 };
 
 use aws_lc_rs::{
-    aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey},
+    aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, RandomizedNonceKey, UnboundKey},
     hkdf::{HKDF_SHA256, Salt},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use secrecy::{ExposeSecret, SecretBox, SecretString};
+use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
 /// The file of an embedded deployment's master key, in its data folder.
@@ -27,6 +28,8 @@ pub enum SealPurpose {
     SigningKey,
     /// The data keys of workspaces, under which secrets and connections are sealed.
     WorkspaceKey,
+    /// The keys of people whom data in the log is about.
+    SubjectKey,
 }
 
 impl SealPurpose {
@@ -34,9 +37,13 @@ impl SealPurpose {
         match self {
             Self::SigningKey => b"ledgerline signing key",
             Self::WorkspaceKey => b"ledgerline workspace key",
+            Self::SubjectKey => b"ledgerline subject key",
         }
     }
 }
+
+/// Under which label the nonce of a value is derived from the value.
+const NONCE_OF_VALUE: &[u8] = b"ledgerline nonce of value";
 
 /// Under which label [`MasterKey::fingerprint`] derives its key.
 const FINGERPRINT: &[u8] = b"ledgerline fingerprint";
@@ -173,7 +180,7 @@ fn open(key: &RandomizedNonceKey, name: &str, sealed: &[u8]) -> Result<Vec<u8>, 
     Ok(plain.to_vec())
 }
 
-/// A key that seals the values of one workspace. It is kept only wrapped by the master key. Does not print.
+/// A key that seals the values of one workspace, or about one person. It is kept only wrapped by the master key. Does not print.
 pub struct DataKey(SecretBox<[u8; 32]>);
 
 impl std::fmt::Debug for DataKey {
@@ -193,16 +200,26 @@ impl DataKey {
     ///
     /// # Errors
     /// When the cipher refuses, which it has no reason to.
-    pub fn wrapped(&self, master: &MasterKey, name: &str) -> Result<Vec<u8>, SealError> {
-        master.seal(SealPurpose::WorkspaceKey, name, self.0.expose_secret())
+    pub fn wrapped(
+        &self,
+        master: &MasterKey,
+        purpose: SealPurpose,
+        name: &str,
+    ) -> Result<Vec<u8>, SealError> {
+        master.seal(purpose, name, self.0.expose_secret())
     }
 
-    /// Unwraps what [`DataKey::wrapped`] gave for the same name.
+    /// Unwraps what [`DataKey::wrapped`] gave for the same purpose and name.
     ///
     /// # Errors
-    /// When the master key or the name is another one, or the text was altered.
-    pub fn unwrapped(master: &MasterKey, name: &str, wrapped: &[u8]) -> Result<Self, SealError> {
-        let bytes = master.open(SealPurpose::WorkspaceKey, name, wrapped)?;
+    /// When the master key, the purpose or the name is another one, or the text was altered.
+    pub fn unwrapped(
+        master: &MasterKey,
+        purpose: SealPurpose,
+        name: &str,
+        wrapped: &[u8],
+    ) -> Result<Self, SealError> {
+        let bytes = master.open(purpose, name, wrapped)?;
         Ok(Self(SecretBox::new(Box::new(bytes.try_into().map_err(|_| SealError)?))))
     }
 
@@ -214,7 +231,37 @@ impl DataKey {
         seal(&RandomizedNonceKey::new(&AES_256_GCM, self.0.expose_secret())?, name, plain)
     }
 
-    /// Opens what [`DataKey::seal`] sealed under the same name.
+    /// Seals a value so that the same one under the same name is sealed alike: its nonce and its ciphertext. Whoever sees both knows
+    /// that they are the same value of the same person, and nothing else. The nonce follows from the value by a keyed hash, so that two
+    /// values never share one.
+    ///
+    /// # Errors
+    /// When the cipher refuses, which it has no reason to.
+    pub fn seal_alike(
+        &self,
+        name: &str,
+        plain: &[u8],
+    ) -> Result<([u8; NONCE_LEN], Vec<u8>), SealError> {
+        let mut hash = Sha256::new();
+        hash.update(u64::try_from(name.len()).unwrap_or(u64::MAX).to_be_bytes());
+        hash.update(name);
+        hash.update(plain);
+        let hash: [u8; 32] = hash.finalize().into();
+        let mut derived = [0_u8; 32];
+        Salt::new(HKDF_SHA256, NONCE_OF_VALUE)
+            .extract(self.0.expose_secret())
+            .expand(&[&hash], HKDF_SHA256)?
+            .fill(&mut derived)?;
+        let mut nonce = [0_u8; NONCE_LEN];
+        nonce.copy_from_slice(&derived[..NONCE_LEN]);
+        let key = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, self.0.expose_secret())?);
+        let mut sealed = plain.to_vec();
+        let once = Nonce::assume_unique_for_key(nonce);
+        key.seal_in_place_append_tag(once, Aad::from(name), &mut sealed)?;
+        Ok((nonce, sealed))
+    }
+
+    /// Opens what [`DataKey::seal`] or [`DataKey::seal_alike`] sealed under the same name.
     ///
     /// # Errors
     /// When the key or the name is another one, or the value was altered.
@@ -288,14 +335,29 @@ mod tests {
     fn a_data_key_opens_what_it_sealed_under_the_same_name_only() {
         let master = MasterKey::new([7; 32]);
         let key = DataKey::random();
-        let wrapped = key.wrapped(&master, "w/1").unwrap();
-        assert!(DataKey::unwrapped(&master, "w/2", &wrapped).is_err());
-        assert!(DataKey::unwrapped(&MasterKey::new([1; 32]), "w/1", &wrapped).is_err());
-        let again = DataKey::unwrapped(&master, "w/1", &wrapped).unwrap();
+        let purpose = SealPurpose::WorkspaceKey;
+        let wrapped = key.wrapped(&master, purpose, "w/1").unwrap();
+        assert!(DataKey::unwrapped(&master, purpose, "w/2", &wrapped).is_err());
+        assert!(DataKey::unwrapped(&master, SealPurpose::SubjectKey, "w/1", &wrapped).is_err());
+        assert!(DataKey::unwrapped(&MasterKey::new([1; 32]), purpose, "w/1", &wrapped).is_err());
+        let again = DataKey::unwrapped(&master, purpose, "w/1", &wrapped).unwrap();
         let sealed = key.seal("name", b"value").unwrap();
         assert_eq!(again.open("name", &sealed).unwrap(), b"value");
         assert!(again.open("other", &sealed).is_err());
         assert_eq!(format!("{key:?} {master:?}"), "DataKey([redacted]) MasterKey([redacted])");
+    }
+
+    #[test]
+    fn the_same_value_is_sealed_alike_and_no_two_values_share_a_nonce() {
+        let key = DataKey::random();
+        let (nonce, ct) = key.seal_alike("name", b"value").unwrap();
+        assert_eq!(key.seal_alike("name", b"value").unwrap(), (nonce, ct.clone()));
+        assert_ne!(key.seal_alike("name", b"other").unwrap().0, nonce);
+        assert_ne!(key.seal_alike("namev", b"alue").unwrap().0, nonce);
+        let sealed = [nonce.as_slice(), &ct].concat();
+        assert_eq!(key.open("name", &sealed).unwrap(), b"value");
+        assert!(key.open("other", &sealed).is_err());
+        assert!(DataKey::random().open("name", &sealed).is_err());
     }
 
     #[test]

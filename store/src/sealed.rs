@@ -13,8 +13,12 @@ use uuid::Uuid;
 
 use crate::{
     StoreError,
-    seal::{DataKey, MasterKey, SealError},
+    seal::{DataKey, MasterKey, SealError, SealPurpose},
+    subjects::Subjects,
 };
+
+/// What the data keys are wrapped for.
+const PURPOSE: SealPurpose = SealPurpose::WorkspaceKey;
 
 /// How many keys are wrapped again between two commits.
 const REWRAPPED_AT_ONCE: i64 = 500;
@@ -63,6 +67,12 @@ impl SealedValues {
     #[must_use]
     pub fn master(&self) -> &MasterKey {
         &self.master
+    }
+
+    /// The keys of people whom data in the log is about, under the same master key.
+    #[must_use]
+    pub fn subjects(&self) -> Subjects {
+        Subjects::new(self.pool.clone(), self.master.clone())
     }
 
     /// Writes a value under a version of its own, which is `at_least` or above: nobody reads it until the log names that version.
@@ -247,7 +257,7 @@ impl SealedValues {
         )
         .fetch_one(&mut *transaction)
         .await?;
-        let wrapped = new.wrapped(&self.master, &key_name(workspace, version))?;
+        let wrapped = new.wrapped(&self.master, PURPOSE, &key_name(workspace, version))?;
         sqlx::query!(
             "UPDATE workspace_keys SET version = $2, wrapped = $3, made_at = $4 WHERE workspace_id = $1",
             workspace,
@@ -286,7 +296,7 @@ impl SealedValues {
                 sqlx::query!(
                     "UPDATE workspace_keys SET wrapped = $2 WHERE workspace_id = $1",
                     row.workspace_id,
-                    key.wrapped(&self.master, &name)?
+                    key.wrapped(&self.master, PURPOSE, &name)?
                 )
                 .execute(&mut *transaction)
                 .await?;
@@ -303,7 +313,7 @@ impl SealedValues {
         workspace: Uuid,
         now: DateTime<Utc>,
     ) -> Result<DataKey, SealedError> {
-        let first = DataKey::random().wrapped(&self.master, &key_name(workspace, 1))?;
+        let first = DataKey::random().wrapped(&self.master, PURPOSE, &key_name(workspace, 1))?;
         sqlx::query!(
             "INSERT INTO workspace_keys (workspace_id, version, wrapped, made_at) VALUES ($1, 1, $2, $3)
              ON CONFLICT (workspace_id) DO NOTHING",
@@ -328,7 +338,7 @@ impl SealedValues {
         version: i32,
         wrapped: &[u8],
     ) -> Result<DataKey, SealError> {
-        DataKey::unwrapped(&self.master, &key_name(workspace, version), wrapped)
+        DataKey::unwrapped(&self.master, PURPOSE, &key_name(workspace, version), wrapped)
     }
 }
 

@@ -13,9 +13,11 @@ mod connections;
 mod coverage;
 mod door;
 mod embedded;
+mod erasure;
 mod execution;
 mod gateway;
 mod http {
+    mod audit;
     mod auth;
     mod bodies;
     mod bulk;
@@ -26,6 +28,7 @@ mod http {
     mod invitations;
     mod limits;
     mod log;
+    mod mails;
     mod origins;
     mod past;
     mod rate_limits;
@@ -59,6 +62,7 @@ mod support {
     pub(crate) mod services;
     pub(crate) mod smtp;
     pub(crate) mod streams;
+    pub(crate) mod tables;
     pub(crate) mod tree;
 }
 mod tidy;

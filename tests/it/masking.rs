@@ -20,7 +20,7 @@ use ledgerline_worker::{
 };
 use secrecy::SecretString;
 use serde_json::{Value, json};
-use sqlx::{AssertSqlSafe, Executor as _, PgPool, Row as _, postgres::PgPoolOptions};
+use sqlx::postgres::PgPoolOptions;
 use uuid::Uuid;
 
 use crate::support::{
@@ -28,6 +28,7 @@ use crate::support::{
     engine::{Engine, context, wall_clock, within},
     http::{Deployment, Person},
     services,
+    tables::all_rows,
 };
 
 const SECRET: &str = "hunter2/+&=\"é %41 of ada";
@@ -140,21 +141,6 @@ fn spellings(secret: &str) -> Vec<String> {
         secret.bytes().map(|byte| format!("{byte:02x}")).collect(),
         base64.bytes().map(|byte| format!("{byte:02x}")).collect(),
     ]
-}
-
-/// Every row of every table, as text.
-async fn all_rows(pool: &PgPool) -> Vec<(String, String)> {
-    let tables = "SELECT format('%I.%I', schemaname, tablename) AS name FROM pg_tables
-                  WHERE schemaname NOT IN ('pg_catalog', 'information_schema')";
-    let tables = pool.fetch_all(tables).await.expect("the tables");
-    let mut rows = Vec::new();
-    for table in tables {
-        let name: String = table.get("name");
-        let statement = format!("SELECT t::text AS row FROM {name} t");
-        let all = pool.fetch_all(AssertSqlSafe(statement)).await.expect("readable");
-        rows.extend(all.iter().map(|row| (name.clone(), row.get("row"))));
-    }
-    rows
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -11,11 +11,10 @@ use ledgerline_store::sealed::Wanted;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
-use uuid::Uuid;
 
 use crate::{
     mask::Mask,
-    nodes::{email, sql},
+    nodes::{Try, email, sql},
     outbound::{Reach, dial::DialError},
     secrets::{Vaults, recorded},
     values::failure,
@@ -64,11 +63,11 @@ impl Vaults {
     /// The connection that a node names.
     pub(crate) async fn connection(
         &self,
-        workspace: Uuid,
+        of: &Try,
         name: &str,
         kind: ConnectionKind,
     ) -> Result<OpenedConnection, NodeError> {
-        let sealed = self.sealed()?;
+        let (sealed, workspace) = (self.sealed()?, of.workspace);
         for _ in 0..MAX_LOOKS {
             let vault = self.vault(workspace).await?;
             let Some((id, kept)) = vault.connection_named(name) else {
@@ -87,6 +86,7 @@ impl Vaults {
             let stored = serde_json::from_slice(value.expose_secret()).map_err(|_| {
                 failure(ErrorKind::Permanent, format!("the connection `{name}` can't be read"))
             })?;
+            self.used(of, wanted.holder);
             return Ok(OpenedConnection { id, version: kept.version, stored });
         }
         Err(failure(ErrorKind::Transient, format!("the connection `{name}` is being changed")))

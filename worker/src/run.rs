@@ -531,7 +531,20 @@ async fn effect(mut of: Try, veiled: Veiled, timeout_ms: Option<u64>) -> Tried {
 async fn unveiled(of: &mut Try, veiled: Veiled) -> Result<Resolved, NodeError> {
     let Veiled { resolved, veil, secrets, named } = veiled;
     let opened = of.equipment.vaults.open(of.workspace, &named).await?;
-    of.mask = Arc::new(opened.mask());
+    for name in &secrets {
+        of.equipment.vaults.used(of, name.holder());
+    }
+    // Before the secrets are put in, so that nothing in the value of one is taken for something sealed.
+    let (resolved, personal) = match of.equipment.vaults.open_personal(of.workspace, resolved).await
+    {
+        Ok(opened) => opened,
+        Err(error) => {
+            of.mask = Arc::new(opened.mask(&[]));
+            return Err(error);
+        }
+    };
+    of.holds_secrets |= !personal.is_empty();
+    of.mask = Arc::new(opened.mask(&personal));
     opened.put_into(resolved, &veil, &secrets)
 }
 

@@ -5,13 +5,15 @@
 
 use std::collections::BTreeMap;
 
-use ledgerline_commands::Commands;
+use ledgerline_commands::{Commands, personal::Opener, recorder};
 use ledgerline_domain::{
+    audit::Tally,
     execution::{ErrorKind, NodeError},
     expression::Veil,
     id::WorkspaceId,
     json::Json,
     node::Resolved,
+    personal::{Sealed, may_be_sealed, open_sealed},
     vault::{SecretName, Vault},
 };
 use ledgerline_store::sealed::{SealedError, SealedValues, Wanted};
@@ -19,7 +21,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::{mask::Mask, values::failure};
+use crate::{mask::Mask, nodes::Try, values::failure};
 
 /// How often a value may be replaced between the look at its version and the look at itself.
 const MAX_LOOKS: u32 = 5;
@@ -41,6 +43,13 @@ impl Vaults {
         Self { commands, sealed }
     }
 
+    /// Counts for the audit that an execution uses a secret or a connection.
+    pub(crate) fn used(&self, of: &Try, holder: String) {
+        let workspace_id = WorkspaceId(of.workspace);
+        let tally = Tally::SecretUsed { workspace_id, holder };
+        recorder::count(self.commands.tallies(), &tally, Some(of.execution), None, of.now);
+    }
+
     /// The sealed values of the deployment.
     pub(crate) fn sealed(&self) -> Result<&SealedValues, NodeError> {
         self.sealed.as_ref().ok_or_else(|| {
@@ -55,6 +64,38 @@ impl Vaults {
             failure(ErrorKind::Transient, format!("the workspace's secrets can't be read: {error}"))
         })?;
         Ok(Vault::clone(&loaded.state))
+    }
+
+    /// A configuration with the personal data opened that is sealed in it, and the texts that this came to.
+    ///
+    /// # Errors
+    /// A `permanent` failure where it was erased: nothing is to be done with what is left.
+    pub(crate) async fn open_personal(
+        &self,
+        workspace: Uuid,
+        resolved: Resolved,
+    ) -> Result<(Resolved, Vec<String>), NodeError> {
+        let input = resolved.input();
+        if !may_be_sealed(input.as_str()) {
+            return Ok((resolved, Vec::new()));
+        }
+        let input = input.to_value();
+        let subjects = self.sealed()?.subjects();
+        let opener = Opener::of(&subjects, WorkspaceId(workspace), &input).await;
+        let opener = opener.map_err(|error| recorded(&error))?;
+        let mut texts = Vec::new();
+        let mut open = |sealed: &Sealed| {
+            let opened = opener.open(sealed).ok_or_else(|| {
+                failure(ErrorKind::Permanent, "personal data that this step needs was erased")
+            })?;
+            texts_in(&opened, &mut texts);
+            Ok(opened)
+        };
+        let opened = Json::from_value(&open_sealed(input, &mut open)?);
+        let resolved = Resolved::from_input(resolved.kind(), &opened).map_err(|error| {
+            failure(ErrorKind::Validation, format!("what was sealed does not fit: {error}"))
+        })?;
+        Ok((resolved, texts))
     }
 
     /// The present values of secrets. What the workspace doesn't have is left out.
@@ -90,6 +131,17 @@ impl Vaults {
     }
 }
 
+/// The texts in a value, and its numbers: what must not come back.
+fn texts_in(value: &Value, texts: &mut Vec<String>) {
+    match value {
+        Value::String(text) => texts.push(text.clone()),
+        Value::Number(number) => texts.push(number.to_string()),
+        Value::Array(items) => items.iter().for_each(|item| texts_in(item, texts)),
+        Value::Object(fields) => fields.values().for_each(|field| texts_in(field, texts)),
+        Value::Null | Value::Bool(_) => {}
+    }
+}
+
 /// A sealed value that can't be had, as it is recorded.
 pub(crate) fn recorded(error: &SealedError) -> NodeError {
     match error {
@@ -101,9 +153,10 @@ pub(crate) fn recorded(error: &SealedError) -> NodeError {
 }
 
 impl Opened {
-    /// What takes them out of texts.
-    pub(crate) fn mask(&self) -> Mask {
-        Mask::of(self.values.values().map(|value| value.expose_secret()))
+    /// What takes them out of texts, and with them the personal data that was opened.
+    pub(crate) fn mask(&self, personal: &[String]) -> Mask {
+        let secrets = self.values.values().map(|value| value.expose_secret());
+        Mask::of(secrets.chain(personal.iter().map(String::as_str)))
     }
 
     /// A configuration with the values in place of their stand-ins.

@@ -33,15 +33,16 @@ pub(super) async fn keys(args: KeysArgs, environment: &Environment) -> anyhow::R
     let opened = Opened::open(config, environment).await?;
     let rewrapped = rewrap(&opened).await;
     opened.close().await;
-    let (workspaces, signing) = rewrapped?;
+    let (workspaces, subjects, signing) = rewrapped?;
     output::note(&format!(
-        "sealed again under the present master key: the keys of {workspaces} workspaces, {signing} signing keys"
+        "sealed again under the present master key: the keys of {workspaces} workspaces and {subjects} subjects, {signing} signing keys"
     ));
     Ok(ExitCode::SUCCESS)
 }
 
-async fn rewrap(opened: &Opened) -> anyhow::Result<(u64, u64)> {
+async fn rewrap(opened: &Opened) -> anyhow::Result<(u64, u64, u64)> {
     let (pool, master) = (opened.pools.serving.clone(), opened.backing.master_key().clone());
     let signing = keys::rewrap(&pool, &master).await?;
-    Ok((SealedValues::new(pool, master).rewrap().await?, signing))
+    let sealed = SealedValues::new(pool, master);
+    Ok((sealed.rewrap().await?, sealed.subjects().rewrap().await?, signing))
 }

@@ -5,7 +5,9 @@ use axum::{
     http::{HeaderMap, Method, header, request::Parts},
 };
 use chrono::{DateTime, Utc};
+use ledgerline_commands::recorder;
 use ledgerline_domain::{
+    audit::Tally,
     event::Actor,
     id::{ApiKeyId, SessionId, UserId, WorkspaceId},
 };
@@ -213,7 +215,8 @@ impl FromRequestParts<AppState> for Caller {
         if let Some(known) = parts.extensions.get::<Self>() {
             return Ok(known.clone());
         }
-        let now = RequestContext::from_request_parts(parts, state).await?.now;
+        let RequestContext { now, ip, .. } =
+            RequestContext::from_request_parts(parts, state).await?;
         let caller = match presented(parts)? {
             Token::Bearer(token) => Self::of_token(state, &token, now).await?,
             Token::Cookie(token) => {
@@ -234,6 +237,10 @@ impl FromRequestParts<AppState> for Caller {
             if !may_change {
                 return Err(Problem::forbidden("the API key may only read"));
             }
+        }
+        if let Credential::ApiKey(api_key_id) = caller.credential {
+            let used = Tally::ApiKeyUsed { user_id: caller.user_id, api_key_id };
+            recorder::count(state.commands.tallies(), &used, None, ip, now);
         }
         tracing::Span::current().record("user_id", tracing::field::display(caller.user_id));
         parts.extensions.insert(caller.clone());

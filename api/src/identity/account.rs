@@ -1,7 +1,11 @@
 //! Accounts: registering, signing in, and what a person may change of the own account.
 
 use chrono::{DateTime, Utc};
-use ledgerline_domain::id::{UserId, WorkspaceId};
+use ledgerline_domain::{
+    audit::{OperatorAdded, PasswordProof, PasswordSet, SessionEnd, SignInMethod},
+    event::Actor,
+    id::{UserId, WorkspaceId},
+};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 use sqlx::PgConnection;
@@ -9,7 +13,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::{
-    Identity, Registered,
+    Identity, Registered, audit,
     backoff::{self, Subject},
     registration::{MAX_PASSWORD_BYTES, Registration, address_key, check_password, clean_name},
     session::{self, Client, TokenAnswer},
@@ -150,7 +154,12 @@ impl Identity {
         if email_verified_at.is_none() {
             self.put_verification(&mut transaction, user, &registration.email, now).await?;
         }
-        let (session, refresh) = session::open(&mut transaction, user, client, ttl, now).await?;
+        let method = match email_verified_at {
+            Some(_) => SignInMethod::Code,
+            None => SignInMethod::Registration,
+        };
+        let opened = session::open(&mut transaction, user, method, client, ttl, now);
+        let (session, refresh) = opened.await?;
         let account = read(&mut transaction, user).await?.ok_or_else(Problem::broken)?;
         transaction.commit().await?;
         self.make_personal_workspace(user, &registration.full_name, now).await?;
@@ -197,15 +206,19 @@ impl Identity {
             })
         })?;
         // True is unique and the row is never removed, so of two first registrations at once one waits and is then not the first.
-        sqlx::query!(
+        let first = sqlx::query!(
             "INSERT INTO operators (user_id, first_registered, added_at) VALUES ($1, true, $2)
              ON CONFLICT (first_registered) DO NOTHING",
             user.0,
             now
         )
-        .execute(connection)
+        .execute(&mut *connection)
         .await?;
-        Ok(())
+        if first.rows_affected() == 0 {
+            return Ok(());
+        }
+        let added = OperatorAdded { user_id: user, at: now };
+        audit::note(connection, added, user, &Client::default(), now).await
     }
 
     /// Signs somebody in. An unknown address gets the same answer after the same work as a wrong password.
@@ -235,7 +248,9 @@ impl Identity {
         let possible = password.expose_secret().len() <= MAX_PASSWORD_BYTES;
         let password = if possible { password } else { SecretString::from("") };
         let right = self.passwords().verify(password, hash).await? && possible;
+        let known = row.as_ref().map(|row| UserId(row.user_id));
         let Some(row) = row.filter(|_| right) else {
+            self.count_refusal(known, SignInMethod::Password, client, now);
             metrics::counter!("auth_logins_total", "outcome" => "refused").increment(1);
             return Err(Problem::new(
                 ProblemKind::WrongCredentials,
@@ -249,7 +264,9 @@ impl Identity {
         }
         let mut transaction = self.pool().begin().await?;
         let ttl = self.refresh_ttl();
-        let (session, refresh) = session::open(&mut transaction, user, client, ttl, now).await?;
+        let method = SignInMethod::Password;
+        let opened = session::open(&mut transaction, user, method, client, ttl, now);
+        let (session, refresh) = opened.await?;
         let account = read(&mut transaction, user).await?.ok_or_else(Problem::broken)?;
         transaction.commit().await?;
         metrics::counter!("auth_logins_total", "outcome" => "accepted").increment(1);
@@ -378,6 +395,7 @@ impl Identity {
         current: super::SessionId,
         old: SecretString,
         new: SecretString,
+        client: &Client,
         now: DateTime<Utc>,
     ) -> Result<(), Problem> {
         if let Some(error) = check_password("/new_password", &new) {
@@ -400,7 +418,9 @@ impl Identity {
         let hash = self.passwords().hash(new).await?;
         let mut transaction = self.pool().begin().await?;
         set_password(&mut transaction, user.id, &hash, now).await?;
-        let because = "password_changed";
+        let set = PasswordSet { user_id: user.id, proof: PasswordProof::OldPassword, at: now };
+        audit::note(&mut transaction, set, user.id, client, now).await?;
+        let because = SessionEnd::PasswordChanged;
         session::revoke_all(&mut transaction, user.id, Some(current), because, now).await?;
         transaction.commit().await?;
         attempt.forgive(self.pool()).await
@@ -412,13 +432,21 @@ impl Identity {
     /// 503 when the database is away.
     pub async fn add_operator(&self, email: &str, now: DateTime<Utc>) -> Result<bool, Problem> {
         let Some(user) = self.user_by_address(email).await? else { return Ok(false) };
-        sqlx::query!(
+        let mut transaction = self.pool().begin().await?;
+        let added = sqlx::query!(
             "INSERT INTO operators (user_id, added_at) VALUES ($1, $2) ON CONFLICT (user_id) DO NOTHING",
             user.id.0,
             now
         )
-        .execute(self.pool())
+        .execute(&mut *transaction)
         .await?;
+        if added.rows_affected() > 0 {
+            let (event, actor) =
+                (OperatorAdded { user_id: user.id, at: now }, Actor::system("command line"));
+            let nowhere = Client::default();
+            audit::note_by(&mut transaction, event, user.id, &actor, &nowhere, now).await?;
+        }
+        transaction.commit().await?;
         Ok(true)
     }
 }

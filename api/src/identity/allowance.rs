@@ -43,7 +43,7 @@ impl Allowance<'_> {
     }
 
     /// The table holds no contact data.
-    fn key(self) -> Vec<u8> {
+    pub(super) fn key(self) -> Vec<u8> {
         let digest = match self {
             Self::CodesAskedFrom(ip) => Sha256::digest(format!("codes from {}", network(ip))),
             Self::CodesAskedFor(address) => Sha256::digest(format!("codes for {address}")),

@@ -1,13 +1,16 @@
 //! API keys: a program acts for a person, with less than that person may. Shown once, stored hashed, always expiring.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use ledgerline_domain::id::{ApiKeyId, UserId, WorkspaceId};
+use ledgerline_domain::{
+    audit::{ApiKeyEnded, ApiKeyMade},
+    id::{ApiKeyId, UserId, WorkspaceId},
+};
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::{Identity, token};
+use super::{Identity, audit, session::Client, token};
 use crate::problem::{FieldError, Problem};
 
 /// The longest life of a key, in days.
@@ -120,6 +123,7 @@ impl Identity {
         &self,
         user: UserId,
         wanted: NewApiKey,
+        client: &Client,
         now: DateTime<Utc>,
     ) -> Result<CreatedApiKey, Problem> {
         wanted.check()?;
@@ -130,6 +134,7 @@ impl Identity {
         let id = ApiKeyId(Uuid::now_v7());
         let (key, secret_hash) = token::new_api_key(id);
         let expires_at = now + TimeDelta::days(wanted.expires_in_days);
+        let mut transaction = self.pool().begin().await?;
         let made = sqlx::query!(
             "INSERT INTO api_keys (api_key_id, user_id, name, secret_hash, scopes, workspace_id, created_at, expires_at)
              SELECT $1, $2, $3, $4, $5, $6, $7, $8
@@ -144,7 +149,7 @@ impl Identity {
             expires_at,
             MAX_KEYS
         )
-        .execute(self.pool())
+        .execute(&mut *transaction)
         .await?;
         if made.rows_affected() == 0 {
             return Err(Problem::rule_refused(
@@ -152,6 +157,16 @@ impl Identity {
                 "a person has at most 100 keys; remove one first",
             ));
         }
+        let event = ApiKeyMade {
+            user_id: user,
+            api_key_id: id,
+            scopes: names,
+            workspace_id: wanted.workspace_id,
+            expires_at,
+            at: now,
+        };
+        audit::note(&mut transaction, event, user, client, now).await?;
+        transaction.commit().await?;
         let api_key = ApiKeyView {
             id,
             name: wanted.name.trim().to_owned(),
@@ -203,15 +218,22 @@ impl Identity {
         key: ApiKeyId,
         now: DateTime<Utc>,
     ) -> Result<bool, Problem> {
+        let mut transaction = self.pool().begin().await?;
         let ended = sqlx::query!(
             "UPDATE api_keys SET revoked_at = $3 WHERE api_key_id = $1 AND user_id = $2 AND revoked_at IS NULL",
             key.0,
             user.0,
             now
         )
-        .execute(self.pool())
+        .execute(&mut *transaction)
         .await?;
-        Ok(ended.rows_affected() > 0)
+        if ended.rows_affected() == 0 {
+            return Ok(false);
+        }
+        let event = ApiKeyEnded { user_id: user, api_key_id: key, at: now };
+        audit::note(&mut transaction, event, user, &Client::default(), now).await?;
+        transaction.commit().await?;
+        Ok(true)
     }
 
     /// Whether a key is still good, for what outlives the request that opened it.

@@ -33,7 +33,7 @@ impl Subject<'_> {
         }
     }
 
-    fn key(self) -> Vec<u8> {
+    pub(super) fn key(self) -> Vec<u8> {
         let digest = match self {
             Self::Address(address) => Sha256::digest(format!("address {address}")),
             Self::Ip(ip) => Sha256::digest(format!("ip {}", network(ip))),

@@ -4,7 +4,10 @@
 //! work and gets the same answer whether or not the address is known: the mail tells, and only its reader learns it.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use ledgerline_domain::id::UserId;
+use ledgerline_domain::{
+    audit::{PasswordProof, PasswordSet, SessionEnd, SignInMethod},
+    id::UserId,
+};
 use rand::RngExt as _;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
@@ -16,6 +19,7 @@ use uuid::Uuid;
 use super::{
     Identity, account,
     allowance::{self, Allowance},
+    audit,
     link::{self, LinkPurpose},
     mail::{self, Mail},
     registration::{Registration, address_key, check_password, is_address},
@@ -207,6 +211,10 @@ impl Identity {
         .await?;
         if right != Some(true) {
             metrics::counter!("auth_code_tries_total", "outcome" => "refused").increment(1);
+            let known = sqlx::query_scalar!("SELECT user_id FROM users WHERE email_key = $1", &key)
+                .fetch_optional(self.pool())
+                .await?;
+            self.count_refusal(known.map(UserId), SignInMethod::Code, client, now);
             return Err(refused());
         }
         metrics::counter!("auth_code_tries_total", "outcome" => "accepted").increment(1);
@@ -240,7 +248,9 @@ impl Identity {
         let mut transaction = self.pool().begin().await?;
         let user = self.reader_of(&mut transaction, key, now).await?;
         let ttl = self.refresh_ttl();
-        let (session, refresh) = session::open(&mut transaction, user, client, ttl, now).await?;
+        let method = SignInMethod::Code;
+        let opened = session::open(&mut transaction, user, method, client, ttl, now);
+        let (session, refresh) = opened.await?;
         let account = account::read(&mut transaction, user).await?.ok_or_else(refused)?;
         transaction.commit().await?;
         self.ensure_personal_workspace(user, now).await?;
@@ -284,6 +294,7 @@ impl Identity {
         &self,
         reset_token: &SecretString,
         password: SecretString,
+        client: &Client,
         now: DateTime<Utc>,
     ) -> Result<(), Problem> {
         if let Some(error) = check_password("/new_password", &password) {
@@ -305,13 +316,16 @@ impl Identity {
         let user =
             link::take(&mut transaction, LinkPurpose::Reset, token, now).await?.ok_or_else(over)?;
         account::set_password(&mut transaction, user, &hash, now).await?;
-        session::revoke_all(&mut transaction, user, None, "password_reset", now).await?;
+        let set = PasswordSet { user_id: user, proof: PasswordProof::Code, at: now };
+        audit::note(&mut transaction, set, user, client, now).await?;
+        let because = SessionEnd::PasswordReset;
+        session::revoke_all(&mut transaction, user, None, because, now).await?;
         transaction.commit().await?;
         Ok(())
     }
 }
 
-fn subject(key: &str) -> Vec<u8> {
+pub(super) fn subject(key: &str) -> Vec<u8> {
     Sha256::digest(format!("address {key}")).to_vec()
 }
 

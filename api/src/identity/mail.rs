@@ -79,7 +79,7 @@ impl Mail<'_> {
             Self::AccountExists => "You already have a Ledgerline account".to_owned(),
             Self::Verify { .. } => "Verify your address for Ledgerline".to_owned(),
             Self::Invitation { workspace, inviter, .. } => {
-                format!("{} invites you to {} on Ledgerline", told(inviter), told(workspace))
+                format!("{}{} on Ledgerline", invites(inviter), told(workspace))
             }
         }
     }
@@ -105,6 +105,11 @@ impl Mail<'_> {
 }
 
 /// A name that others chose, as far as a subject has room for it.
+/// How the subject of an invitation by somebody begins.
+pub(super) fn invites(inviter: &str) -> String {
+    format!("{} invites you to ", told(inviter))
+}
+
 fn told(name: &str) -> String {
     if name.chars().count() <= MAX_TOLD_CHARS {
         return name.to_owned();

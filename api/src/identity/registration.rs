@@ -89,7 +89,7 @@ pub(super) fn is_address(text: &str) -> bool {
 }
 
 /// The form in which two spellings of one address are equal.
-pub(super) fn address_key(email: &str) -> String {
+pub(crate) fn address_key(email: &str) -> String {
     email.trim().to_lowercase()
 }
 

@@ -3,7 +3,11 @@
 use std::net::IpAddr;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use ledgerline_domain::id::{SessionId, UserId};
+use ledgerline_domain::{
+    audit::{SessionEnd, SessionEnded, SessionsEnded, SignInMethod, SignedIn},
+    event::Actor,
+    id::{SessionId, UserId},
+};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 use sqlx::{PgConnection, PgPool};
@@ -13,7 +17,7 @@ use uuid::Uuid;
 use super::{
     Identity,
     account::{self, User},
-    token,
+    audit, token,
 };
 use crate::problem::Problem;
 
@@ -76,6 +80,7 @@ pub struct SessionView {
 pub(super) async fn open(
     connection: &mut PgConnection,
     user: UserId,
+    method: SignInMethod,
     client: &Client,
     ttl: TimeDelta,
     now: DateTime<Utc>,
@@ -103,6 +108,8 @@ pub(super) async fn open(
     )
     .execute(&mut *connection)
     .await?;
+    let signed_in = SignedIn { user_id: user, session_id: session, method, at: now };
+    audit::note(connection, signed_in, user, client, now).await?;
     let refresh = add_refresh_token(connection, session, ttl, now).await?;
     Ok((session, refresh))
 }
@@ -137,20 +144,25 @@ pub(super) async fn revoke_all(
     connection: &mut PgConnection,
     user: UserId,
     but: Option<SessionId>,
-    because: &str,
+    because: SessionEnd,
     now: DateTime<Utc>,
 ) -> Result<(), Problem> {
-    sqlx::query!(
+    let ended = sqlx::query!(
         "UPDATE sessions SET revoked_at = $3, revoked_because = $4
          WHERE user_id = $1 AND revoked_at IS NULL AND session_id IS DISTINCT FROM $2",
         user.0,
         but.map(|session| session.0),
         now,
-        because
+        because.as_str()
     )
-    .execute(connection)
+    .execute(&mut *connection)
     .await?;
-    Ok(())
+    if ended.rows_affected() == 0 {
+        return Ok(());
+    }
+    let count = ended.rows_affected();
+    let ended = SessionsEnded { user_id: user, count, because, at: now };
+    audit::note(connection, ended, user, &Client::default(), now).await
 }
 
 impl Identity {
@@ -202,17 +214,25 @@ impl Identity {
 
     /// Ends the session whose spent token came back.
     async fn end_family_of(&self, hash: &[u8; 32], now: DateTime<Utc>) -> Result<(), Problem> {
-        let ended = sqlx::query_scalar!(
-            "UPDATE sessions SET revoked_at = $2, revoked_because = 'refresh_token_reused'
+        let because = SessionEnd::RefreshTokenReused;
+        let mut transaction = self.pool().begin().await?;
+        let ended = sqlx::query!(
+            "UPDATE sessions SET revoked_at = $2, revoked_because = $3
              WHERE revoked_at IS NULL AND session_id = (
                  SELECT session_id FROM refresh_tokens WHERE token_hash = $1 AND spent_at IS NOT NULL
-             ) RETURNING session_id",
+             ) RETURNING session_id, user_id",
             hash.as_slice(),
-            now
+            now,
+            because.as_str()
         )
-        .fetch_optional(self.pool())
+        .fetch_optional(&mut *transaction)
         .await?;
-        if let Some(session) = ended {
+        if let Some(row) = ended {
+            let (session, user_id) = (SessionId(row.session_id), UserId(row.user_id));
+            let ended = SessionEnded { user_id, session_id: session, because, at: now };
+            let (actor, nowhere) = (Actor::system("identity"), Client::default());
+            audit::note_by(&mut transaction, ended, user_id, &actor, &nowhere, now).await?;
+            transaction.commit().await?;
             tracing::warn!(%session, "a spent refresh token came back; its session was ended");
             metrics::counter!("auth_refresh_reuse_total").increment(1);
         }
@@ -280,20 +300,27 @@ impl Identity {
         &self,
         user: UserId,
         session: SessionId,
-        because: &str,
+        because: SessionEnd,
         now: DateTime<Utc>,
     ) -> Result<bool, Problem> {
+        let mut transaction = self.pool().begin().await?;
         let ended = sqlx::query!(
             "UPDATE sessions SET revoked_at = $3, revoked_because = $4
              WHERE session_id = $1 AND user_id = $2 AND revoked_at IS NULL",
             session.0,
             user.0,
             now,
-            because
+            because.as_str()
         )
-        .execute(self.pool())
+        .execute(&mut *transaction)
         .await?;
-        Ok(ended.rows_affected() > 0)
+        if ended.rows_affected() == 0 {
+            return Ok(false);
+        }
+        let ended = SessionEnded { user_id: user, session_id: session, because, at: now };
+        audit::note(&mut transaction, ended, user, &Client::default(), now).await?;
+        transaction.commit().await?;
+        Ok(true)
     }
 
     /// A ticket that opens one WebSocket within 30 seconds, and for how many seconds it is good.

@@ -5,12 +5,12 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use chrono::{TimeDelta, Utc};
 use futures_util::future::BoxFuture;
 use ledgerline_commands::{
-    Auditor, Commands, DispatchSettings, Dispatcher, Leading, Lines, Policies, StandDown, Timers,
-    Triggers,
+    Auditor, Commands, DispatchSettings, Dispatcher, Leading, Lines, Policies, Recorder, StandDown,
+    Timers, Triggers,
 };
 use ledgerline_nats::{Carrier, CarrierConfig, relay, work};
 use ledgerline_projections::ProjectorConfig;
-use ledgerline_store::{EventLog, StoreError};
+use ledgerline_store::{EventLog, StoreError, facts::Facts};
 
 use super::{Backing, Foundation, Stages, StartError, watch, worker};
 use crate::{
@@ -140,6 +140,14 @@ fn start_policies(foundation: &Foundation, stages: &Stages, lines: &Lines, bulk:
         health.set(part, Condition::Ok, None);
         stages.work.tasks.spawn(async move { stand_by(part, running, &health).await });
     }
+}
+
+/// Takes facts for the audit into the log, in every process: each counts its own.
+pub(super) fn start_recorder(foundation: &Foundation, stages: &Stages) -> Recorder {
+    let facts = Facts::new(foundation.pools.serving.clone());
+    let recorder = Recorder::new(foundation.commands.clone(), facts);
+    stages.carry.tasks.spawn(recorder.clone().run(stages.carry.stop.clone()));
+    recorder
 }
 
 /// Forgets idempotency keys that nobody repeats any more. Several processes may do so: a repeat changes nothing.

@@ -1,6 +1,7 @@
 //! Signing up, in and out; sessions, tickets and keys of the own account.
 
 pub mod code;
+pub mod erasure;
 
 use axum::{
     Json,
@@ -8,7 +9,10 @@ use axum::{
     http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
 };
-use ledgerline_domain::id::{ApiKeyId, SessionId, WorkspaceId};
+use ledgerline_domain::{
+    audit::SessionEnd,
+    id::{ApiKeyId, SessionId, WorkspaceId},
+};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -198,7 +202,8 @@ pub async fn logout(
     caller: Caller,
 ) -> Result<Response, Problem> {
     let session = caller.session()?;
-    state.identity.end_session(caller.user_id, session, "logout", context.now).await?;
+    let because = SessionEnd::Logout;
+    state.identity.end_session(caller.user_id, session, because, context.now).await?;
     let mut response = StatusCode::NO_CONTENT.into_response();
     let secure = state.config.http.secure();
     set_cookie(response.headers_mut(), ACCESS_COOKIE, "", "/", 0, secure);
@@ -247,7 +252,8 @@ pub async fn end_session(
     Path(id): Path<SessionId>,
 ) -> Result<StatusCode, Problem> {
     caller.session()?;
-    if state.identity.end_session(caller.user_id, id, "revoked", context.now).await? {
+    let because = SessionEnd::Revoked;
+    if state.identity.end_session(caller.user_id, id, because, context.now).await? {
         Ok(StatusCode::NO_CONTENT)
     } else {
         Err(Problem::not_found("session"))
@@ -289,7 +295,9 @@ pub async fn make_api_key(
     caller.session()?;
     let ApiKeyRequest { name, scopes, workspace_id, expires_in_days } = request;
     let wanted = NewApiKey { name, scopes, workspace_id, expires_in_days };
-    let created = state.identity.make_api_key(caller.user_id, wanted, context.now).await?;
+    let client = context.client();
+    let made = state.identity.make_api_key(caller.user_id, wanted, &client, context.now);
+    let created = made.await?;
     let location = format!("/api/v1/auth/api-keys/{}", created.api_key.id);
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(created)).into_response())
 }

@@ -52,6 +52,7 @@ use crate::{
     answer::Answer,
     app::AppState,
     extract::{AsOf, JsonBody, ListQuery, Path, Query, WorkspaceSelector},
+    personal::{self, Given},
     problem::Problem,
     reading::{AsOfParams, PageParams, Reading, WorkspaceParams, page, search},
     refusal::Refusal,
@@ -139,11 +140,18 @@ pub async fn start(
 ) -> Reply {
     let workflow_id = value.workflow_id;
     let workspace = workspace_of::<Workflow>(&state, workflow_id.0, "workflow").await?;
+    let given = Given {
+        workspace,
+        needed: Permission::StartExecution,
+        noun: "workflow",
+        pointer: "/trigger_data",
+    };
+    let input = personal::seal(&state, &writing.caller, given, value.trigger_data).await?;
     let wanted = Start {
         execution_id: ExecutionId(state.commands.clock().new_id()),
         workflow_id,
         trigger_type: value.trigger_type.into(),
-        input: value.trigger_data,
+        input,
         depth: 0,
     };
     let (context, seen) = making(writing.context(workspace, hash), wanted.execution_id);

@@ -10,7 +10,7 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use chrono::{DateTime, Utc};
-use ledgerline_domain::{event::AnyEvent, id::WorkspaceId, permission::Permission};
+use ledgerline_domain::{audit::Export, event::AnyEvent, id::WorkspaceId, permission::Permission};
 use ledgerline_nats::envelope::{EventSource, encode};
 use ledgerline_store::{Filter, Position, RecordedEvent, StreamId, StreamVersion, Workspace};
 use serde::{Deserialize, Serialize};
@@ -151,6 +151,7 @@ pub async fn events(
     };
     let part = Part::OfLog { after: after.unwrap_or(Position::START), until, filter };
     if wants_ndjson(&headers) {
+        reading.took_out(&state, workspace, Export::Events, None);
         let feed = Feed::new(Arc::clone(state.commands.log()), &state, part).await?;
         return Ok(ndjson(reading.answer((), until), feed.into_body()));
     }
@@ -176,8 +177,9 @@ pub async fn stream(
     by_cursor(&paging)?;
     let position = reading.log();
     let stream = StreamId(id);
-    let version = demand_stream(&state, &reading, stream).await?;
+    let (workspace, version) = demand_stream(&state, &reading, stream).await?;
     if wants_ndjson(&headers) {
+        reading.took_out(&state, workspace, Export::Events, Some(id));
         let part = Part::of_stream(stream, &paging, version)?;
         let feed = Feed::new(Arc::clone(state.commands.log()), &state, part).await?;
         return Ok(ndjson(reading.answer((), position), feed.into_body()));
@@ -245,19 +247,21 @@ async fn demand_history(
     Ok(())
 }
 
-/// The version of a stream, for who may read it.
+/// The workspace of a stream and its version, for who may read it.
 async fn demand_stream(
     state: &AppState,
     reading: &Reading,
     stream: StreamId,
-) -> Result<StreamVersion, Problem> {
+) -> Result<(Option<WorkspaceId>, StreamVersion), Problem> {
     let log = state.commands.log();
     let first = log.read_stream(stream, StreamVersion::NEW, 1).await?;
     let first = first.first().ok_or_else(|| Problem::not_found("stream"))?;
     if !reading.caller.operator {
         demand_history(state, reading, WorkspaceId(first.workspace.0), "stream").await?;
     }
-    feed::version_of(log.as_ref(), first).await
+    let workspace = Some(first.workspace).filter(|workspace| *workspace != Workspace::NIL);
+    let version = feed::version_of(log.as_ref(), first).await?;
+    Ok((workspace.map(|workspace| WorkspaceId(workspace.0)), version))
 }
 
 fn starting<'a>(

@@ -34,6 +34,7 @@ use crate::{
     access::demand,
     app::AppState,
     extract::{JsonBody, Path, WorkspaceSelector},
+    personal,
     problem::{Problem, ProblemKind},
     reading::WorkspaceParams,
     refusal::Refusal,
@@ -261,7 +262,10 @@ async fn take(
     for found in offered(&state.pool, workspace.0, &wanted.queue, CANDIDATES).await? {
         let id = ExecutionId(found.execution_id);
         // Looked up before it is taken: once it is, nothing may fail.
-        let Some(input) = input_of(state, &found).await? else { continue };
+        let mut input = input_of(state, &found).await?;
+        // Whoever does the work of the node is given what the node would be.
+        personal::show_raw(state, workspace, &mut input).await?;
+        let Some(input) = input else { continue };
         let task = TaskRef { path: NodePath(found.path), attempt: Attempt(found.attempt) };
         let (task, worker) = (&task, &wanted.worker);
         let context =

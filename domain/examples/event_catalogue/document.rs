@@ -6,7 +6,7 @@
 use std::{fmt::Write as _, fs, path::Path};
 
 use ledgerline_domain::{
-    deployment::DeploymentEvent, event::DomainEvent, execution::ExecutionEvent,
+    audit::AuditEvent, deployment::DeploymentEvent, event::DomainEvent, execution::ExecutionEvent,
     trigger::TriggerEvent, vault::VaultEvent, workflow::WorkflowEvent, workspace::WorkspaceEvent,
 };
 
@@ -34,6 +34,7 @@ pub(crate) fn document(root: &Path) -> String {
     aggregate::<VaultEvent>(root, &["vault.rs"], &mut text);
     aggregate::<DeploymentEvent>(root, &["deployment.rs"], &mut text);
     aggregate::<TriggerEvent>(root, &["trigger.rs", "trigger/events.rs"], &mut text);
+    aggregate::<AuditEvent>(root, &["audit.rs"], &mut text);
     text
 }
 

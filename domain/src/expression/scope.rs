@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value};
 
 use super::{ExpressionError, References, Veil};
-use crate::{json::Json, limits};
+use crate::{json::Json, limits, personal};
 
 /// The values that an expression or a template reads by name.
 ///
@@ -109,11 +109,14 @@ impl Scope {
     }
 }
 
-/// A value, taken off what the evaluation may still read.
+/// A value, taken off what the evaluation may still read. What is sealed in it is a text.
 fn parsed(value: &Json, left: &mut usize) -> Result<Value, ExpressionError> {
     *left = left.checked_sub(value.as_str().len()).ok_or(ExpressionError::TooLarge {
         what: "what it reads",
         max_bytes: limits::MAX_EVALUATION_INPUT_BYTES,
     })?;
-    Ok(value.to_value())
+    Ok(match personal::may_be_sealed(value.as_str()) {
+        true => personal::as_texts(value.to_value()),
+        false => value.to_value(),
+    })
 }

@@ -67,6 +67,7 @@ impl PastNodes {
             stream: recorded.stream.0,
             version: recorded.version.0,
             workspace: recorded.workspace.0,
+            event_id: recorded.event_id,
             at: recorded.recorded_at,
             event,
             metadata: recorded.metadata,

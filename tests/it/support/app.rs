@@ -12,10 +12,12 @@ use ledgerline_api::{
     identity::{Identity, IdentityParts},
     seed,
 };
-use ledgerline_commands::{Clock as CommandClock, Commands, Lines, Settings};
+use ledgerline_commands::{Clock as CommandClock, Commands, Lines, Recorder, Settings};
 use ledgerline_nats::{Gateway, GatewayConfig, LiveLogs};
 use ledgerline_projections::Positions;
-use ledgerline_store::{EventLog, LogConfig, PostgresLog, seal::MasterKey, sealed::SealedValues};
+use ledgerline_store::{
+    EventLog, LogConfig, PostgresLog, facts::Facts, seal::MasterKey, sealed::SealedValues,
+};
 use ledgerline_worker::outbound::Reach;
 use secrecy::SecretString;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -33,6 +35,11 @@ pub(crate) struct App {
 impl App {
     /// Starts one on an empty database.
     pub(crate) async fn start() -> Self {
+        Self::start_with(|config| config).await
+    }
+
+    /// One that is configured otherwise.
+    pub(crate) async fn start_with(change: impl FnOnce(Config) -> Config) -> Self {
         let database = services::database().await;
         let pool = database.pool().await;
         ledgerline_projections::prepare(&pool).await.expect("the read models have their tables");
@@ -43,7 +50,7 @@ impl App {
         let now = clock.clone();
         let of_commands = CommandClock::new(move || now.now(), Uuid::now_v7);
         let commands = Commands::new(Arc::clone(&log), of_commands, Settings::default());
-        let config = Config::default();
+        let config = change(Config::default());
         let identity = IdentityParts {
             pool: pool.clone(),
             config: config.auth.clone(),
@@ -52,9 +59,11 @@ impl App {
             mail: config.mail.clone(),
             clock: clock.clone(),
             on_registered: seed::personal_workspaces(commands.clone()),
+            tallies: commands.tallies().clone(),
         };
         let identity = Identity::start(identity, &tasks, &stop).await.expect("the keys are new");
         let gateway = GatewayConfig::default();
+        let recorder = Recorder::new(commands.clone(), Facts::new(pool.clone()));
         let state = AppState::new(AppParts {
             config,
             clock,
@@ -70,6 +79,7 @@ impl App {
             live_logs: LiveLogs::new(None, Uuid::now_v7()),
             lines: Lines::default(),
             bulk: Bell::default(),
+            recorder,
             stop,
             tasks,
         });

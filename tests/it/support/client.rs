@@ -1,11 +1,14 @@
 //! Requests to the whole router of a test, without a socket: its own database, its own clock.
 
+use std::net::{IpAddr, SocketAddr};
+
 use axum::{
     Router,
     body::{Body, to_bytes},
+    extract::ConnectInfo,
     http::{HeaderMap, Method, Request, StatusCode, header},
 };
-use ledgerline_api::{clock::Clock, identity::Identity};
+use ledgerline_api::{clock::Clock, config::Config, identity::Identity};
 use ledgerline_commands::Commands;
 use serde_json::Value;
 use tower::ServiceExt;
@@ -17,6 +20,8 @@ pub(crate) struct Client {
     router: Router,
     /// The time of this test: it stands until it is moved.
     pub(crate) clock: Clock,
+    /// From where it asks; nothing is known of it where none is set.
+    pub(crate) ip: Option<IpAddr>,
     /// Ends the background work and drops the database with the test.
     app: app::App,
 }
@@ -61,10 +66,16 @@ impl Answer {
 impl Client {
     /// A product of its own.
     pub(crate) async fn start() -> Self {
-        let app = app::App::start().await;
+        Self::start_with(|config| config).await
+    }
+
+    /// One that is configured otherwise.
+    pub(crate) async fn start_with(change: impl FnOnce(Config) -> Config) -> Self {
+        let app = app::App::start_with(change).await;
         Self {
             router: ledgerline_api::router::router(&app.state),
             clock: app.state.clock.clone(),
+            ip: None,
             app,
         }
     }
@@ -82,6 +93,12 @@ impl Client {
     /// Its accounts.
     pub(crate) fn identity(&self) -> &Identity {
         &self.app.state.identity
+    }
+
+    /// Takes the facts for the audit into the log.
+    pub(crate) async fn record(&self) {
+        let recorded = self.app.state.recorder.record(self.clock.now()).await;
+        recorded.expect("the log takes them");
     }
 
     pub(crate) async fn get(&self, path: &str, token: Option<&str>) -> Answer {
@@ -106,6 +123,9 @@ impl Client {
         headers: &[(&str, String)],
     ) -> Answer {
         let mut request = Request::builder().method(method).uri(path);
+        if let Some(ip) = self.ip {
+            request = request.extension(ConnectInfo(SocketAddr::new(ip, 1)));
+        }
         if let Some(token) = token {
             request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
         }

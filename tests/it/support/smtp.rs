@@ -36,13 +36,19 @@ pub(crate) struct MailServer {
     pub(crate) port: u16,
     rules: Arc<Mutex<Rules>>,
     heard: Arc<Notify>,
+    refused: Arc<Notify>,
 }
 
 impl MailServer {
     pub(crate) async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        Self::on(TcpListener::bind("127.0.0.1:0").await.expect("a port"))
+    }
+
+    /// One where somebody listens already.
+    pub(crate) fn on(listener: TcpListener) -> Self {
         let port = listener.local_addr().expect("an address").port();
-        let server = Self { port, rules: Arc::default(), heard: Arc::default() };
+        let server =
+            Self { port, rules: Arc::default(), heard: Arc::default(), refused: Arc::default() };
         let serving = server.clone();
         #[expect(clippy::disallowed_methods, reason = "it ends with the test's runtime")]
         tokio::spawn(async move {
@@ -83,6 +89,11 @@ impl MailServer {
     /// Waits for the next message.
     pub(crate) async fn heard(&self) {
         self.heard.notified().await;
+    }
+
+    /// Waits until it refuses something that it was told to.
+    pub(crate) async fn refused(&self) {
+        self.refused.notified().await;
     }
 
     fn answer(&self, command: &str, usual: &str) -> String {
@@ -136,6 +147,9 @@ impl MailServer {
             };
             let answer = self.answer(&upper, &usual);
             write.write_all(format!("{answer}\r\n").as_bytes()).await?;
+            if answer != usual && answer.starts_with(['4', '5']) {
+                self.refused.notify_one();
+            }
             if upper == "QUIT" {
                 return Ok(());
             }

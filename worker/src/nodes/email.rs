@@ -55,7 +55,7 @@ pub(super) async fn perform(asked: ResolvedEmail, of: &Try) -> Result<Value, Nod
     let begun = Instant::now();
     let vaults = &of.equipment.vaults;
     let kind = ConnectionKind::Smtp;
-    let opened = vaults.connection(of.workspace, &asked.connection, kind).await?;
+    let opened = vaults.connection(of, &asked.connection, kind).await?;
     let mask = opened.stored.mask();
     let ConnectionSettings::Smtp(settings) = &opened.stored.settings else {
         return Err(failure(ErrorKind::Validation, "the connection leads to no mail server"));

@@ -40,7 +40,7 @@ pub(super) async fn perform(asked: ResolvedSql, of: &Try) -> Result<Value, NodeE
     let begun = Instant::now();
     let vaults = &of.equipment.vaults;
     let kind = ConnectionKind::Postgres;
-    let opened = vaults.connection(of.workspace, &asked.connection, kind).await?;
+    let opened = vaults.connection(of, &asked.connection, kind).await?;
     let mask = opened.stored.mask();
     let done = tokio::select! {
         done = run(&asked, &opened, of) => done,

@@ -171,7 +171,8 @@ pub async fn password(
             return Err(one_proof());
         }
         let token = reset_token.unwrap_or_default();
-        state.identity.reset_password(&token, new_password, context.now).await?;
+        let client = context.client();
+        state.identity.reset_password(&token, new_password, &client, context.now).await?;
         return Ok(StatusCode::NO_CONTENT);
     }
     // Whoever is not signed in learns that, and not what is wrong with the body.
@@ -181,7 +182,10 @@ pub async fn password(
     let old_password = old_password.ok_or_else(one_proof)?;
     let user = state.identity.user(caller.user_id).await?;
     let user = user.ok_or_else(|| Problem::not_found("user"))?;
-    state.identity.change_password(&user, session, old_password, new_password, context.now).await?;
+    let (client, now) = (context.client(), context.now);
+    let changed =
+        state.identity.change_password(&user, session, old_password, new_password, &client, now);
+    changed.await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -16,6 +16,7 @@ use super::{answer, view::ExecutionView, workspace_of};
 use crate::{
     app::AppState,
     extract::{JsonBody, Path},
+    personal::{self, Given},
     writing::{Reply, Writing},
 };
 
@@ -85,6 +86,9 @@ pub async fn signal(
     let workspace = workspace_of::<Execution>(&state, id.0, "execution").await?;
     let (payload, hash) =
         body.map_or_else(|| (Json::null(), [0; 32]), |body| (body.value, body.hash));
+    let needed = Permission::ControlExecution;
+    let given = Given { workspace, needed, noun: "execution", pointer: "" };
+    let payload = personal::seal(&state, &writing.caller, given, payload).await?;
     let context = writing.context(workspace, hash);
     let (writer, command) = (&writing, &ExecutionCommand::Signal { name, payload });
     let plan = |scope: Scope| async move {

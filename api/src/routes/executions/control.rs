@@ -19,6 +19,7 @@ use super::{answer, demand_seen, making, started, view::ExecutionView, workspace
 use crate::{
     app::AppState,
     extract::{JsonBody, Path},
+    personal::{self, Given},
     problem::Problem,
     refusal::Refusal,
     writing::{Reply, Writing},
@@ -187,6 +188,14 @@ pub async fn rerun(
     demand_object(&wanted)?;
     let RerunExecution { from_node, node_input, input, version } = wanted;
     let workspace = workspace_of::<Execution>(&state, of.0, "execution").await?;
+    let input = match input {
+        Some(input) => {
+            let needed = Permission::ControlExecution;
+            let given = Given { workspace, needed, noun: "execution", pointer: "/input" };
+            Some(personal::seal(&state, &writing.caller, given, input).await?)
+        }
+        None => None,
+    };
     let execution_id = ExecutionId(state.commands.clock().new_id());
     let (context, seen) = making(writing.context(workspace, hash), execution_id);
     let (writer, wanted, seen) =

@@ -20,8 +20,9 @@ use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use futures_util::stream;
 use ledgerline_commands::definitions::at_hand;
 use ledgerline_domain::{
+    audit::Export,
     execution::{Execution, ExecutionEvent, NodeOutput},
-    id::ExecutionId,
+    id::{ExecutionId, WorkspaceId},
     json::Json,
     workflow::Workflow,
 };
@@ -168,6 +169,8 @@ pub async fn get(
     let (Some(run), Some(status)) = (found.state.run(), found.state.status()) else {
         return Err(Problem::not_found("execution"));
     };
+    let workspace = found.origin.map(|origin| WorkspaceId(origin.workspace.0));
+    reading.took_out(&state, workspace, Export::Executions, Some(id.0));
     let name = state.ledger.name().await?;
     let manifest = ExportRecord::Manifest {
         format: FORMAT,

@@ -20,6 +20,7 @@ use super::{control::control, demand_seen, making, started, view::ExecutionView,
 use crate::{
     app::AppState,
     extract::{JsonBody, Path, PositionToken},
+    personal::{self, Given},
     problem::Problem,
     writing::{Reply, Writing},
 };
@@ -73,6 +74,14 @@ pub async fn fork(
     let execution_id = ExecutionId(state.commands.clock().new_id());
     let (context, seen) = making(writing.context(workspace, hash), execution_id);
     let ForkExecution { input, variables, version, .. } = body;
+    let input = match input {
+        Some(input) => {
+            let given =
+                Given { workspace, needed: permission, noun: "execution", pointer: "/input" };
+            Some(personal::seal(&state, &writing.caller, given, input).await?)
+        }
+        None => None,
+    };
     let wanted = &Fork { execution_id, of, at, input, variables, version };
     let (writer, seen) = (&writing, &seen);
     let plan = |scope: Scope| async move {

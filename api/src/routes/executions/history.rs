@@ -8,6 +8,7 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use ledgerline_domain::{
+    audit::Export,
     event::DomainEvent as _,
     execution::ExecutionEvent,
     id::{ExecutionId, WorkspaceId},
@@ -47,8 +48,9 @@ pub async fn list(
     by_cursor(&paging)?;
     let position = reading.log();
     let stream = StreamId(id.0);
-    let version = found(&state, &reading, stream).await?;
+    let (workspace, version) = found(&state, &reading, stream).await?;
     if wants_ndjson(&headers) {
+        reading.took_out(&state, Some(workspace), Export::Events, Some(id.0));
         let part = Part::of_stream(stream, &paging, version)?;
         let feed = Feed::new(Arc::clone(state.commands.log()), &state, part).await?;
         return Ok(ndjson(reading.answer((), position), feed.into_body()));
@@ -57,13 +59,13 @@ pub async fn list(
     Ok(reading.answer(page, position).versioned(version).into_response())
 }
 
-/// The version of an execution, for who may see it. Its state is not folded: whoever pages through a long history asks for its events
+/// The workspace of an execution and its version, for who may see it. Its state is not folded: whoever pages through a long history asks for its events
 /// alone.
 async fn found(
     state: &AppState,
     reading: &Reading,
     stream: StreamId,
-) -> Result<StreamVersion, Problem> {
+) -> Result<(WorkspaceId, StreamVersion), Problem> {
     let log = state.commands.log();
     let first = log.read_stream(stream, StreamVersion::NEW, 1).await?;
     let first = first.first().filter(|event| event.category == ExecutionEvent::CATEGORY);
@@ -71,5 +73,5 @@ async fn found(
     let workspace = WorkspaceId(first.workspace.0);
     let permission = Permission::ViewExecution;
     demand(state, &reading.caller, workspace, permission, "execution").await?;
-    version_of(log.as_ref(), first).await
+    Ok((workspace, version_of(log.as_ref(), first).await?))
 }

@@ -9,7 +9,10 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use futures_util::stream;
-use ledgerline_domain::id::ExecutionId;
+use ledgerline_domain::{
+    audit::Export,
+    id::{ExecutionId, WorkspaceId},
+};
 use ledgerline_store::{EventLog, LogLevel, LogLine, LogQuery};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
@@ -156,10 +159,12 @@ pub async fn list(
         return live::follow_logs(state, reading.caller, id, after).await;
     }
     let position = reading.log();
-    find(&state, &reading, id).await?;
+    let found = find(&state, &reading, id).await?;
     let mut wanted = wanted(id, &query, after)?;
     let log = state.commands.log();
     if wants_ndjson(&headers) {
+        let workspace = found.origin.map(|origin| WorkspaceId(origin.workspace.0));
+        reading.took_out(&state, workspace, Export::LogLines, Some(id.0));
         wanted.limit = STREAMED;
         let lines = all_lines(Arc::clone(log), wanted, state.stop.clone());
         return Ok(ndjson(reading.answer((), position), lines));

@@ -15,6 +15,7 @@ use crate::{
     answer::Answer,
     app::AppState,
     extract::{AsOf, ListQuery, Path},
+    personal,
     problem::Problem,
     reading::{AsOfParams, Reading},
 };
@@ -69,6 +70,12 @@ pub async fn list(
     };
     let more = items.len() > kept;
     items.truncate(kept);
+    if let Some(run) = found.state.run() {
+        for node in &mut items {
+            personal::show_raw(&state, run.request.workspace_id, &mut node.input).await?;
+            personal::show_raw(&state, run.request.workspace_id, &mut node.output).await?;
+        }
+    }
     let next_cursor =
         items.last().filter(|_| more).map(|node| format!("{}.{}", node.first_position, node.path));
     let total = found.state.run().map_or(0, |run| run.nodes.len());

@@ -8,6 +8,8 @@ use axum::{
 use ledgerline_domain::{
     execution::{Execution, NodeOutput, NodeState},
     id::ExecutionId,
+    json::Json,
+    personal::may_be_sealed,
 };
 use serde::Deserialize;
 use utoipa::IntoParams;
@@ -16,6 +18,7 @@ use super::find_at;
 use crate::{
     app::AppState,
     extract::{AsOf, Path, Query},
+    personal,
     problem::Problem,
     reading::{AsOfParams, Reading},
 };
@@ -50,11 +53,25 @@ pub async fn get(
             })?
         }
     };
+    let content = shown(&state, &found.state, content).await?;
     let answer = reading.answer((), position).versioned(found.version);
     let (mut parts, _) = answer.into_response().into_parts();
     parts.headers.remove(header::CONTENT_LENGTH);
     parts.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     Ok(Response::from_parts(parts, content.into()))
+}
+
+/// An output with what is sealed in it opened.
+async fn shown(
+    state: &AppState,
+    execution: &Execution,
+    content: Vec<u8>,
+) -> Result<Vec<u8>, Problem> {
+    let text = std::str::from_utf8(&content).ok().filter(|text| may_be_sealed(text));
+    let value = text.and_then(|text| Json::parse(text).ok());
+    let Some((value, run)) = value.zip(execution.run()) else { return Ok(content) };
+    let shown = personal::show(state, run.request.workspace_id, value).await?;
+    Ok(shown.as_str().as_bytes().to_vec())
 }
 
 fn output_of<'a>(execution: &'a Execution, node: Option<&str>) -> Option<&'a NodeOutput> {

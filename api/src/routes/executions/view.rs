@@ -22,7 +22,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::why::{LimitView, WaitsForView};
-use crate::{app::AppState, problem::Problem};
+use crate::{app::AppState, personal, problem::Problem};
 
 /// The largest output that is answered as a value; a larger one is named by its hash.
 const MAX_RESOLVED_BYTES: u64 = 1024 * 1024;
@@ -169,6 +169,10 @@ pub(crate) async fn view(
     let workflow = state.commands.load::<Workflow>(run.request.workflow_id).await?;
     let workflow_name = workflow.state.content().map(|content| content.latest().name.clone());
     let (output, output_blob) = resolve(state, execution).await?;
+    let output = match output {
+        Some(output) => Some(personal::show(state, run.request.workspace_id, output).await?),
+        None => None,
+    };
     let ended = Ended::of(execution);
     let taken = times.started_at.zip(finished_at).map(|(from, to)| (to - from).num_milliseconds());
     let request = &run.request;
@@ -212,7 +216,7 @@ pub(crate) async fn view(
         cancel_reason: ended.cancel_reason,
         failed_node: ended.failed_node,
         error: ended.error,
-        input: request.input.clone(),
+        input: personal::show(state, request.workspace_id, request.input.clone()).await?,
         output,
         output_blob,
         version: loaded.version.0,

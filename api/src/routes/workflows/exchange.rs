@@ -10,6 +10,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use ledgerline_domain::{
+    audit::Export,
     id::WorkflowId,
     permission::Permission,
     workflow::{SavedVersion, WorkflowVersion},
@@ -148,6 +149,7 @@ pub async fn export(
         Some(_) if audience == Audience::Everybody => return Err(Problem::not_found("version")),
         Some(version) => WorkflowVersion(version),
     };
+    reading.took_out(&state, Some(content.workspace_id), Export::Workflows, Some(id.0));
     let draft = state.ledger.stored(id, content, version).await?;
     let text = document(draft)?;
     let (text, media_type, extension) = match format {

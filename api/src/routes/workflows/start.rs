@@ -20,6 +20,7 @@ use super::workspace_of;
 use crate::{
     app::AppState,
     extract::{JsonBody, Path},
+    personal::{self, Given},
     problem::Problem,
     routes::executions::view::{ExecutionView, view},
     writing::{Reply, Writing, hash_of},
@@ -61,6 +62,13 @@ pub async fn start(
     let execution_id = ExecutionId(state.commands.clock().new_id());
     context.made_ids.push(execution_id.0);
     let StartRequest { input, priority } = request;
+    let given = Given {
+        workspace,
+        needed: Permission::StartExecution,
+        noun: "workflow",
+        pointer: "/input",
+    };
+    let input = personal::seal(&state, &writing.caller, given, input).await?;
     let trigger_type = TriggerType::Manual;
     let wanted = &Start { execution_id, workflow_id: id, trigger_type, input, depth: 0 };
     let (writer, seen) = (&writing, &seen);
