@@ -34,6 +34,7 @@ pub mod roles;
 pub mod router;
 pub mod routes;
 pub mod seed;
+mod task_requests;
 pub mod telemetry;
 pub mod vault;
 pub mod webhook;

@@ -310,7 +310,7 @@ async fn assemble(
             stop: stages.front.stop.clone(),
             tasks: stages.front.tasks.clone(),
         });
-        http::serve(door, &state, &stages.front);
+        http::serve(door, &state, foundation.nats.clone(), &stages.front);
     } else {
         http::serve_health(door, &foundation.health, &stages.front);
     }

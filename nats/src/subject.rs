@@ -4,9 +4,12 @@
 //! <prefix>.events.<workspace>.<category>.<stream>.<type>     in <PREFIX>_EVENTS
 //! <prefix>.work.<queue>                                      in <PREFIX>_WORK
 //! <prefix>.logs.<workspace>.<execution>                      core NATS
+//! <prefix>.worker_tasks.poll                                 requests and replies
+//! <prefix>.worker_tasks.<verb>.<execution>.<attempt>.<path>  requests and replies
 //! ```
 //!
-//! Tokens are ids and `snake_case` names that are written in our source, so nothing a user types is ever part of a subject.
+//! Tokens are ids and `snake_case` names that are written in our source, so nothing a user types is ever part of a subject; the path of
+//! a task's node stands there in hexadecimal.
 //! To add one, add a variant to [`Subject`] and an arm to both directions; the round-trip test covers it.
 
 use std::{fmt, sync::Arc};
@@ -74,6 +77,12 @@ impl Prefix {
         format!("{}.work.*", self.0)
     }
 
+    /// Matches every request of an external worker.
+    #[must_use]
+    pub fn all_worker_tasks(&self) -> String {
+        format!("{}.worker_tasks.>", self.0)
+    }
+
     /// The subject of a recorded event. Category and type are `snake_case` names of our own source.
     #[must_use]
     pub fn event(&self, event: &RecordedEvent) -> String {
@@ -104,6 +113,10 @@ impl Prefix {
             Subject::Logs { workspace, execution } => {
                 format!("{}.logs.{}.{execution}", self.0, workspace.0)
             }
+            Subject::PollTask => format!("{}.worker_tasks.poll", self.0),
+            Subject::ReportTask { verb, task } => {
+                format!("{}.worker_tasks.{}.{task}", self.0, verb.as_str())
+            }
         }
     }
 
@@ -114,6 +127,7 @@ impl Prefix {
         let (kind, rest) = rest.split_once('.')?;
         let mut tokens = rest.split('.');
         let subject = match kind {
+            "worker_tasks" => return worker_task(rest),
             "events" => Subject::Event {
                 workspace: Workspace(id(tokens.next()?)?),
                 category: tokens.next().filter(|token| is_token(token))?,
@@ -166,6 +180,41 @@ pub enum Subject<'a> {
         /// The execution.
         execution: Uuid,
     },
+    /// An external worker asks for a task.
+    PollTask,
+    /// An external worker says something of a task that it has.
+    ReportTask {
+        /// What.
+        verb: TaskVerb,
+        /// The name of the task: its execution, its try and the path of its node in hexadecimal.
+        task: &'a str,
+    },
+}
+
+/// What a worker may say of its task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TaskVerb {
+    /// It is done.
+    Complete,
+    /// It failed.
+    Fail,
+    /// It is still being done.
+    Heartbeat,
+}
+
+impl TaskVerb {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Complete, Self::Fail, Self::Heartbeat];
+
+    /// The token in a subject, and the last step of the route.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Complete => "complete",
+            Self::Fail => "fail",
+            Self::Heartbeat => "heartbeat",
+        }
+    }
 }
 
 /// Which line an execution waits in. Lines are drained by [`Queue::weight`], so that low is never starved.
@@ -224,6 +273,21 @@ impl fmt::Display for Queue {
     }
 }
 
+fn worker_task(rest: &str) -> Option<Subject<'_>> {
+    let Some((verb, task)) = rest.split_once('.') else {
+        return (rest == "poll").then_some(Subject::PollTask);
+    };
+    let verb = TaskVerb::ALL.into_iter().find(|known| known.as_str() == verb)?;
+    let mut tokens = task.split('.');
+    id(tokens.next()?)?;
+    let attempt: u32 = tokens.next().filter(|token| !token.starts_with('+'))?.parse().ok()?;
+    let path = tokens.next()?;
+    let is_hex = |byte: u8| matches!(byte, b'a'..=b'f' | b'0'..=b'9');
+    let is_path = !path.is_empty() && path.len() % 2 == 0 && path.bytes().all(is_hex);
+    (attempt > 0 && is_path && tokens.next().is_none())
+        .then_some(Subject::ReportTask { verb, task })
+}
+
 /// Only the text that we write ourselves: other spellings of a UUID would make two subjects of one stream.
 fn id(token: &str) -> Option<Uuid> {
     let id = Uuid::parse_str(token).ok()?;
@@ -273,7 +337,20 @@ mod tests {
         }
 
         #[test]
-        fn whatever_parses_is_what_we_would_have_written(text in "ledgerline\\.(events|work|logs)(\\.[a-z0-9_*>-]{1,36}){0,5}") {
+        fn subjects_of_tasks_round_trip(
+            prefix in "[a-z0-9_]{1,48}", execution in ids(), attempt in 1..200_u32, path in "([0-9a-f]{2}){1,40}", verb in 0..3_usize,
+        ) {
+            let prefix = Prefix::new(&prefix).unwrap();
+            let task = format!("{execution}.{attempt}.{path}");
+            for subject in [Subject::PollTask, Subject::ReportTask { verb: TaskVerb::ALL[verb], task: &task }] {
+                let text = prefix.subject(&subject);
+                prop_assert_eq!(prefix.parse(&text), Some(subject));
+                prop_assert!(text.starts_with(prefix.all_worker_tasks().trim_end_matches('>')));
+            }
+        }
+
+        #[test]
+        fn whatever_parses_is_what_we_would_have_written(text in "ledgerline\\.(events|work|logs|worker_tasks)(\\.[a-z0-9_*>-]{1,36}){0,5}") {
             let prefix = Prefix::default();
             if let Some(subject) = prefix.parse(&text) {
                 prop_assert_eq!(prefix.subject(&subject), text);
@@ -312,6 +389,14 @@ mod tests {
             "ledgerline.work.urgent",
             "ledgerline.work.high.more",
             "ledgerline.logs.x.y",
+            "ledgerline.worker_tasks",
+            "ledgerline.worker_tasks.poll.images",
+            "ledgerline.worker_tasks.complete",
+            "ledgerline.worker_tasks.delete.00000000-0000-0000-0000-000000000007.1.61",
+            "ledgerline.worker_tasks.complete.00000000-0000-0000-0000-000000000007.0.61",
+            "ledgerline.worker_tasks.complete.00000000-0000-0000-0000-000000000007.1.6",
+            "ledgerline.worker_tasks.complete.00000000-0000-0000-0000-000000000007.1.zz",
+            "ledgerline.worker_tasks.complete.00000000-0000-0000-0000-000000000007.1.61.61",
             "ledgerline.events.00000000000000000000000000000000.a.00000000-0000-0000-0000-000000000000.b",
         ] {
             assert_eq!(prefix.parse(text), None, "{text}");

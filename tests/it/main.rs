@@ -34,6 +34,7 @@ mod http {
     mod rate_limits;
     mod secrets;
     mod system;
+    mod task_requests;
     mod triggers;
     mod waits;
     mod workflows;
@@ -45,6 +46,7 @@ mod long;
 mod masking;
 mod matrix;
 mod projections;
+mod readme;
 mod relay;
 mod sealed;
 mod ssrf;

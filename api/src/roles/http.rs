@@ -8,6 +8,7 @@ use axum::{
     response::{IntoResponse as _, Response},
     routing::get,
 };
+use ledgerline_nats::Nats;
 use tokio::net::TcpListener;
 use url::Url;
 
@@ -17,7 +18,7 @@ use crate::{
     config::{Config, HttpConfig},
     health::{Condition, Health},
     listen::{self, Bounds, tls::Tls},
-    router,
+    router, task_requests,
 };
 
 /// A port that was taken, and how connections to it are treated.
@@ -78,9 +79,13 @@ pub(crate) fn loopback_of(address: SocketAddr) -> SocketAddr {
     }
 }
 
-/// Serves all routes until the stage stops, and then until open requests have been answered.
-pub(super) fn serve(door: Door, state: &AppState, stage: &Stage) {
-    spawn(door, router::router(state), stage);
+/// Serves all routes until the stage stops, and then until open requests have been answered. Those for workers are served over NATS too.
+pub(super) fn serve(door: Door, state: &AppState, nats: Option<Nats>, stage: &Stage) {
+    let routes = router::router(state);
+    if let Some(nats) = nats {
+        task_requests::serve(nats, routes.clone(), stage);
+    }
+    spawn(door, routes, stage);
 }
 
 /// Serves health alone: for a process without the role `api`, which is watched all the same.

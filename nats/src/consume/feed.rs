@@ -298,6 +298,9 @@ fn live_event(message: &jetstream::Message, nats: &Nats) -> Option<LiveEvent> {
             r#type: r#type.into(),
             bytes: message.payload.clone(),
         }),
-        Subject::Work(_) | Subject::Logs { .. } => None,
+        Subject::Work(_)
+        | Subject::Logs { .. }
+        | Subject::PollTask
+        | Subject::ReportTask { .. } => None,
     }
 }
