@@ -30,7 +30,8 @@ use uuid::Uuid;
 
 use crate::{
     Clock, CommandError, Commands, Context, DispatchSettings, Dispatcher, Executed, Leading, Lines,
-    Policies, Scope, Settings, Target, Timers, Triggers, WorkspaceLimits,
+    Policies, Scope, Settings, Survey, Target, Timers, Triggers, WorkspaceLimits,
+    audit::{GRACE, audit},
     record::recorded,
     start,
     start::{Start, StartRejection},
@@ -121,6 +122,14 @@ impl World {
     /// How many events are such.
     pub(crate) fn count(&self, is_such: impl Fn(&ExecutionEvent) -> bool) -> usize {
         self.executions().iter().filter(|(_, event)| is_such(event)).count()
+    }
+
+    /// Demands that every open execution waits for something that will come, as the auditor looks at the whole log.
+    pub(crate) async fn nothing_is_stuck(&self) {
+        let auditor = self.process("auditor");
+        let survey = Survey::of_log(&auditor.commands, &auditor.tail).await.unwrap();
+        let found = audit(&auditor.commands, &survey, 0, GRACE).await.unwrap();
+        assert_eq!((found.stuck, found.complete), (Vec::new(), true));
     }
 
     /// Waits until something holds, at most a minute of simulated time.

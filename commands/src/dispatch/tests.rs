@@ -69,6 +69,7 @@ async fn a_limit_holds_while_leaders_die_and_others_take_over() {
     assert_eq!(most_at_once(&world), 3);
     // Nobody was given more than one claim: no worker was lost.
     assert_eq!(dispatched(&world), 60);
+    world.nothing_is_stuck().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -115,6 +116,7 @@ async fn the_claims_of_a_lost_worker_go_to_another() {
         })
         .collect();
     assert_eq!(resumed, [Claim(2), Claim(2)]);
+    world.nothing_is_stuck().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -139,6 +141,7 @@ async fn a_run_whose_workers_are_all_lost_fails_after_five_claims() {
         lost.crash();
     }
     world.until(|world| has_failed(world) == 1).await;
+    world.nothing_is_stuck().await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -85,6 +85,7 @@ async fn a_reaction_happens_once_wherever_the_leader_dies() {
             told.values().all(|told| told == &["execution_paused"]),
             "{left} {landed}: {told:?}"
         );
+        world.nothing_is_stuck().await;
     }
 }
 

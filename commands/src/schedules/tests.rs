@@ -196,6 +196,7 @@ async fn a_crash_between_the_due_time_and_the_run_loses_and_doubles_nothing() {
     assert!(times.len() >= 6, "{times:?}");
     assert!(times.windows(2).all(|pair| pair[1] - pair[0] == TimeDelta::minutes(1)), "{times:?}");
     assert_eq!(missed(&world), []);
+    world.nothing_is_stuck().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -216,6 +217,7 @@ async fn after_downtime_what_is_recent_fires_and_the_rest_is_missed() {
     let minutes = |n| last + TimeDelta::minutes(n);
     assert_eq!(times(&world)[1..], [minutes(8), minutes(9), minutes(10)]);
     assert_once_each(&world);
+    world.nothing_is_stuck().await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -126,6 +126,7 @@ async fn another_process_fires_what_a_dead_one_left() {
     world.until(|world| fired(world) == ids.len()).await;
     sleep(LEASE * 4).await;
     assert_eq!(fired(&world), ids.len());
+    world.nothing_is_stuck().await;
 }
 
 async fn tell_workspace(world: &World, process: &Process, command: WorkspaceCommand) {

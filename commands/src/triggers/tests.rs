@@ -107,6 +107,7 @@ async fn an_event_that_is_heard_again_starts_nothing_again() {
     assert_eq!(refused(&world), []);
     let requested = world.count(|event| matches!(event, ExecutionEvent::ExecutionRequested(_)));
     assert_eq!(requested, 10);
+    world.nothing_is_stuck().await;
 }
 
 #[tokio::test(start_paused = true)]

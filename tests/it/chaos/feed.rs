@@ -126,6 +126,7 @@ async fn invariant_9_a_resuming_subscriber_hears_each_event_once_through_every_c
     assert!(accepted > 0, "no run was ever started");
 
     let told = wait_for_the_end(&house, &ada, &heard).await;
+    nothing_is_stuck(&house, &ada).await;
     assert!(told.len() > accepted, "{} events of {accepted} runs", told.len());
     over.cancel();
     listening.await.expect("the subscriber never heard anything twice or out of order");
@@ -251,6 +252,16 @@ async fn wait_for_the_end(house: &House, ada: &Account, heard: &HeardSoFar) -> V
         }
         sleep(Duration::from_millis(200)).await;
     }
+}
+
+/// What the auditor finds among all runs of the deployment, whose first user is its operator.
+async fn nothing_is_stuck(house: &House, ada: &Account) {
+    let url = format!("{}/api/v1/executions/stuck?all=true", house.base());
+    let asked = reqwest::Client::new().get(url).bearer_auth(&ada.token).timeout(PATIENCE).send();
+    let answer = asked.await.expect("it answers");
+    assert!(answer.status().is_success(), "{:?}", answer.text().await);
+    let stuck: Value = answer.json().await.expect("JSON");
+    assert_eq!((&stuck["items"], &stuck["complete"]), (&json!([]), &json!(true)), "{stuck}");
 }
 
 async fn open_runs(house: &House, ada: &Account) -> i64 {

@@ -5,8 +5,9 @@ use std::{future::Future, path::PathBuf, sync::Arc, time::Duration};
 
 use chrono::Utc;
 use ledgerline_commands::{
-    Clock, Commands, Context, DispatchSettings, Dispatcher, Leading, Policies, Settings, Target,
-    Timers, Triggers,
+    Clock, Commands, Context, DispatchSettings, Dispatcher, Leading, Policies, Settings, Survey,
+    Target, Timers, Triggers,
+    audit::{GRACE, audit},
     start::{Start, StartRejection, start},
 };
 use ledgerline_domain::{
@@ -295,7 +296,20 @@ impl Engine {
             .collect()
     }
 
+    /// Every open execution waits for something that will come: what the auditor finds over the whole log is nothing, whatever crashed.
+    pub(crate) async fn nothing_is_stuck(&self) {
+        let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
+        let tail = Tail::start(Arc::clone(&self.log), &tracker, stop.clone());
+        let survey = Survey::of_log(&self.commands, &tail).await.expect("the log is there");
+        let found = audit(&self.commands, &survey, 0, GRACE).await.expect("the log is there");
+        assert_eq!(found.stuck, [], "open, and nobody will move them");
+        assert!(found.complete, "all of them were looked at");
+        stop.cancel();
+    }
+
+    /// Ends it, and demands that nothing is stuck.
     pub(crate) async fn stop(self) {
+        self.nothing_is_stuck().await;
         self.cancel.cancel();
         self.tracker.close();
         within(self.tracker.wait()).await;
