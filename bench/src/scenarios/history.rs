@@ -18,7 +18,8 @@ use serde_json::{Value, json};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
-use crate::{latency::Latency, report::Report, server::Server, servers::Servers};
+use super::http::definition;
+use crate::{latency::Latency, report::Report, runs::workflow, server::Server, servers::Servers};
 
 /// Events of the run.
 const EVENTS: usize = 100_000;
@@ -30,9 +31,9 @@ const PAGE: usize = 200;
 const ROUNDS: usize = 20;
 
 /// A run that was paused at once, so that nobody goes on with it, and then did many steps.
-fn history(workspace: Uuid) -> anyhow::Result<Vec<ExecutionEvent>> {
+fn history(workspace: Uuid, workflow: &str) -> anyhow::Result<Vec<ExecutionEvent>> {
     let requested = json!({
-        "workspace_id": workspace, "workflow_id": Uuid::now_v7(), "workflow_version": 1,
+        "workspace_id": workspace, "workflow_id": workflow, "workflow_version": 1,
         "trigger_type": "manual", "input": {}, "queue": "default", "planned_nodes": 1,
     });
     let paused = json!({"reason": "user"});
@@ -105,13 +106,14 @@ pub(crate) async fn run(servers: &Servers, report: &mut Report) -> anyhow::Resul
     let (_, workspaces) = client.send("GET", "/api/v1/workspaces", "").await?;
     let workspaces: Value = serde_json::from_str(&workspaces)?;
     let workspace = workspaces["items"][0]["id"].as_str().context("a workspace")?.parse()?;
+    let workflow = workflow(&server, &definition("History")).await?;
 
     let pool = sqlx::PgPool::connect_with(servers.options("history")?).await?;
     let (tracker, cancel) = (TaskTracker::new(), CancellationToken::new());
     let log = PostgresLog::connect(pool.clone(), LogConfig::default(), &tracker, cancel.clone());
     let log: Arc<dyn EventLog> = log.await?;
     let stream = StreamId(Uuid::now_v7());
-    append(log.as_ref(), workspace, stream, &history(workspace)?).await?;
+    append(log.as_ref(), workspace, stream, &history(workspace, &workflow)?).await?;
 
     let raw = raw_page(&pool, stream).await?;
     let path = format!("/api/v1/executions/{}/events?limit={PAGE}", stream.0);

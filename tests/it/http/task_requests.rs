@@ -183,8 +183,10 @@ async fn a_request_over_nats_may_do_what_its_credential_may_and_no_more() {
     answer.is_problem(404, "not-found");
     let done = json!({"output": 1});
     worker.report(&task, "complete", "", &done).await.is_problem(404, "not-found");
-    house.let_in(&ada, &workspace, &eve, MemberRole::Viewer).await;
-    worker.report(&task, "complete", "", &done).await.is_problem(403, "forbidden");
+    let shop = ada.make_workspace("Shop").await;
+    house.let_in(&ada, &shop, &eve, MemberRole::Viewer).await;
+    let there = [("Ledgerline-Workspace", shop.as_str())];
+    worker.ask("poll", &there, wanted.as_bytes()).await.is_problem(403, "forbidden");
 
     worker.token = ada.token.clone();
     worker.ask("poll", &[], b"{").await.is_problem(400, "malformed-request");
