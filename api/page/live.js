@@ -9,6 +9,7 @@ const TOLD = new Set(["event", "log", "caught_up"]);
 
 const channels = new Map(); // channel -> { after, handle }
 let socket = null;
+let log = null; // which log, and how often it was restored
 let delay = 250;
 let state = () => {};
 
@@ -52,6 +53,11 @@ export function connect() {
   };
   socket.onmessage = (message) => {
     const frame = JSON.parse(message.data);
+    if (frame.type === "connected") {
+      // Restored from a backup meanwhile: what the page shows may never have happened.
+      if (log && log !== frame.log) return location.reload();
+      log = frame.log;
+    }
     const channel = channels.get(frame.channel);
     if (!channel) return;
     if (frame.position != null || frame.cursor != null) channel.after = frame.position ?? frame.cursor;

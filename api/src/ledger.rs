@@ -136,11 +136,10 @@ impl Ledger {
     /// 422 for another log or a position above the head; 503 when the database is away.
     pub async fn resolve(&self, token: PositionToken) -> Result<Position, Problem> {
         let name = self.name().await?;
-        if token.log.is_some_and(|log| log != (name.id, name.epoch)) {
-            return Err(Problem::new(
-                ProblemKind::PositionUnknown,
-                format!("the position is of another log than this one, {name}"),
-            ));
+        if let Some((id, epoch)) = token.log
+            && (id, epoch) != (name.id, name.epoch)
+        {
+            return Err(self.of_another(name, id, epoch, token.position).await?);
         }
         if token.position > self.head() {
             let head = self.0.commands.log().head().await?.position;
@@ -152,6 +151,26 @@ impl Ledger {
             }
         }
         Ok(token.position)
+    }
+
+    /// Why a position of another log or epoch is refused, with the position to begin again at.
+    async fn of_another(
+        &self,
+        name: LogName,
+        id: Uuid,
+        epoch: i32,
+        position: Position,
+    ) -> Result<Problem, Problem> {
+        let refused = |detail| Problem::new(ProblemKind::PositionUnknown, detail);
+        if id != name.id {
+            let detail = format!("the position is of another log than this one, {name}");
+            return Ok(refused(detail).with_restart_position(Position::START));
+        }
+        let restart = self.0.commands.log().common_with(epoch).await?.min(position);
+        let detail = format!(
+            "the log was restored since epoch {epoch}; begin again after {name}:{restart}, and take back what came after it"
+        );
+        Ok(refused(detail).with_rule("rewound").with_restart_position(restart))
     }
 
     /// Waits until read models reflect a position; gives the one that they all reflect then.

@@ -69,5 +69,5 @@ pub async fn follow_logs(
 ) -> Result<Response, Problem> {
     let workspace = caller.default_workspace();
     let granted = channel::authorise(&state, &caller, Channel::Logs(execution), workspace).await?;
-    stream::answer(state, caller, granted, channel::After::Line(after))
+    stream::answer(state, caller, granted, channel::After::Line(after)).await
 }

@@ -12,7 +12,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use ledgerline_commands::error::{CommandError, LoadError};
-use ledgerline_store::{AppendError, StoreError};
+use ledgerline_store::{AppendError, Position, StoreError};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -164,6 +164,7 @@ struct Parts {
     rule: Option<Cow<'static, str>>,
     errors: Vec<FieldError>,
     retry_after_s: Option<u64>,
+    restart_position: Option<Position>,
 }
 
 /// A problem as it goes over the wire (RFC 9457).
@@ -193,6 +194,10 @@ pub struct ProblemBody<'a> {
     /// What is wrong with which value.
     #[serde(skip_serializing_if = "<[FieldError]>::is_empty")]
     pub errors: &'a [FieldError],
+    /// Where to begin again, for a reader whose position is of another log or of an epoch before a restore.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<i64>)]
+    pub restart_position: Option<Position>,
 }
 
 impl Problem {
@@ -211,6 +216,7 @@ impl Problem {
             rule: None,
             errors: Vec::new(),
             retry_after_s,
+            restart_position: None,
         }))
     }
 
@@ -322,6 +328,13 @@ impl Problem {
         self
     }
 
+    /// The same problem with the position at which to begin again.
+    #[must_use]
+    pub fn with_restart_position(mut self, position: Position) -> Self {
+        self.0.restart_position = Some(position);
+        self
+    }
+
     /// Which kind it is.
     #[must_use]
     pub fn kind(&self) -> ProblemKind {
@@ -340,6 +353,18 @@ impl Problem {
         &self.0.errors
     }
 
+    /// Which rule refuses, where one does.
+    #[must_use]
+    pub fn rule(&self) -> Option<&str> {
+        self.0.rule.as_deref()
+    }
+
+    /// Where a reader begins again, where it must.
+    #[must_use]
+    pub fn restart_position(&self) -> Option<Position> {
+        self.0.restart_position
+    }
+
     /// The body as it goes over the wire.
     #[must_use]
     pub fn body<'a>(
@@ -347,7 +372,7 @@ impl Problem {
         instance: Option<&'a str>,
         correlation_id: Option<&'a str>,
     ) -> ProblemBody<'a> {
-        let Parts { kind, detail, rule, errors, .. } = self.0.as_ref();
+        let Parts { kind, detail, rule, errors, restart_position, .. } = self.0.as_ref();
         ProblemBody {
             r#type: kind.type_uri(),
             title: kind.title(),
@@ -357,6 +382,7 @@ impl Problem {
             correlation_id,
             rule: rule.as_deref(),
             errors,
+            restart_position: *restart_position,
         }
     }
 

@@ -118,6 +118,10 @@ pub trait EventLog: Send + Sync + 'static {
     /// Where the log ends.
     async fn head(&self) -> Result<Head, StoreError>;
 
+    /// The last position that the log of an epoch has in common with the present one; [`Position::START`] for an epoch that is
+    /// none of this log. Whoever has a position of an older epoch goes on from the lower one of the two.
+    async fn common_with(&self, epoch: i32) -> Result<Position, StoreError>;
+
     /// The last position this process knows to be committed; changes wake readers. A floor interval is the reader's own affair.
     fn watch_head(&self) -> watch::Receiver<Position>;
 

@@ -125,11 +125,7 @@ impl PostgresLog {
     /// # Errors
     /// When Postgres is away.
     pub async fn raise_epoch(pool: &PgPool) -> Result<i32, StoreError> {
-        let epoch =
-            sqlx::query_scalar!("UPDATE log_head SET epoch = epoch + 1 WHERE one RETURNING epoch")
-                .fetch_one(pool)
-                .await?;
-        Ok(epoch)
+        Ok(sqlx::query_file_scalar!("sql/raise_epoch.sql").fetch_one(pool).await?)
     }
 
     async fn submit(&self, intent: Intent) -> Result<Outcome, AppendError> {
@@ -279,6 +275,11 @@ impl EventLog for PostgresLog {
         let head = read_head(&self.pool).await?;
         raise_head(&self.head, head.position);
         Ok(head)
+    }
+
+    async fn common_with(&self, epoch: i32) -> Result<Position, StoreError> {
+        let position = sqlx::query_file_scalar!("sql/common_with_epoch.sql", epoch);
+        Ok(Position(position.fetch_one(&self.pool).await?))
     }
 
     fn watch_head(&self) -> watch::Receiver<Position> {

@@ -189,6 +189,12 @@ impl EventLog for SimulatedLog {
         })
     }
 
+    async fn common_with(&self, epoch: i32) -> Result<Position, StoreError> {
+        let (state, _) = self.reach("common_with")?;
+        // It is never restored, so it has one epoch.
+        Ok(if epoch == state.epoch { Position(count(state.events.len())) } else { Position::START })
+    }
+
     fn watch_head(&self) -> watch::Receiver<Position> {
         self.head.subscribe()
     }

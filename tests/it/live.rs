@@ -24,6 +24,8 @@ use crate::support::{
     services::{self, TestDatabase},
 };
 
+mod rewound;
+
 /// A deployment whose program can be ended and started again.
 struct Deployment {
     database: TestDatabase,
@@ -50,10 +52,14 @@ impl Deployment {
     }
 
     fn start(&self) -> Program {
+        self.start_with("api,relay")
+    }
+
+    fn start_with(&self, roles: &str) -> Program {
         let mut command = command(&[
             "serve",
             "--roles",
-            "api,relay",
+            roles,
             "--listen",
             &self.listen,
             "--nats-prefix",
@@ -317,7 +323,13 @@ async fn the_same_feed_comes_as_server_sent_events() {
     };
     let response = open("4").await.unwrap();
     assert_eq!(response.headers()["content-type"], "text/event-stream");
-    assert_eq!(ids(response, 6).await, ["5", "6", "7", "8", "9", "10"]);
+    let log = response.headers()["ledgerline-log"].to_str().unwrap().to_owned();
+    let expected: Vec<String> = (5..=10).map(|position| format!("{log}:{position}")).collect();
+    let heard = ids(response, 6).await;
+    assert_eq!(heard, expected);
+    // What a client brings back is what it was given.
+    let again = open(&heard[2]).await.unwrap();
+    assert_eq!(ids(again, 3).await, expected[3..]);
     let refused = open("x").await.unwrap();
     assert_eq!(refused.status(), 422);
 }

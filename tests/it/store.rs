@@ -418,10 +418,19 @@ async fn a_restore_raises_the_epoch() {
     let database = services::database().await;
     let pool = database.pool().await;
     let running = Running::start(pool.clone(), LogConfig::default()).await;
+    running.log.append(one_event(new_stream(), 0)).await.expect("a free stream");
     let before = running.log.head().await.expect("head");
     let raised = PostgresLog::raise_epoch(&pool).await.expect("the head is there");
     let after = running.log.head().await.expect("head");
     assert_eq!((raised, after.epoch), (before.epoch + 1, before.epoch + 1));
     assert_eq!(after.log_id, before.log_id);
+    // What is appended from here on is not what a reader of the epoch before may have seen under these positions.
+    running.log.append(one_event(new_stream(), 0)).await.expect("a free stream");
+    PostgresLog::raise_epoch(&pool).await.expect("the head is there");
+    running.log.append(one_event(new_stream(), 0)).await.expect("a free stream");
+    for (epoch, common) in [(before.epoch, 1), (raised, 2), (raised + 1, 3), (raised + 2, 0)] {
+        let position = running.log.common_with(epoch).await.expect("a read");
+        assert_eq!(position.0, common, "epoch {epoch}");
+    }
     running.stop().await;
 }

@@ -21,11 +21,7 @@ use super::{
     frame::{CLOSE_FORBIDDEN, CLOSE_LAGGED, CLOSE_RESTART, Frame, Outgoing},
     lines,
 };
-use crate::{
-    app::AppState,
-    extract::Caller,
-    problem::{Problem, ProblemKind},
-};
+use crate::{app::AppState, extract::Caller};
 
 /// Events of one read of the gap.
 const BATCH: usize = 500;
@@ -98,10 +94,6 @@ impl Feed {
         let channel = self.granted.channel;
         let mut live = self.listen().await?;
         let mut position = after.unwrap_or_else(|| live.position());
-        if position > live.position() && position > self.head().await? {
-            self.refuse_position().await?;
-            return Err(End::Gone);
-        }
         self.send(Frame::subscribed(channel, position)).await?;
         let filter = self.granted.filter();
         while position < live.position() {
@@ -118,21 +110,6 @@ impl Feed {
 
     async fn listen(&self) -> Result<Subscription, End> {
         self.state.gateway.subscribe().await.map_err(|_stopped| restart())
-    }
-
-    async fn head(&self) -> Result<Position, End> {
-        loop {
-            match self.state.commands.log().head().await {
-                Ok(head) => return Ok(head.position),
-                Err(error) => self.wait_for_log(&error).await,
-            }
-        }
-    }
-
-    async fn refuse_position(&self) -> Result<(), End> {
-        let problem =
-            Problem::new(ProblemKind::PositionUnknown, "the log does not reach this position");
-        self.send(Frame::error(Some(&self.granted.channel.to_string()), &problem)).await
     }
 
     /// Reads the log until it is near its end.

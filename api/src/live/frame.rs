@@ -8,7 +8,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::channel::Channel;
-use crate::problem::Problem;
+use crate::{ledger::LogName, problem::Problem};
 
 /// The code of a socket's close when the client breaks the protocol of sockets itself.
 pub(super) const CLOSE_PROTOCOL: u16 = 1002;
@@ -54,8 +54,12 @@ impl Frame {
         Self { text: value.to_string(), id: position.map(|at| at.to_string()), news: false }
     }
 
-    pub(super) fn connected(connection: Uuid, position: Position) -> Self {
-        let value = json!({ "type": "connected", "session": connection, "position": position });
+    /// `log` before a position makes it one that is refused after a restore: `<log>:<position>`.
+    pub(super) fn connected(connection: Uuid, log: LogName, position: Position) -> Self {
+        let log = log.to_string();
+        let value = json!({
+            "type": "connected", "session": connection, "log": log, "position": position,
+        });
         Self::of_feed(&value, None)
     }
 
@@ -101,6 +105,12 @@ impl Frame {
         });
         if let Some(channel) = channel {
             value["channel"] = channel.into();
+        }
+        if let Some(rule) = problem.rule() {
+            value["rule"] = rule.into();
+        }
+        if let Some(position) = problem.restart_position() {
+            value["restart_position"] = position.0.into();
         }
         Self::of_feed(&value, None)
     }

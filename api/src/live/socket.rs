@@ -41,6 +41,7 @@ use crate::{
     app::AppState,
     extract::{Caller, Path, Query, WorkspaceSelector},
     identity::api_key::Scope,
+    ledger::LogName,
     problem::{Problem, ProblemKind},
     reading::WorkspaceParams,
 };
@@ -127,7 +128,7 @@ pub(super) async fn open(
     Upgrade(upgrade): Upgrade,
 ) -> Result<Response, Problem> {
     let workspace = workspace.or_default(&caller);
-    accept(state, caller, workspace, upgrade, None)
+    accept(state, caller, workspace, upgrade, None).await
 }
 
 /// The same socket, listening to the caller's workspace.
@@ -141,7 +142,7 @@ pub(super) async fn open_updates(
 ) -> Result<Response, Problem> {
     let workspace = workspace.or_default(&caller);
     channel::authorise(&state, &caller, Channel::Workspace, workspace).await?;
-    accept(state, caller, workspace, upgrade, Some((Channel::Workspace, first)))
+    accept(state, caller, workspace, upgrade, Some((Channel::Workspace, first))).await
 }
 
 /// The same socket, listening to an execution.
@@ -156,7 +157,7 @@ pub(super) async fn open_execution(
     let channel = Channel::Execution(id);
     let workspace = caller.default_workspace();
     let granted = channel::authorise(&state, &caller, channel, workspace).await?;
-    accept(state, caller, granted.workspace, upgrade, Some((channel, first)))
+    accept(state, caller, granted.workspace, upgrade, Some((channel, first))).await
 }
 
 /// The same socket, listening to analytics.
@@ -175,6 +176,7 @@ pub(super) async fn open_analytics(
         upgrade,
         Some((Channel::Empty("analytics"), First { after: None })),
     )
+    .await
 }
 
 /// The same socket, listening to what others do in a workspace.
@@ -187,7 +189,7 @@ pub(super) async fn open_collaboration(
     Upgrade(upgrade): Upgrade,
 ) -> Result<Response, Problem> {
     channel::authorise(&state, &caller, Channel::Workspace, workspace).await?;
-    accept(state, caller, workspace, upgrade, Some((Channel::Workspace, first)))
+    accept(state, caller, workspace, upgrade, Some((Channel::Workspace, first))).await
 }
 
 /// Refuses what would be more than a process can hold open.
@@ -198,7 +200,7 @@ pub(super) fn room_for_one_more(state: &AppState) -> Result<(), Problem> {
     Ok(())
 }
 
-fn accept(
+async fn accept(
     state: AppState,
     caller: Caller,
     workspace: WorkspaceId,
@@ -207,6 +209,7 @@ fn accept(
 ) -> Result<Response, Problem> {
     caller.demand_scope(Scope::Read)?;
     room_for_one_more(&state)?;
+    let log = state.ledger.name().await?;
     let opened = state.tasks.token();
     let upgrade = upgrade
         .protocols([PROTOCOL])
@@ -214,7 +217,7 @@ fn accept(
         .max_frame_size(MAX_MESSAGE_BYTES);
     Ok(upgrade.on_upgrade(move |socket| async move {
         metrics::gauge!("ledgerline_sockets_open").increment(1);
-        Box::pin(serve(state, caller, workspace, socket, first)).await;
+        Box::pin(serve(state, caller, workspace, log, socket, first)).await;
         metrics::gauge!("ledgerline_sockets_open").decrement(1);
         drop(opened);
     }))
@@ -224,6 +227,7 @@ async fn serve(
     state: AppState,
     caller: Caller,
     workspace: WorkspaceId,
+    log: LogName,
     socket: WebSocket,
     first: Option<(Channel, First)>,
 ) {
@@ -240,7 +244,7 @@ async fn serve(
         over: over.clone(),
         feeds: HashMap::new(),
     };
-    connection.send(Frame::connected(Uuid::now_v7(), position)).await;
+    connection.send(Frame::connected(Uuid::now_v7(), log, position)).await;
     if let Some((channel, First { after })) = first {
         connection.subscribe(&channel.to_string(), after.map(Into::into), None).await;
     }
@@ -401,8 +405,10 @@ impl Connection {
         }
         let after = match after {
             None | Some(serde_json::Value::Null) => After::Now,
-            Some(serde_json::Value::String(text)) => read_after(channel, &text)?,
-            Some(value) => read_after(channel, &value.to_string())?,
+            Some(serde_json::Value::String(text)) => {
+                read_after(&self.state, channel, &text).await?
+            }
+            Some(value) => read_after(&self.state, channel, &value.to_string()).await?,
         };
         self.feeds.retain(|_, feed| !feed.is_cancelled());
         if self.feeds.len() >= MAX_CHANNELS && !self.feeds.contains_key(name) {

@@ -4,14 +4,13 @@ use std::{convert::Infallible, time::Duration};
 
 use axum::{
     extract::State,
-    http::HeaderMap,
+    http::{HeaderMap, HeaderValue},
     response::{
         IntoResponse, Response,
         sse::{Event, KeepAlive, Sse},
     },
 };
 use futures_util::{StreamExt as _, stream};
-use ledgerline_store::Position;
 use serde::Deserialize;
 use tokio::{
     sync::mpsc,
@@ -26,6 +25,7 @@ use super::{
     socket::{CHECK_SESSION_EVERY, QUEUE, room_for_one_more},
 };
 use crate::{
+    answer::LOG,
     app::AppState,
     extract::{Caller, PositionToken, Query, WorkspaceSelector},
     problem::{Problem, ProblemKind},
@@ -49,7 +49,8 @@ pub(super) struct StreamQuery {
 
 /// A channel as server-sent events.
 ///
-/// Each event's `id` is its position, so that a client that connects again with `Last-Event-ID` goes on where it was.
+/// Each event's `id` is its position with the name of the log, so that a client that connects again with `Last-Event-ID` goes on
+/// where it was, or is told that the log was restored from a backup meanwhile (`rewound`).
 #[utoipa::path(get, path = "/stream", tag = "live", params(StreamQuery, WorkspaceParams), responses((status = 200, content_type = "text/event-stream")))]
 pub(super) async fn open(
     State(state): State<AppState>,
@@ -64,12 +65,12 @@ pub(super) async fn open(
     }
     let resumed = headers.get("last-event-id").and_then(|value| value.to_str().ok());
     let after = match resumed.map(str::to_owned).or(query.after) {
-        Some(text) => within(&state, read_after(channel, &text)?).await?,
+        Some(text) => read_after(&state, channel, &text).await?,
         None => After::Now,
     };
     let workspace = workspace.or_default(&caller);
     let granted = channel::authorise(&state, &caller, channel, workspace).await?;
-    answer(state, caller, granted, after)
+    answer(state, caller, granted, after).await
 }
 
 /// A channel of the contract that carries nothing in this version.
@@ -80,16 +81,13 @@ pub(super) fn nothing_on(name: &str) -> Problem {
     )
 }
 
-/// Refuses to begin after what is not there yet: a reader that is ahead of the log has read another one.
-async fn within(state: &AppState, after: After) -> Result<After, Problem> {
-    if let After::Position(position) = after {
-        state.ledger.resolve(PositionToken { log: None, position }).await?;
-    }
-    Ok(after)
-}
-
-/// From where a subscriber goes on, as it says so.
-pub(super) fn read_after(channel: Channel, text: &str) -> Result<After, Problem> {
+/// From where a subscriber goes on, as it says so. What is not there yet is refused: a reader that is ahead of the log, or has a
+/// position of another epoch, has read another one.
+pub(super) async fn read_after(
+    state: &AppState,
+    channel: Channel,
+    text: &str,
+) -> Result<After, Problem> {
     let wrong = |detail: String| Problem::invalid("/after", "invalid", detail);
     if matches!(channel, Channel::Logs(_)) {
         if text == "0" {
@@ -99,18 +97,24 @@ pub(super) fn read_after(channel: Channel, text: &str) -> Result<After, Problem>
             .map(|cursor| After::Line(Some(cursor)))
             .ok_or_else(|| wrong("must be a log line: <claim>/<number>".to_owned()));
     }
-    let PositionToken { position, .. } = PositionToken::parse(text).map_err(wrong)?;
-    Ok(After::Position(Position(position.0)))
+    let token = PositionToken::parse(text).map_err(wrong)?;
+    state.ledger.resolve(token).await.map(After::Position)
 }
 
 /// The answer with a feed in it. It ends with the session, with the membership, with the process, or when the client goes.
-pub(super) fn answer(
+pub(super) async fn answer(
     state: AppState,
     caller: Caller,
     granted: Granted,
     after: After,
 ) -> Result<Response, Problem> {
     room_for_one_more(&state)?;
+    let log = state.ledger.name().await?;
+    // Who comes back brings the id as it is: with the log in it, a restore in between is noticed without their doing. Lines have none.
+    let of = match granted.channel {
+        Channel::Logs(_) => String::new(),
+        _ => format!("{log}:"),
+    };
     let (out, queue) = mpsc::channel(QUEUE);
     let feed = Feed { state: state.clone(), caller: caller.clone(), granted, out: out.clone() };
     let tasks = state.tasks.clone();
@@ -123,23 +127,26 @@ pub(super) fn answer(
             }
         }
     });
-    let events = stream::unfold(queue, |mut queue| async move {
+    let events = stream::unfold((queue, of), |(mut queue, of)| async move {
         match queue.recv().await {
             Some(Outgoing::Frame(frame)) => {
                 let mut event = Event::default().data(frame.text);
                 if let Some(id) = frame.id {
-                    event = event.id(id);
+                    event = event.id(format!("{of}{id}"));
                 }
                 // News come as plain messages, which is what EventSource hands on by itself.
                 if !frame.news {
                     event = event.event("feed");
                 }
-                Some((Ok::<_, Infallible>(event), queue))
+                Some((Ok::<_, Infallible>(event), (queue, of)))
             }
             Some(Outgoing::Close { .. }) | None => None,
         }
     });
-    Ok(Sse::new(events.boxed()).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response())
+    let name = HeaderValue::try_from(log.to_string());
+    let name = [(LOG, name.expect("a UUID and a number are a header value"))];
+    let keep_alive = KeepAlive::new().interval(KEEP_ALIVE);
+    Ok((name, Sse::new(events.boxed()).keep_alive(keep_alive)).into_response())
 }
 
 /// Returns when the session or key is no longer good.

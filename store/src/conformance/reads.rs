@@ -31,7 +31,12 @@ async fn all(log: &dyn EventLog, after: Position, filter: &Filter) -> Vec<Record
 }
 
 pub(super) async fn filters_walk_the_log_in_order(log: &dyn EventLog) {
-    let start = log.head().await.expect("head").position;
+    let head = log.head().await.expect("head");
+    let start = head.position;
+    assert!(log.common_with(head.epoch).await.expect("a read") >= start);
+    for other in [0, -1, head.epoch + 1] {
+        assert_eq!(log.common_with(other).await.expect("a read"), Position::START, "{other}");
+    }
     let one = Subject::new();
     let (two, elsewhere) = (one.beside(), Subject::new());
     for round in 0..5 {
