@@ -15,6 +15,7 @@ mod operator;
 mod outbox;
 mod output;
 mod progress;
+mod quarantine;
 mod rebuild;
 mod run;
 mod serve;
@@ -57,7 +58,9 @@ enum Command {
     Events(events::EventsArgs),
     /// Say what is reachable, what is behind, what is wrong, and how to mend it.
     Doctor(doctor::DoctorArgs),
-    /// Sign in to a server, for `run`.
+    /// Look at streams that wait behind an event that a read model can't apply, and let them go on.
+    Quarantine(quarantine::QuarantineArgs),
+    /// Sign in to a server, for `run`, `export`, `import` and `quarantine`.
     Login(login::LoginArgs),
     /// Look after the keys under which secrets are sealed.
     Keys(keys::KeysArgs),
@@ -81,6 +84,7 @@ pub async fn run(cli: Cli) -> ExitCode {
         Command::Import(args) => exchange::import(args, &environment).await,
         Command::Events(args) => events::events(args, &environment).await,
         Command::Doctor(args) => doctor::doctor(args, &environment).await,
+        Command::Quarantine(args) => quarantine::quarantine(args, &environment).await,
         Command::Login(args) => login::login(args, &environment).await,
         Command::Keys(args) => keys::keys(args, &environment).await,
         Command::Operator(args) => operator::operator(args, &environment).await,

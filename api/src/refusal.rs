@@ -138,9 +138,10 @@ impl From<Refusal> for Problem {
             Refusal::NotAllowed { .. } | Refusal::KeyScope(_) => Self::forbidden(detail),
             Refusal::Workspace(rejection) => of_workspace(rejection, detail),
             Refusal::Workflow(rejection) => of_workflow(rejection, detail),
-            Refusal::Deployment(DeploymentRejection::ReasonTooLong) => {
-                Self::invalid("/reason", "out_of_range", detail)
-            }
+            Refusal::Deployment(
+                DeploymentRejection::ReasonTooLong | DeploymentRejection::ReasonMissing,
+            ) => Self::invalid("/reason", "out_of_range", detail),
+            Refusal::Deployment(rejection) => Self::rule_refused(rejection.rule(), detail),
             Refusal::Execution(ExecutionRejection::NotRequested) => Self::not_found("execution"),
             Refusal::Execution(ExecutionRejection::InputTooLarge { .. }) => {
                 Self::invalid("/input", "too_large", detail)

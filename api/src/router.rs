@@ -25,7 +25,7 @@ use crate::{
             stuck, why,
         },
         health, hooks, invitations, log, schedules, secrets, security_txt,
-        system::{self, dispatch, projections},
+        system::{self, dispatch, projections, quarantine},
         webhooks, worker_tasks, workflows, workspaces,
     },
 };
@@ -152,6 +152,8 @@ fn api() -> OpenApiRouter<AppState> {
         .routes(routes!(dispatch::pause))
         .routes(routes!(dispatch::resume))
         .routes(routes!(system::outbox::list))
+        .routes(routes!(quarantine::retry))
+        .routes(routes!(quarantine::skip))
         .routes(routes!(projections::get))
         .routes(routes!(projections::start_rebuild))
         .merge(live::routes())

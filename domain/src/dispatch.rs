@@ -148,6 +148,7 @@ impl Dispatch {
                 Some(Hold::new(event.reason.as_deref(), recorded))
             }
             DeploymentEvent::DispatchResumed(_) => None,
+            DeploymentEvent::ProjectionEventSkipped(_) => return,
         };
         self.lines.set_all_paused(self.holds.deployment.is_some());
     }

@@ -108,6 +108,8 @@ pub const MAX_CONCURRENCY: u32 = 10_000;
 pub const MAX_QUEUED: u32 = 100_000;
 /// Why somebody did something, in their own words: a paragraph that is shown beside it.
 pub const MAX_REASON_CHARS: usize = 1_000;
+/// Events that operators left out of read models: each was looked at by a person, and all are in the deployment's state.
+pub const MAX_SKIPPED_EVENTS: usize = 1_000;
 /// Items of a `logic.for_each`: each is at least one event.
 pub const MAX_LOOP_ITEMS: usize = 10_000;
 /// Iterations of a `logic.while`: each is at least one event.

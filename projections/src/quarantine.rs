@@ -46,6 +46,12 @@ pub enum QuarantineError {
     /// Nothing of this stream waits.
     #[error("nothing of this stream waits in the quarantine")]
     NotQuarantined,
+    /// Another event of the stream waits by now.
+    #[error("the stream waits behind the event at position {position} by now")]
+    Moved {
+        /// Position of that event.
+        position: i64,
+    },
     /// It still cannot be applied; or a later event of the stream cannot, and now waits in its place.
     #[error("the event at position {position} cannot be applied: {reason}")]
     StillPoison {
@@ -77,6 +83,37 @@ pub async fn list(pool: &PgPool, model: Model) -> Result<Vec<Quarantined>, Query
     .await?)
 }
 
+/// Behind which event a stream waits in a model; nothing where it does not.
+///
+/// # Errors
+/// When Postgres is away.
+pub async fn waiting(
+    pool: &PgPool,
+    model: Model,
+    key: Uuid,
+) -> Result<Option<Quarantined>, QueryError> {
+    Ok(sqlx::query_as!(
+        Quarantined,
+        "SELECT key, position, error, quarantined_at, skipped_at, skipped_by, skip_reason
+         FROM quarantine WHERE model = $1 AND key = $2 AND skipped_at IS NULL ORDER BY position LIMIT 1",
+        model.reader(),
+        key
+    )
+    .fetch_optional(pool)
+    .await?)
+}
+
+/// An event that somebody decided to leave out.
+#[derive(Clone, Copy, Debug)]
+pub struct Skip<'a> {
+    /// Its position.
+    pub position: i64,
+    /// Who decided.
+    pub by: &'a str,
+    /// Why.
+    pub reason: &'a str,
+}
+
 /// Applies what waits of a stream, in order.
 ///
 /// # Errors
@@ -99,10 +136,9 @@ pub async fn skip(
     log: &dyn EventLog,
     model: Model,
     key: Uuid,
-    by: &str,
-    reason: &str,
+    skip: Skip<'_>,
 ) -> Result<(), QuarantineError> {
-    with_projection!(model, P => release::<P>(pool, log, model, key, Some((by, reason))).await)
+    with_projection!(model, P => release::<P>(pool, log, model, key, Some(skip)).await)
 }
 
 async fn release<P: Projection>(
@@ -110,7 +146,7 @@ async fn release<P: Projection>(
     log: &dyn EventLog,
     model: Model,
     key: Uuid,
-    skipped: Option<(&str, &str)>,
+    skipped: Option<Skip<'_>>,
 ) -> Result<(), QuarantineError> {
     let reader = model.reader();
     let mut connection = model::connect(pool, &model.schema()).await?;
@@ -132,8 +168,11 @@ async fn release<P: Projection>(
     .await?
     .ok_or(QuarantineError::NotQuarantined)?;
     let from = match skipped {
-        Some((by, reason)) => {
-            record_skip(&mut transaction, &reader, key, first, by, reason).await?;
+        Some(skip) if skip.position != first => {
+            return Err(QuarantineError::Moved { position: first });
+        }
+        Some(skip) => {
+            record_skip(&mut transaction, &reader, key, skip).await?;
             first + 1
         }
         None => first,
@@ -175,9 +214,7 @@ async fn record_skip(
     connection: &mut PgConnection,
     reader: &str,
     key: Uuid,
-    position: i64,
-    by: &str,
-    reason: &str,
+    Skip { position, by, reason }: Skip<'_>,
 ) -> Result<(), sqlx::Error> {
     sqlx::query!(
         "UPDATE quarantine SET skipped_at = clock_timestamp(), skipped_by = $4, skip_reason = $5

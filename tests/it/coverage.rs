@@ -191,6 +191,7 @@ impl Belongings {
             ("{slug}", "invalid-value"),
             ("{name}", "workflows"),
             ("{node}", "wait"),
+            ("{key}", self.workspace.as_str()),
             ("{token}", "hook_none"),
             ("{delivery_id}", "none"),
             ("{subject}", "nobody"),
@@ -263,6 +264,9 @@ impl Belongings {
                 json!({ "lease": 1, "error": { "message": "x" } })
             }
             "POST /api/v1/executions/{id}/approvals/{node}" => json!({ "decision": "approved" }),
+            "POST /api/v1/system/projections/{name}/quarantine/{key}/skip" => {
+                json!({ "reason": "x" })
+            }
             _ => json!({}),
         }
     }

@@ -31,6 +31,7 @@ mod http {
     mod mails;
     mod origins;
     mod past;
+    mod quarantine;
     mod rate_limits;
     mod secrets;
     mod system;

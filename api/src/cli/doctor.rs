@@ -239,8 +239,8 @@ async fn look_at_readers(opened: &Opened, report: &mut Report) {
                 );
                 if status.quarantined > 0 {
                     let detail = format!("{detail}, {} streams in quarantine", status.quarantined);
-                    let mend =
-                        format!("look at GET /api/v1/projections/{name}, then retry or skip");
+                    let mend = "`ledgerline quarantine list` says why; `ledgerline quarantine retry` or `skip` \
+                                lets the stream go on";
                     report.found(Finding::Wrong, "read model", detail, mend);
                 } else if status.lag_events > LAG_EVENTS
                     || matches!(status.state, State::StoodDown(_))

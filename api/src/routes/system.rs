@@ -3,6 +3,7 @@
 pub mod dispatch;
 pub mod outbox;
 pub mod projections;
+pub mod quarantine;
 
 use std::collections::BTreeMap;
 
@@ -12,7 +13,7 @@ use ledgerline_commands::{dispatch::READER as DISPATCH, policies, triggers};
 use ledgerline_nats::{relay, work};
 use ledgerline_projections::{
     Model, ProjectorStatus,
-    quarantine::{self, Quarantined},
+    quarantine::{Quarantined, list},
     status,
 };
 use ledgerline_store::{EventLog, Filter, Head};
@@ -200,7 +201,7 @@ async fn workers(log: &dyn EventLog) -> Result<Vec<WorkerView>, Problem> {
 async fn held_up(state: &AppState) -> Result<Vec<QuarantineView>, Problem> {
     let mut all = Vec::new();
     for model in Model::ALL {
-        let held = quarantine::list(&state.pool, *model).await?;
+        let held = list(&state.pool, *model).await?;
         all.extend(held.into_iter().map(|held| QuarantineView { projection: *model, held }));
     }
     Ok(all)

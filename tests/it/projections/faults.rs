@@ -185,8 +185,7 @@ async fn an_event_that_cannot_be_applied_stops_its_stream_only() {
         &*world.log,
         Model::Workflows,
         sick,
-        "an operator",
-        "written by a bug",
+        quarantine::Skip { position: 2, by: "an operator", reason: "written by a bug" },
     )
     .await
     .expect("the rest applies");

@@ -165,7 +165,7 @@ fn told(error: &RebuildError) -> String {
     error.to_string()
 }
 
-fn named(name: &str) -> Result<Model, Problem> {
+pub(super) fn named(name: &str) -> Result<Model, Problem> {
     Model::parse(name).ok_or_else(|| Problem::not_found("projection"))
 }
 
