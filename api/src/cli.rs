@@ -1,8 +1,7 @@
 //! What a person types: one file a command.
 //!
 //! Standard output is for what a command prints, and for nothing else; how it goes is told on standard error. `--json` prints
-//! what programs read. Exit codes: 0 done, 1 failed, 2 not understood or the embedded servers do not start, 64 to 69 as in
-//! `sysexits.h`, 130 stopped by a signal.
+//! what programs read. Exit codes are in [`EXIT_CODES`].
 
 mod client;
 mod doctor;
@@ -32,9 +31,15 @@ use crate::{
     router,
 };
 
+/// What is said below every help text.
+const EXIT_CODES: &str = "\
+Exit codes: 0 done; 1 failed (also a run that failed, and a doctor that found something wrong); 2 not understood, or the embedded \
+servers do not start; 3 a run that was cancelled; 64 the configuration cannot stand; 65 the log was written by a newer build; 69 \
+something that is needed is away, or the database needs `ledgerline migrate`; 130 stopped by a signal before it was done.";
+
 /// Event-sourced workflow automation.
 #[derive(Debug, Parser)]
-#[command(name = "ledgerline", version, max_term_width = 120)]
+#[command(name = "ledgerline", version, max_term_width = 120, after_help = EXIT_CODES)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,

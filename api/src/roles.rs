@@ -13,6 +13,7 @@ mod check;
 mod error;
 mod http;
 pub mod secret_file;
+pub(crate) mod shape;
 pub mod signals;
 mod watch;
 mod worker;
@@ -324,8 +325,7 @@ async fn lay_foundation(
     stages: &Stages,
 ) -> Result<Foundation, StartError> {
     let pools = Pools::connect(backing, &config.database).await?;
-    ledgerline_store::migrate(&pools.serving).await.map_err(StartError::Migrate)?;
-    ledgerline_projections::prepare(&pools.serving).await.map_err(StartError::Prepare)?;
+    shape::bring_missing(&pools.serving).await?;
     let Stage { tasks, stop } = &stages.log;
     let log = PostgresLog::connect(pools.log.clone(), LogConfig::default(), tasks, stop.clone());
     let log: Arc<dyn EventLog> = log.await.map_err(StartError::Log)?;

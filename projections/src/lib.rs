@@ -37,7 +37,7 @@ pub mod workflows;
 pub mod workspaces;
 
 pub use compare::compare;
-pub use model::{Model, prepare, search_path, with_search_path};
+pub use model::{Model, give_to, missing, prepare, search_path, with_search_path};
 pub use page::{Page, PageRequest, QueryError};
 pub use projector::ProjectorConfig;
 pub use projectors::spawn;

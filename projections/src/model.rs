@@ -234,6 +234,60 @@ async fn prepare_locked(connection: &mut PgConnection) -> Result<(), sqlx::Error
     Ok(())
 }
 
+/// The read models of which the tables of this build's version are still to be made. Changes nothing.
+///
+/// # Errors
+/// When Postgres is away.
+pub async fn missing(pool: &PgPool) -> Result<Vec<Model>, sqlx::Error> {
+    let mut connection = pool.acquire().await?;
+    if !exists(&mut connection, OWN_SCHEMA).await? {
+        return Ok(Model::ALL.to_vec());
+    }
+    let mut missing = Vec::new();
+    for model in Model::ALL {
+        if !exists(&mut connection, &model.schema()).await? {
+            missing.push(*model);
+        }
+    }
+    Ok(missing)
+}
+
+/// Makes a role the owner of all read models, with what is kept beside them, and lets it make further schemas: a rebuild fills a
+/// schema of its own and renames it.
+///
+/// # Errors
+/// When the role is not there, or the one that asks may not give the schemas to it.
+pub async fn give_to(pool: &PgPool, role: &str) -> Result<(), sqlx::Error> {
+    let mut transaction = pool.begin().await?;
+    let names = sqlx::query!(
+        r#"SELECT quote_ident(rolname) AS "role!", quote_ident(current_database()) AS "database!"
+           FROM pg_roles WHERE rolname = $1"#,
+        role
+    )
+    .fetch_one(&mut *transaction)
+    .await?;
+    let role = names.role;
+    run(&mut transaction, format!("GRANT CREATE ON DATABASE {} TO {role}", names.database)).await?;
+    let mut schemas = vec![OWN_SCHEMA.to_owned()];
+    for model in Model::ALL {
+        schemas.extend([model.schema(), model.next_schema(), model.old_schema()]);
+    }
+    for schema in schemas {
+        if !exists(&mut transaction, &schema).await? {
+            continue;
+        }
+        let tables = sqlx::query_scalar!(
+            r#"SELECT format('%I.%I', schemaname, tablename) AS "table!" FROM pg_tables WHERE schemaname = $1"#,
+            schema
+        );
+        for table in tables.fetch_all(&mut *transaction).await? {
+            run(&mut transaction, format!("ALTER TABLE {table} OWNER TO {role}")).await?;
+        }
+        run(&mut transaction, format!("ALTER SCHEMA {schema} OWNER TO {role}")).await?;
+    }
+    transaction.commit().await
+}
+
 pub(crate) async fn exists(
     connection: &mut PgConnection,
     schema: &str,

@@ -48,7 +48,7 @@ pub use intent::{
 };
 pub use lease::{Lease, WorkerLease};
 pub use log_lines::{LogLevel, LogLine, LogQuery};
-pub use migrate::migrate;
+pub use migrate::{grant_serving, migrate, missing_migrations};
 pub use postgres::{LogConfig, PostgresLog};
 pub use simulated::{AppendFault, Faults, SimulatedLog};
 pub use tail::{Tail, TailReader};

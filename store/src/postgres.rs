@@ -119,6 +119,14 @@ impl PostgresLog {
         read::stream(&self.pool, after, until, filter)
     }
 
+    /// The present epoch of the log.
+    ///
+    /// # Errors
+    /// When Postgres is away.
+    pub async fn epoch(pool: &PgPool) -> Result<i32, StoreError> {
+        Ok(read_head(pool).await?.epoch)
+    }
+
     /// Raises the epoch of the log, after a restore from backup: readers with a position of an older epoch are told that the
     /// log was rewound. Returns the new epoch.
     ///

@@ -6,7 +6,7 @@ use std::{
     fs::{self, Permissions},
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use nix::{
@@ -18,9 +18,12 @@ use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 use tempfile::TempDir;
 
 use crate::support::{
-    program::{MASTER_KEY, Program, command, free_port, output, post, register, said},
+    program::{MASTER_KEY, PATIENCE, Program, command, free_port, output, post, register, said},
     services,
 };
+
+/// How soon an initialised data directory is served.
+const READY_WITHIN: Duration = Duration::from_secs(3);
 
 /// A folder that the user root hands Postgres to may enter.
 fn folder() -> TempDir {
@@ -36,6 +39,27 @@ fn serve(data: &Path, more: &[&str]) -> Program {
     let mut args = vec!["serve", "--embedded", "--data-dir", data, "--listen", "127.0.0.1:0"];
     args.extend(more);
     Program::start(command(&args))
+}
+
+/// Starts it on an initialised data directory, and demands that it is ready within three seconds: in the best of three starts, since a
+/// busy machine can hold up any one of them.
+async fn ready_in_time(data: &Path) -> Program {
+    let mut took = Vec::new();
+    for _ in 0..3 {
+        let started = Instant::now();
+        let program = serve(data, &["--seed-demo"]);
+        let ready = format!("{}/health/ready", program.base);
+        while !reqwest::get(&ready).await.unwrap().status().is_success() {
+            assert!(started.elapsed() < PATIENCE, "it is never ready: {}", program.said());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        took.push(started.elapsed());
+        if took.iter().any(|took| *took <= READY_WITHIN) {
+            return program;
+        }
+        assert!(program.stop().success());
+    }
+    panic!("it is ready after {took:?}");
 }
 
 fn pid_in(data: &Path, file: &str) -> Pid {
@@ -76,9 +100,7 @@ async fn serve_embedded_leaves_no_process_and_starts_again_within_seconds() {
     assert!(program.stop().success());
     assert!(!servers.into_iter().any(runs), "a server outlives the program");
 
-    let started = Instant::now();
-    let program = serve(data.path(), &["--seed-demo"]);
-    assert!(started.elapsed().as_secs() < 10, "an initialised start takes {:?}", started.elapsed());
+    let program = ready_in_time(data.path()).await;
     assert_eq!(fs::read_to_string(data.path().join("demo-password")).unwrap(), password);
     let events = output(&["events", "--embedded", "--data-dir", data.path().to_str().unwrap()]);
     assert!(events.status.success(), "{}", said(&events));
@@ -120,7 +142,8 @@ async fn commands_work_beside_a_program_that_serves() {
         (&json!("workflows"), &json!("done"))
     );
     let unknown = beside(&["rebuild", "everything"]);
-    assert!(said(&unknown).contains("there is no read model everything"), "{}", said(&unknown));
+    assert_eq!(unknown.status.code(), Some(2));
+    assert!(said(&unknown).contains("execution_waits"), "it names them all: {}", said(&unknown));
 
     let doctor = beside(&["doctor", "--json"]);
     let lines = String::from_utf8(doctor.stdout.clone()).unwrap();

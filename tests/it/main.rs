@@ -9,6 +9,7 @@
 
 mod chaos;
 mod cli;
+mod cli_client;
 mod connections;
 mod coverage;
 mod door;
@@ -50,6 +51,7 @@ mod projections;
 mod readme;
 mod relay;
 mod sealed;
+mod serving_role;
 mod ssrf;
 mod statements;
 mod steering;

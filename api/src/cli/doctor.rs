@@ -150,6 +150,7 @@ fn mend_of_start(error: &StartError) -> &'static str {
         {
             "raise max_connections of Postgres, or lower database.max_connections of the processes"
         }
+        StartError::NeedsMigrate(_) => "run `ledgerline migrate`, or start `ledgerline serve`",
         StartError::Migrate(_) => "use the build that made the database, or a newer one",
         StartError::MasterKey => {
             "set LEDGERLINE_MASTER_KEY to the key that this deployment began with"

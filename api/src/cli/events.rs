@@ -2,8 +2,9 @@
 
 use std::process::ExitCode;
 
-use clap::Args;
+use clap::{Args, builder::PossibleValuesParser};
 use futures_util::TryStreamExt as _;
+use ledgerline_domain::event::AnyEvent;
 use ledgerline_nats::{EventSource, encode};
 use ledgerline_store::{EventLog as _, Filter, Position, RecordedEvent, StreamId, Tail, Workspace};
 use uuid::Uuid;
@@ -23,8 +24,8 @@ pub(super) struct EventsArgs {
     /// Go on with what is appended from now on, until a signal comes.
     #[arg(long)]
     follow: bool,
-    /// Only these categories: workspace, workflow, execution.
-    #[arg(long, value_delimiter = ',')]
+    /// Only these categories.
+    #[arg(long, value_delimiter = ',', value_parser = categories())]
     category: Vec<String>,
     /// Only these types, such as node_failed.
     #[arg(long = "type", value_delimiter = ',')]
@@ -37,6 +38,11 @@ pub(super) struct EventsArgs {
     workspace: Option<Uuid>,
     #[command(flatten)]
     config: ConfigArgs,
+}
+
+/// Every category that this build knows.
+fn categories() -> PossibleValuesParser {
+    AnyEvent::TYPES.iter().map(|(category, _)| *category).collect::<Vec<_>>().into()
 }
 
 /// Prints the log.

@@ -21,6 +21,9 @@ enum OperatorCommand {
     Add {
         /// The address the person registered with.
         email: String,
+        /// Print the outcome as JSON.
+        #[arg(long)]
+        json: bool,
         #[command(flatten)]
         config: ConfigArgs,
     },
@@ -31,7 +34,7 @@ pub(super) async fn operator(
     args: OperatorArgs,
     environment: &Environment,
 ) -> anyhow::Result<ExitCode> {
-    let OperatorCommand::Add { email, config } = args.command;
+    let OperatorCommand::Add { email, json, config } = args.command;
     let opened = Opened::open(config, environment).await?;
     let identity = opened.identity().await;
     let added = match identity {
@@ -40,6 +43,10 @@ pub(super) async fn operator(
     };
     opened.close().await;
     if added? {
+        if json {
+            output::print(&serde_json::json!({ "email": email, "operator": true }).to_string())?;
+            return Ok(ExitCode::SUCCESS);
+        }
         output::note(&format!("{email} is an operator"));
         return Ok(ExitCode::SUCCESS);
     }

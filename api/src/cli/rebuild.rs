@@ -2,7 +2,7 @@
 
 use std::{process::ExitCode, time::Duration};
 
-use clap::Args;
+use clap::{Args, builder::PossibleValuesParser};
 use indicatif::{ProgressBar, ProgressStyle};
 use ledgerline_projections::{
     Model,
@@ -13,10 +13,14 @@ use tokio::sync::watch;
 use super::{output, session::Opened};
 use crate::{config::ConfigArgs, environment::Environment, roles::signals::Signals};
 
+/// The word for all of them.
+const ALL: &str = "all";
+
 /// What `rebuild` takes.
 #[derive(Args, Debug)]
 pub(super) struct RebuildArgs {
-    /// The read model: workflows, executions, execution_nodes, workspaces, members or activity; or `all`.
+    /// Which read model, or `all`.
+    #[arg(value_parser = names())]
     name: String,
     /// Print the outcome as JSON.
     #[arg(long)]
@@ -30,7 +34,10 @@ pub(super) async fn rebuild(
     args: RebuildArgs,
     environment: &Environment,
 ) -> anyhow::Result<ExitCode> {
-    let models = models(&args.name)?;
+    let models = match args.name.as_str() {
+        ALL => Model::ALL.to_vec(),
+        name => Model::parse(name).into_iter().collect(),
+    };
     let mut signals = Signals::listen()?;
     let opened = Opened::open(args.config, environment).await?;
     let stop = opened.stop.child_token();
@@ -46,15 +53,9 @@ pub(super) async fn rebuild(
     Ok(ExitCode::SUCCESS)
 }
 
-fn models(name: &str) -> anyhow::Result<Vec<Model>> {
-    if name == "all" {
-        return Ok(Model::ALL.to_vec());
-    }
-    let known = Model::ALL.iter().find(|model| model.as_str() == name);
-    let names = || Model::ALL.iter().map(|model| model.as_str()).collect::<Vec<_>>().join(", ");
-    known
-        .map(|model| vec![*model])
-        .ok_or_else(|| anyhow::anyhow!("there is no read model {name}; there are {}", names()))
+/// Every name that can be given.
+fn names() -> PossibleValuesParser {
+    Model::ALL.iter().map(|model| model.as_str()).chain([ALL]).collect::<Vec<_>>().into()
 }
 
 async fn rebuild_all(

@@ -11,7 +11,7 @@ use crate::{
     config::{Config, ConfigArgs},
     environment::Environment,
     identity::Identity,
-    roles::{Backing, Pools, StartError, identity_of},
+    roles::{Backing, Pools, StartError, identity_of, shape},
 };
 
 /// An open database with its log.
@@ -25,7 +25,7 @@ pub(super) struct Opened {
 }
 
 impl Opened {
-    /// Opens what the flags say, and brings it into the shape of this build where nobody has yet.
+    /// Opens what the flags say. A database that has not the shape of this build is refused: looking changes nothing.
     pub(super) async fn open(
         args: ConfigArgs,
         environment: &Environment,
@@ -48,8 +48,7 @@ impl Opened {
         stop: &CancellationToken,
     ) -> Result<(Pools, Arc<PostgresLog>, TaskTracker), StartError> {
         let pools = Pools::connect(backing, &config.database).await?;
-        ledgerline_store::migrate(&pools.serving).await.map_err(StartError::Migrate)?;
-        ledgerline_projections::prepare(&pools.serving).await.map_err(StartError::Prepare)?;
+        shape::demand(&pools.serving).await?;
         let tasks = TaskTracker::new();
         let log =
             PostgresLog::connect(pools.log.clone(), LogConfig::default(), &tasks, stop.clone());

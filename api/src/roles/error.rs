@@ -42,6 +42,15 @@ pub enum StartError {
     /// The database is not in a shape that this build can bring up to date.
     #[error("the database cannot be migrated")]
     Migrate(#[source] sqlx::migrate::MigrateError),
+    /// The database has not the shape of this build, and what was asked for only looks.
+    #[error("the database has not the shape of this build ({0}); run `ledgerline migrate`")]
+    NeedsMigrate(String),
+    /// The role that is to serve can't be given what it needs.
+    #[error(
+        "the serving role cannot be given what it needs; make it first (CREATE ROLE … LOGIN), and run this as a superuser or as the \
+         owner of the tables who is a member of that role"
+    )]
+    ServingRole(#[source] sqlx::Error),
     /// The schemas of the read models cannot be made.
     #[error("the read models cannot be prepared")]
     Prepare(#[source] sqlx::Error),
@@ -121,6 +130,8 @@ impl StartError {
             Self::Database(_)
             | Self::Migrate(_)
             | Self::Prepare(_)
+            | Self::NeedsMigrate(_)
+            | Self::ServingRole(_)
             | Self::Log(_)
             | Self::Listen { .. } => EXIT_AWAY,
             Self::Identity(_) | Self::Worker(_) | Self::File { .. } | Self::Seed { .. } => 1,
