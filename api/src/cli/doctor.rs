@@ -1,5 +1,7 @@
 //! `ledgerline doctor`: what is reachable, what is behind, what is wrong, and how to mend it.
 
+mod database;
+
 use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use chrono::Utc;
@@ -12,7 +14,6 @@ use ledgerline_nats::{Nats, NatsState};
 use ledgerline_projections::{Positions, status::State};
 use ledgerline_store::{EventLog, Position, Tail};
 use serde::Serialize;
-use sqlx::PgPool;
 use tokio::time::timeout;
 
 use super::{configured, output, session::Opened};
@@ -130,7 +131,7 @@ async fn look(args: ConfigArgs, environment: &Environment, report: &mut Report) 
             return report.found(Finding::Wrong, "database", told(&error), mend);
         }
     };
-    look_at_database(&opened.pools.serving, report).await;
+    database::look(&opened.pools.serving, report).await;
     look_at_log(&opened, report).await;
     look_at_readers(&opened, report).await;
     look_at_nats(&opened, report).await;
@@ -156,48 +157,6 @@ fn mend_of_start(error: &StartError) -> &'static str {
             "set LEDGERLINE_MASTER_KEY to the key that this deployment began with"
         }
         _ => "check DATABASE_URL, that Postgres runs there, and that it lets this machine in",
-    }
-}
-
-/// Version, connections, and whether it can be written to.
-async fn look_at_database(pool: &PgPool, report: &mut Report) {
-    let row = sqlx::query!(
-        r#"SELECT current_setting('server_version') AS "version!",
-                  current_setting('server_version_num')::int AS "number!",
-                  current_setting('max_connections')::bigint AS "max_connections!",
-                  (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend') AS "connections!",
-                  pg_is_in_recovery() AS "standby!",
-                  pg_database_size(current_database()) AS "size_bytes!""#
-    )
-    .fetch_one(pool)
-    .await;
-    let row = match row {
-        Ok(row) => row,
-        Err(error) => {
-            let mend = "look at Postgres's own log";
-            return report.found(Finding::Wrong, "database", crate::problem::chain(&error), mend);
-        }
-    };
-    let size = row.size_bytes / (1024 * 1024);
-    let detail = format!("PostgreSQL {}, {size} MiB", row.version);
-    if row.number < 150_000 {
-        report.found(Finding::Wrong, "database", detail, "upgrade to PostgreSQL 15 or later");
-    } else if row.standby {
-        report.found(
-            Finding::Wrong,
-            "database",
-            detail + ", a standby",
-            "use the primary: a standby takes no writes",
-        );
-    } else {
-        report.ok("database", detail);
-    }
-    let detail = format!("{} of {} in use", row.connections, row.max_connections);
-    if row.connections * 10 >= row.max_connections * 9 {
-        let mend = "raise max_connections, or lower database.max_connections of the processes";
-        report.found(Finding::Warning, "connections", detail, mend);
-    } else {
-        report.ok("connections", detail);
     }
 }
 
