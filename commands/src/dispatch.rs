@@ -321,7 +321,7 @@ impl Desk<'_> {
                     .flatten(),
             );
         }
-        metrics::gauge!("ledgerline_worker_slots")
+        metrics::gauge!("ledgerline_dispatch_slots")
             .set(u32::try_from(self.slots).unwrap_or(u32::MAX));
         metrics::gauge!("ledgerline_executions_open")
             .set(u32::try_from(fold.len()).unwrap_or(u32::MAX));

@@ -42,6 +42,8 @@ const MAX_TRIES: u32 = 32;
 const RACES: u32 = 3;
 /// The longest that it steps aside.
 const LONGEST_ASIDE_MS: u64 = 16;
+/// How often two commands met on a stream.
+const CONFLICTS: &str = "ledgerline_command_conflicts_total";
 
 /// What a process decides about its commands.
 pub struct Settings {
@@ -143,6 +145,8 @@ impl Commands {
         let loader = Loader { log, cache: Cache::new(cache_bytes), snapshots };
         let (turns, due_set, lines) = (Turns::new(), Notify::new(), OnceLock::new());
         let tallies = Tallies::default();
+        // Shown from the start: what is missing can't be told from what never happened.
+        metrics::counter!(CONFLICTS).increment(0);
         Self(Arc::new(Shared { loader, turns, clock, due_set, workspaces, lines, tallies }))
     }
 
@@ -300,7 +304,7 @@ impl Commands {
                             if context.reads.iter().any(|read| read.stream == stream) {
                                 return (Err(CommandError::ReadMoved { stream }), category);
                             }
-                            metrics::counter!("ledgerline_command_conflicts_total").increment(1);
+                            metrics::counter!(CONFLICTS).increment(1);
                             None
                         }
                         Err(error) => return (Err(error.into()), category),

@@ -178,16 +178,21 @@ async fn release<P: Projection>(
         None => first,
     };
     let outcome = apply_stream::<P>(&mut transaction, log, key, from, checkpoint).await?;
+    // What waits behind the same event as before has waited since then.
+    let stays = outcome.as_ref().err().map(|(position, _)| *position);
     sqlx::query!(
-        "DELETE FROM quarantine WHERE model = $1 AND key = $2 AND skipped_at IS NULL",
+        "DELETE FROM quarantine
+         WHERE model = $1 AND key = $2 AND skipped_at IS NULL AND position IS DISTINCT FROM $3",
         reader,
-        key
+        key,
+        stays
     )
     .execute(&mut *transaction)
     .await?;
     if let Err((position, poison)) = &outcome {
         sqlx::query!(
-            "INSERT INTO quarantine (model, key, position, error) VALUES ($1, $2, $3, $4)",
+            "INSERT INTO quarantine (model, key, position, error) VALUES ($1, $2, $3, $4)
+             ON CONFLICT ON CONSTRAINT quarantine_pkey DO UPDATE SET error = excluded.error",
             reader,
             key,
             position,

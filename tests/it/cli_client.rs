@@ -17,7 +17,7 @@ use tempfile::TempDir;
 
 use crate::support::{
     http::{greeting, waiting},
-    program::{Account, MASTER_KEY, Program, command, post, register, said},
+    program::{Account, MASTER_KEY, Program, command, free_port, post, register, said},
     services::{self, TestDatabase},
 };
 
@@ -30,14 +30,17 @@ struct House {
     folder: TempDir,
     program: Program,
     ada: Account,
+    /// Where it listens, also when it is started again: tokens are for one address.
+    listen: String,
 }
 
 impl House {
     async fn new() -> Self {
         let (database, folder) = (services::database().await, tempfile::tempdir().unwrap());
-        let program = serve(&database, folder.path(), MASTER_KEY);
+        let listen = format!("127.0.0.1:{}", free_port());
+        let program = serve(&database, folder.path(), &listen, MASTER_KEY);
         let ada = register(&program.base, "ada").await;
-        Self { database, folder, program, ada }
+        Self { database, folder, program, ada, listen }
     }
 
     fn base(&self) -> &str {
@@ -72,12 +75,12 @@ impl House {
     }
 }
 
-fn serve(database: &TestDatabase, folder: &Path, key: &str) -> Program {
+fn serve(database: &TestDatabase, folder: &Path, listen: &str, key: &str) -> Program {
     let data = folder.join("data");
     fs::create_dir_all(&data).unwrap();
     let settings = folder.join("ledgerline.toml");
     fs::write(&settings, "[worker]\nallowed_commands = [{ program = \"df\" }]\n").unwrap();
-    let mut command = command(&["serve", "--listen", "127.0.0.1:0"]);
+    let mut command = command(&["serve", "--listen", listen]);
     command
         .args([Path::new("--config"), &settings, Path::new("--data-dir"), &data])
         .env("DATABASE_URL", database.url())
@@ -141,7 +144,7 @@ async fn a_sign_in_is_kept_and_used_by_later_commands() {
     assert!(!text.contains("correct horse"), "a password is kept: {text}");
     let ran = done(house.apart(&["run", &file, "--json", "--input", r#"{"name":"Ada"}"#]));
     let outcome: Value = serde_json::from_str(&ran).unwrap();
-    assert_eq!(outcome["output"], json!({ "greet": "Hello, Ada" }), "{outcome}");
+    assert_eq!(outcome["output"], "Hello, Ada", "{outcome}");
 
     // An access token that has run out is renewed, and what comes of that is kept.
     let mut spent: Value = serde_json::from_str(&text).unwrap();
@@ -174,7 +177,7 @@ async fn a_run_is_shown_live_and_its_outcome_is_the_exit_code() {
     assert!(at("execution ") < at("… disks"), "{words}");
     assert!(at("… disks") < at("✓ disks") && at("✓ disks") < at("✓ count"), "{words}");
     assert!(words.contains("  disks │ Filesystem"), "its log lines are shown: {words}");
-    assert_eq!(serde_json::from_slice::<Value>(&output.stdout).unwrap()["count"], true);
+    assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "true");
 
     let fails = json!({ "name": "Fails", "nodes": [
         { "id": "read", "type": "action.file", "config": { "operation": "read", "path": "not-there" } },
@@ -303,7 +306,7 @@ async fn keys_are_wrapped_anew_and_mails_are_read() {
         .bearer_auth(&house.ada.token)
         .json(&secret);
     assert!(put.send().await.unwrap().status().is_success());
-    let House { database, folder, program, ada } = house;
+    let House { database, folder, program, ada, listen } = house;
     assert!(program.stop().success());
     let old = folder.path().join("old-key");
     fs::write(&old, MASTER_KEY).unwrap();
@@ -319,7 +322,7 @@ async fn keys_are_wrapped_anew_and_mails_are_read() {
     assert!(said(&rewrapped).contains("the keys of 1 workspaces"), "{}", said(&rewrapped));
 
     // The old key is needed no more: not for tokens, and not for what is sealed.
-    let program = serve(&database, folder.path(), NEXT_KEY);
+    let program = serve(&database, folder.path(), &listen, NEXT_KEY);
     post(&program.base, "/secrets/rotate-key", Some(&ada.token), &json!({})).await;
     assert!(program.stop().success());
     let mut refused = command(&["serve", "--listen", "127.0.0.1:0"]);

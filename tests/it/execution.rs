@@ -1,32 +1,23 @@
 //! Executions from their request to their end, on workers that are paused, told to stop, and killed.
 
+mod killed;
+mod races;
+
 use std::{
     path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use ledgerline_commands::{
-    Target,
-    start::{Retry, StartRejection, retry},
-};
-use ledgerline_domain::{
-    execution::{
-        CancelReason, Claim, ErrorKind, Execution, ExecutionCommand, ExecutionEvent, NodeOutput,
-        PauseReason, Status, WaitsFor,
-    },
-    id::ExecutionId,
+use ledgerline_domain::execution::{
+    CancelReason, Claim, ErrorKind, Execution, ExecutionCommand, ExecutionEvent, NodeOutput,
+    PauseReason, Status, WaitsFor,
 };
 use ledgerline_store::{
-    Intent, NewEvent, StreamId, StreamWrite, Workspace,
-    simulated::{AppendFault, Faults, SimulatedLog},
+    Intent, NewEvent, StreamId, StreamWrite, Workspace, simulated::SimulatedLog,
 };
 use ledgerline_worker::allowed::{AllowList, AllowedCommand};
 use serde_json::{Value, json};
-use tokio::sync::Notify;
 use uuid::Uuid;
 
 use crate::support::engine::{Engine, TestWorker, wall_clock, within};
@@ -408,96 +399,6 @@ async fn a_worker_that_meets_what_a_newer_build_wrote_lets_go_of_everything() {
     engine.stop().await;
 }
 
-/// Fails the worker's `at`th append, before or after it is committed, and every one after it until the worker is gone.
-struct KillAt {
-    at: usize,
-    after_commit: bool,
-    seen: AtomicUsize,
-    dead: AtomicBool,
-    died: Notify,
-}
-
-impl Faults for KillAt {
-    fn on_append(&self, intent: &Intent) -> AppendFault {
-        let by_worker = intent.writes.iter().any(|write| {
-            write.events.iter().any(|event| event.metadata.contains("\"name\":\"worker\""))
-        });
-        if !by_worker {
-            return AppendFault::None;
-        }
-        if self.dead.load(Ordering::SeqCst) {
-            return AppendFault::BeforeCommit;
-        }
-        if self.seen.fetch_add(1, Ordering::SeqCst) + 1 != self.at {
-            return AppendFault::None;
-        }
-        self.dead.store(true, Ordering::SeqCst);
-        self.died.notify_one();
-        if self.after_commit { AppendFault::AfterCommit } else { AppendFault::BeforeCommit }
-    }
-}
-
-fn strip(value: &mut Value) {
-    match value {
-        Value::Object(entries) => {
-            entries.retain(|name, _| name != "duration_ms");
-            entries.values_mut().for_each(strip);
-        }
-        Value::Array(items) => items.iter_mut().for_each(strip),
-        _ => {}
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn invariant_7_a_worker_killed_at_every_append_leads_to_the_same_end() {
-    let expected = json!({"list": {"files": [
-        {"path": "items/0.txt", "size_bytes": 1}, {"path": "items/1.txt", "size_bytes": 1}, {"path": "items/2.txt", "size_bytes": 1}],
-        "truncated": false}});
-    let mut boundaries = 0;
-    for after_commit in [false, true] {
-        for at in 1.. {
-            let (log, engine) = simulated();
-            let faults = Arc::new(KillAt {
-                at,
-                after_commit,
-                seen: AtomicUsize::new(0),
-                dead: AtomicBool::new(false),
-                died: Notify::new(),
-            });
-            log.set_faults(Some(Arc::<KillAt>::clone(&faults)));
-            let first = engine.worker();
-            let workflow = engine.workflow(&every_kind()).await;
-            let id = engine.start(workflow, &json!({"items": [1, 2, 3]})).await;
-            let was_killed = tokio::select! {
-                () = faults.died.notified() => true,
-                _ = engine.ended(id) => faults.dead.load(Ordering::SeqCst),
-            };
-            if !was_killed {
-                first.stop().await;
-                engine.stop().await;
-                boundaries = boundaries.max(at - 1);
-                break;
-            }
-            first.kill();
-            log.set_faults(None);
-            let second = engine.worker();
-            let execution = engine.ended(id).await;
-            let mut came_out = output(&execution);
-            strip(&mut came_out);
-            assert_eq!(
-                came_out,
-                expected,
-                "killed at append {at}, after_commit {after_commit}: {:#?}",
-                engine.history(id).await
-            );
-            assert!(execution.waits_for().is_none());
-            second.stop().await;
-            engine.stop().await;
-        }
-    }
-    assert!(boundaries >= 5, "only {boundaries} boundaries were met");
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_effect_of_which_nobody_knows_the_outcome_waits_for_a_person() {
     let (_, engine) = simulated();
@@ -555,92 +456,6 @@ async fn the_limit_of_a_workflow_is_never_overfilled_and_every_run_gets_its_turn
     assert_eq!(most, 2, "slots were overfilled or left empty");
     worker.stop().await;
     engine.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn pause_and_cancel_race_with_completion_without_a_wrong_state() {
-    let (_, engine) = simulated();
-    let worker = engine.worker();
-    let definition = chain(
-        (0..6)
-            .map(|n| {
-                json!({"id": format!("f{n}"), "type": "action.file", "idempotent": true,
-        "config": {"operation": "write", "path": format!("{n}.txt"), "content": "x"}})
-            })
-            .collect(),
-    );
-    let workflow = engine.workflow(&definition).await;
-    for round in 0..40_u32 {
-        let id = engine.start(workflow, &json!({})).await;
-        for _ in 0..round % 13 {
-            tokio::task::yield_now().await;
-        }
-        let context = crate::support::engine::context();
-        let target = ledgerline_commands::Target::existing(id);
-        let command = match round % 3 {
-            0 => ExecutionCommand::Cancel { reason: CancelReason::StoppedByUser },
-            _ => ExecutionCommand::Pause { reason: PauseReason::User },
-        };
-        let accepted =
-            engine.commands.execute::<Execution>(target, &command, &context).await.is_ok();
-        if accepted && round % 3 != 0 {
-            let unpause = ExecutionCommand::Unpause { reason: PauseReason::User };
-            let _ = engine.commands.execute::<Execution>(target, &unpause, &context).await;
-        }
-        let ended = engine.ended(id).await;
-        let cancelled = accepted && round % 3 == 0;
-        let status = ended.status().unwrap();
-        assert!(
-            status == Status::Completed && !cancelled || status == Status::Cancelled && cancelled,
-            "round {round}: {status:?}"
-        );
-        if cancelled {
-            retried_at_once(&engine, id, round).await;
-        }
-    }
-    worker.stop().await;
-    engine.stop().await;
-}
-
-/// Retries a run under one id twice and under another once while somebody cancels the first new run. A new run comes to be once, holds
-/// what its origin had, and only the one that was cancelled ends so; the origin stays as it was.
-async fn retried_at_once(engine: &Engine, of: ExecutionId, round: u32) {
-    let origin = engine.history(of).await;
-    let ids = [ExecutionId(Uuid::now_v7()), ExecutionId(Uuid::now_v7())];
-    let context = &crate::support::engine::context();
-    let retried = async |execution_id| {
-        let wanted = &Retry { execution_id, of };
-        let plan = |scope| async move { retry(&scope, wanted).await };
-        engine
-            .commands
-            .execute_with::<Execution, StartRejection, _, _>(context, plan)
-            .await
-            .map(|executed| executed.events.len())
-    };
-    let cancel = async {
-        for _ in 0..round {
-            tokio::task::yield_now().await;
-        }
-        let command = ExecutionCommand::Cancel { reason: CancelReason::StoppedByUser };
-        engine.commands.execute::<Execution>(Target::existing(ids[0]), &command, context).await
-    };
-    let (first, again, other, cancel) =
-        tokio::join!(retried(ids[0]), retried(ids[0]), retried(ids[1]), cancel);
-    let (first, again, other) = (first.unwrap(), again.unwrap(), other.unwrap());
-    assert!((first == 0) != (again == 0), "round {round}: {first} and {again} events");
-    assert!(other > 0, "round {round}: the other id is another run");
-    for (id, cancelled) in ids.into_iter().zip([cancel.is_ok(), false]) {
-        let ended = engine.ended(id).await;
-        let expected = if cancelled { Status::Cancelled } else { Status::Completed };
-        assert_eq!(ended.status(), Some(expected), "round {round}: {id} of {of}");
-        let made_of = ended.run().unwrap().request.origin.as_ref().map(|made| made.execution_id);
-        assert_eq!(made_of, Some(of));
-        let requests = engine.facts(id).await;
-        let requests =
-            requests.iter().filter(|fact| matches!(fact, ExecutionEvent::ExecutionRequested(_)));
-        assert_eq!(requests.count(), 1, "round {round}: {id} came to be once");
-    }
-    assert_eq!(engine.history(of).await, origin, "a run that has ended never changes");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -24,6 +24,7 @@ use crate::support::{
     services::{self, TestDatabase},
 };
 
+mod channels;
 mod rewound;
 
 /// A deployment whose program can be ended and started again.

@@ -15,6 +15,7 @@ mod coverage;
 mod door;
 mod embedded;
 mod erasure;
+mod examples;
 mod execution;
 mod gateway;
 mod http {
@@ -51,6 +52,7 @@ mod projections;
 mod readme;
 mod relay;
 mod sealed;
+mod served;
 mod serving_role;
 mod ssrf;
 mod statements;

@@ -38,7 +38,7 @@ async fn leads(relay: &Carrier) {
 }
 
 /// The positions on the stream, in its order, checked against subject, header and envelope.
-async fn stored(url: &str, prefix: &Prefix) -> Vec<i64> {
+pub(crate) async fn stored(url: &str, prefix: &Prefix) -> Vec<i64> {
     let client = async_nats::connect(url).await.expect("the server is up");
     let jetstream = async_nats::jetstream::new(client);
     let mut stream = jetstream.get_stream(prefix.events_stream()).await.expect("it is declared");

@@ -212,6 +212,7 @@ async fn pull(
 ) {
     let slots = Arc::new(Semaphore::new(shared.settings().slots.max(1)));
     metrics::gauge!("ledgerline_worker_slots").set(slots.available_permits() as f64);
+    metrics::gauge!("ledgerline_worker_free_slots").set(slots.available_permits() as f64);
     loop {
         let first = tokio::select! {
             permit = Arc::clone(&slots).acquire_owned() => permit,

@@ -324,6 +324,14 @@ impl TestWorker {
         }
     }
 
+    /// The same, and returns once nothing of it runs: what its end makes of its tasks is no longer reported by anybody.
+    pub(crate) async fn killed(mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            let gone = tokio::task::spawn_blocking(move || runtime.shutdown_timeout(PATIENCE));
+            gone.await.expect("a runtime can be shut down");
+        }
+    }
+
     /// As a stop by its operator: it drains.
     pub(crate) async fn stop(mut self) {
         self.stop.cancel();
