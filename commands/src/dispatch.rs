@@ -65,7 +65,7 @@ pub struct Dispatcher {
 }
 
 impl Fold for Dispatch {
-    const SHAPE: &'static str = "dispatch-2";
+    const SHAPE: &'static str = "dispatch-3";
 
     fn wants(category: &str, r#type: &str) -> bool {
         // What is frequent and means nothing to it; anything else is read, so that a new event is never missed.

@@ -143,7 +143,9 @@ pub fn due_of(stream: StreamId, event: &ExecutionEvent) -> Vec<DueChange> {
         ExecutionEvent::TaskFailed(event) => task_over(&event.path, event.attempt),
         ExecutionEvent::ExecutionCompleted(_)
         | ExecutionEvent::ExecutionFailed(_)
-        | ExecutionEvent::ExecutionCancelled(_) => vec![DueChange::Done(timeout_key(stream))],
+        | ExecutionEvent::ExecutionCancelled(_)
+        // From here on only the nodes that undo have limits.
+        | ExecutionEvent::CompensationStarted(_) => vec![DueChange::Done(timeout_key(stream))],
         ExecutionEvent::ExecutionRequested(_)
         | ExecutionEvent::ExecutionQueued(_)
         | ExecutionEvent::ExecutionDispatched(_)

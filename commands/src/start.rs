@@ -182,6 +182,7 @@ pub async fn start(scope: &Scope, start: &Start) -> Request {
         depth: start.depth,
         parent: None,
         error_workflow_id: plan.error_workflow_id,
+        undoes: plan.undoes.clone(),
     };
     let_in(scope, start.execution_id, &mut request, &plan).await?;
     Ok(command(start.execution_id, request))
@@ -216,6 +217,7 @@ pub async fn follow(scope: &Scope, execution_id: ExecutionId, run: &NewRun) -> R
         trigger_node: None,
         parent: run.parent.clone(),
         error_workflow_id: plan.error_workflow_id,
+        undoes: plan.undoes.clone(),
     };
     let_in(scope, execution_id, &mut request, &plan).await?;
     Ok(command(execution_id, request))
@@ -391,6 +393,7 @@ pub async fn run_node(scope: &Scope, wanted: &RunNode) -> Request {
         parent: None,
         // Whoever tries a node looks at what comes of it.
         error_workflow_id: None,
+        undoes: BTreeMap::new(),
     };
     let_in(scope, own, &mut request, &plan).await?;
     store_carried(scope, own, &mut request).await?;
@@ -450,6 +453,7 @@ async fn settle(
     request.queue = plan.queue;
     request.timeout_ms = plan.timeout_ms;
     request.planned_nodes = plan.planned_nodes;
+    request.undoes.clone_from(&plan.undoes);
     let_in(scope, execution_id, request, plan).await
 }
 

@@ -23,6 +23,7 @@ mod resolve;
 mod signal;
 mod single;
 mod task;
+mod undo;
 mod view;
 mod waiting;
 
@@ -55,6 +56,7 @@ pub use plan::{Plan, PlanConnection, PlanNode, Work};
 pub use signal::{KeptSignal, is_signal_name};
 pub use single::single_node;
 pub use task::{Task, TaskLease, TaskOutcome, TaskRef};
+pub use undo::{Course, Undoing};
 pub use view::{ScopeView, Status, WaitsFor};
 pub use waiting::{Awaited, Failing, NodeWait, Waiting};
 
@@ -108,6 +110,10 @@ pub struct Open {
     pub reached: Reached,
     /// How many events others than its worker appended while it was open. A report names the count that it was planned on.
     pub interventions: u32,
+    /// Which way it goes.
+    pub course: Course,
+    /// Whether somebody said that what it did stays, undo or not.
+    pub undo_waived: bool,
 }
 
 /// Who moves an open execution now.
@@ -187,6 +193,11 @@ pub struct Run {
     active: BTreeSet<u32>,
     /// Indexes in `nodes` of what failed for good and nothing caught, in that order.
     failures: Vec<u32>,
+    /// Indexes in `nodes` of what has an undo and did not do anything here that it could undo: it was taken over, or failed and was gone
+    /// on without.
+    not_done: BTreeSet<u32>,
+    /// What came of undoing what it had done, once it has ended.
+    pub compensation: Option<Compensation>,
     /// About how many bytes of values it holds.
     bytes: usize,
     /// The newest claim that was handed out; 0 before the first. Also known once it has ended.
@@ -292,7 +303,7 @@ impl Aggregate for Execution {
     type Event = ExecutionEvent;
     type Rejection = ExecutionRejection;
 
-    const SNAPSHOT: &'static str = "execution-6";
+    const SNAPSHOT: &'static str = "execution-7";
 
     fn decide(
         &self,

@@ -8,6 +8,7 @@ mod fields;
 mod problem;
 mod references;
 mod settings;
+mod undo;
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -102,6 +103,8 @@ pub struct Graph {
     incoming: Vec<Vec<Edge>>,
     outgoing: Vec<Vec<Edge>>,
     order: Vec<NodeIndex>,
+    /// Per node, whether it undoes another one.
+    undoes: Vec<bool>,
     settings: Arc<Settings>,
 }
 
@@ -265,14 +268,30 @@ impl Graph {
         edges.filter(move |edge| edge.port.as_deref() == port).map(|edge| edge.node)
     }
 
-    /// The nodes that nothing leads to, in order.
-    pub fn roots(&self) -> impl Iterator<Item = NodeIndex> {
-        self.order.iter().copied().filter(|index| self.incoming(*index).is_empty())
+    /// Whether a node undoes another one, and so stands outside the ordinary flow.
+    #[must_use]
+    pub fn is_undo(&self, index: NodeIndex) -> bool {
+        self.undoes[index.0]
     }
 
-    /// The nodes that lead to nothing, in order.
+    /// The nodes of the ordinary flow that nothing leads to, in order.
+    pub fn roots(&self) -> impl Iterator<Item = NodeIndex> {
+        self.flow().filter(|index| self.incoming(*index).is_empty())
+    }
+
+    /// The nodes of the ordinary flow that lead to nothing, in order.
     pub fn leaves(&self) -> impl Iterator<Item = NodeIndex> {
-        self.order.iter().copied().filter(|index| self.outgoing(*index).is_empty())
+        self.flow().filter(|index| self.outgoing(*index).is_empty())
+    }
+
+    /// How many nodes of the ordinary flow it has, those of loop bodies not counted.
+    #[must_use]
+    pub fn flow_len(&self) -> usize {
+        self.flow().count()
+    }
+
+    fn flow(&self) -> impl Iterator<Item = NodeIndex> {
+        self.order.iter().copied().filter(|index| !self.is_undo(*index))
     }
 
     /// All nodes of the definition, those of loop bodies included.
@@ -361,6 +380,8 @@ struct Declared {
     id: String,
     place: Place,
     kind: Option<NodeKind>,
+    /// The node that it names as its undo.
+    undo: Option<String>,
     node: Option<Node>,
 }
 
@@ -417,8 +438,9 @@ impl DraftGraph {
             reader.report(&place.field("id"), ProblemCode::IdDuplicate, reason);
             return;
         }
+        let undo = value.get("undo").and_then(Value::as_str).map(str::to_owned);
         self.by_id.insert(id.to_owned(), self.declared.len());
-        self.declared.push(Declared { id: id.to_owned(), place, kind, node });
+        self.declared.push(Declared { id: id.to_owned(), place, kind, undo, node });
     }
 
     fn add_connection(&mut self, value: &Value, place: &Place, reader: &mut Reader) {
@@ -509,7 +531,8 @@ impl DraftGraph {
         if order.is_err() {
             self.report_cycles(&shape, reader);
         }
-        self.report_unreachable(reader);
+        let undoes = self.read_undoes(reader);
+        self.report_unreachable(&undoes, reader);
         self.report_triggers(reader);
         let order = order.ok()?.into_iter().map(|index| NodeIndex(index.index())).collect();
         let (mut incoming, mut outgoing) =
@@ -526,6 +549,7 @@ impl DraftGraph {
             incoming,
             outgoing,
             order,
+            undoes,
             settings: Arc::clone(settings),
         })
     }
@@ -564,7 +588,7 @@ impl DraftGraph {
     }
 
     /// Once there is a trigger, runs begin there and nowhere else.
-    fn report_unreachable(&self, reader: &mut Reader) {
+    fn report_unreachable(&self, undoes: &[bool], reader: &mut Reader) {
         let is_trigger = |node: &Declared| node.kind.is_some_and(NodeKind::is_trigger);
         let mut reached: Vec<bool> = self.declared.iter().map(is_trigger).collect();
         let mut open: Vec<usize> = (0..reached.len()).filter(|index| reached[*index]).collect();
@@ -584,7 +608,7 @@ impl DraftGraph {
             }
         }
         for (index, node) in self.declared.iter().enumerate() {
-            if !reached[index] {
+            if !reached[index] && !undoes[index] {
                 let reason = "no trigger leads to this node, so it would never run";
                 reader.report(&node.place, ProblemCode::Unreachable, reason);
             }

@@ -155,6 +155,13 @@ pub const MAX_PLANNED_ACTIONS: usize = 256;
 /// Nodes that are named when it is asked what a run waits for; the others are counted.
 pub const MAX_NAMED_WAITS: usize = 20;
 
+/// Nodes of one definition that name their undo: the pairs stand in the first event of every run.
+pub const MAX_UNDOES: usize = 100;
+/// Nodes that are named when a run ends and they were not undone; the others are counted. They stand in the event of the end.
+pub const MAX_NAMED_NOT_UNDONE: usize = 20;
+/// Characters of the message of each of them; the event of the failure has all of it.
+pub const MAX_NOT_UNDONE_CHARS: usize = 1_000;
+
 /// Triggers of one workflow: each is a stream of its own, brought in line at every publication.
 pub const MAX_TRIGGERS: usize = 32;
 

@@ -60,6 +60,7 @@ pub struct Node {
     on_error: OnError,
     idempotent: bool,
     position: Option<Position>,
+    undo: Option<String>,
     pinned_output: Option<Json>,
     references: Vec<String>,
     reads_last: bool,
@@ -149,6 +150,12 @@ impl Node {
     #[must_use]
     pub fn on_error(&self) -> &OnError {
         &self.on_error
+    }
+
+    /// The node that undoes what it did, when the run comes to a bad end after it had completed.
+    #[must_use]
+    pub fn undo(&self) -> Option<&str> {
+        self.undo.as_deref()
     }
 
     /// Where the editor draws it.

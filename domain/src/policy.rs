@@ -10,7 +10,7 @@
 //! | --- | --- |
 //! | a node starts a child | the child is requested, once for ever, since its id follows from the node |
 //! | a child ends that its parent waits for | its end is the outcome of the node |
-//! | a run ends while it waits for children | they are cancelled |
+//! | a run ends, or begins to undo what it did, while it waits for children | they are cancelled |
 //! | a run fails whose workflow names an error workflow | a run of that is requested, once for ever |
 //!
 //! Reactions to one execution are submitted in the order in which they are given, each under an id that derives from its cause, so that
@@ -200,6 +200,10 @@ impl PolicyState {
             ExecutionEvent::ExecutionCompleted(_)
             | ExecutionEvent::ExecutionFailed(_)
             | ExecutionEvent::ExecutionCancelled(_) => self.ended(execution),
+            // It waits for none of them any more, and what it starts from here on is part of undoing what it did.
+            ExecutionEvent::CompensationStarted(_) => {
+                self.children.remove(&execution);
+            }
             ExecutionEvent::ExecutionQueued(_)
             | ExecutionEvent::ExecutionDispatched(_)
             | ExecutionEvent::ExecutionStarted(_)
@@ -257,17 +261,27 @@ impl PolicyState {
                 told,
             }];
         }
+        if let ExecutionEvent::CompensationStarted(_) = event {
+            return self.end_children(recorded);
+        }
         let Some(end) = end_of(event) else { return Vec::new() };
         let mut reactions = self.tell_parent(recorded, end);
-        let cancel = ExecutionCommand::Cancel { reason: CancelReason::ParentEnded };
-        for child in self.children.get(&execution).into_iter().flatten() {
-            let told = cancel.clone().into();
-            reactions.push(Reaction { cause: recorded.event_id, execution: *child, told });
-        }
+        reactions.extend(self.end_children(recorded));
         if let ExecutionEvent::ExecutionFailed(event) = event {
             reactions.extend(self.error_workflow(recorded, event));
         }
         reactions
+    }
+
+    fn end_children(&self, recorded: &Recorded<AnyEvent>) -> Vec<Reaction> {
+        let cancel = ExecutionCommand::Cancel { reason: CancelReason::ParentEnded };
+        let children = self.children.get(&ExecutionId(recorded.stream)).into_iter().flatten();
+        let reaction = |child: &ExecutionId| Reaction {
+            cause: recorded.event_id,
+            execution: *child,
+            told: cancel.clone().into(),
+        };
+        children.map(reaction).collect()
     }
 
     fn tell_parent(&self, recorded: &Recorded<AnyEvent>, end: ChildEnd) -> Vec<Reaction> {

@@ -11,7 +11,7 @@ mod decide;
 pub mod diff;
 mod events;
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -126,6 +126,8 @@ pub struct StartPlan {
     pub timeout_ms: Option<u64>,
     /// The workflow that is started when a run fails.
     pub error_workflow_id: Option<WorkflowId>,
+    /// Which node undoes which, by id: the undo nodes by what they undo.
+    pub undoes: BTreeMap<String, String>,
 }
 
 impl Workflow {

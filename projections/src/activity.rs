@@ -215,6 +215,7 @@ fn execution_detail(event: &ExecutionEvent) -> Option<Value> {
         ExecutionEvent::CancelRequested(event) => {
             Some(json!({ "reason": cancel_word(event.reason) }))
         }
+        ExecutionEvent::CompensationStarted(event) => Some(json!({ "undoes": event.undoes })),
         ExecutionEvent::ExecutionFailed(event) => {
             Some(json!({ "node": event.node, "kind": event.error.kind }))
         }

@@ -315,7 +315,12 @@ impl ExecutionNodes {
 
     /// The run ended: what had not is cancelled with it.
     fn end(&mut self, at: &LogEvent) {
+        self.cancel_open(at);
         self.whole.remove(&at.stream);
+    }
+
+    /// What has not ended does not any more.
+    fn cancel_open(&mut self, at: &LogEvent) {
         for path in self.open.remove(&at.stream).into_iter().flatten() {
             self.change(at, &path, |row| {
                 row.status = NodeStatus::Cancelled;
@@ -452,6 +457,7 @@ impl ExecutionNodes {
             ExecutionEvent::ExecutionCompleted(_)
             | ExecutionEvent::ExecutionFailed(_)
             | ExecutionEvent::ExecutionCancelled(_) => self.end(at),
+            ExecutionEvent::CompensationStarted(_) => self.cancel_open(at),
             ExecutionEvent::ExecutionQueued(_)
             | ExecutionEvent::ExecutionDispatched(_)
             | ExecutionEvent::ExecutionStarted(_)
@@ -485,6 +491,7 @@ impl ExecutionNodes {
             ExecutionEvent::ExecutionCompleted(_)
                 | ExecutionEvent::ExecutionFailed(_)
                 | ExecutionEvent::ExecutionCancelled(_)
+                | ExecutionEvent::CompensationStarted(_)
         ) {
             self.ending.push(at.stream);
         }
@@ -540,6 +547,7 @@ fn path_of(event: &ExecutionEvent) -> Option<&NodePath> {
         | ExecutionEvent::LoopItemFailed(_)
         | ExecutionEvent::ExecutionWaiting(_)
         | ExecutionEvent::ExecutionUnpaused(_)
+        | ExecutionEvent::CompensationStarted(_)
         | ExecutionEvent::CancelRequested(_) => None,
     }
 }

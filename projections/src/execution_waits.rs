@@ -252,7 +252,9 @@ impl ExecutionWaits {
             ExecutionEvent::NodeFailed(event) => self.end(at, &event.path),
             ExecutionEvent::ExecutionCompleted(_)
             | ExecutionEvent::ExecutionFailed(_)
-            | ExecutionEvent::ExecutionCancelled(_) => {
+            | ExecutionEvent::ExecutionCancelled(_)
+            // What it waited for it does not wait for any more; what undoes may.
+            | ExecutionEvent::CompensationStarted(_) => {
                 self.ended.insert(at.stream);
                 self.changes.retain(|(execution, _), _| *execution != at.stream);
                 self.taken.retain(|(execution, _), _| *execution != at.stream);

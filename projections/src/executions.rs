@@ -139,6 +139,7 @@ impl Row {
             }
             // The nodes have a read model of their own; what they mean for the run is in its lifecycle.
             ExecutionEvent::ExecutionQueued(_)
+            | ExecutionEvent::CompensationStarted(_)
             | ExecutionEvent::NodeStarted(_)
             | ExecutionEvent::NodeCompleted(_)
             | ExecutionEvent::NodeFailed(_)

@@ -51,12 +51,18 @@ impl Lifecycle {
                 self.status = ExecutionStatus::Running;
             }
             ExecutionEvent::NodesCarried(event) => self.finished += finished(&event.nodes),
+            // What undoes another one is no part of what was planned.
+            ExecutionEvent::NodeCompleted(event) if event.undoes.is_some() => {}
             ExecutionEvent::NodeCompleted(event) => self.count(&event.path),
             ExecutionEvent::NodeSkipped(event) => self.count(&event.path),
             ExecutionEvent::ExecutionWaiting(_) => self.waiting = true,
             ExecutionEvent::ExecutionPaused(_) => self.status = ExecutionStatus::Paused,
             ExecutionEvent::ExecutionUnpaused(_) => self.status = self.reached(),
             ExecutionEvent::CancelRequested(_) => self.cancelling = true,
+            ExecutionEvent::CompensationStarted(_) => {
+                self.cancelling = false;
+                self.status = self.reached();
+            }
             ExecutionEvent::ExecutionCompleted(_) => self.end(ExecutionStatus::Completed, at),
             ExecutionEvent::ExecutionFailed(_) => self.end(ExecutionStatus::Failed, at),
             ExecutionEvent::ExecutionCancelled(_) => self.end(ExecutionStatus::Cancelled, at),
@@ -98,6 +104,7 @@ impl Lifecycle {
             | ExecutionEvent::ExecutionPaused(_)
             | ExecutionEvent::ExecutionUnpaused(_)
             | ExecutionEvent::CancelRequested(_)
+            | ExecutionEvent::CompensationStarted(_)
             | ExecutionEvent::NodesCarried(_)
             | ExecutionEvent::ExecutionCompleted(_)
             | ExecutionEvent::ExecutionFailed(_)

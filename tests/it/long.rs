@@ -54,6 +54,7 @@ fn history(workspace: Uuid) -> Vec<ExecutionEvent> {
             output: NodeOutput::Inline(output.into()),
             port: None,
             duration_ms: 3,
+            undoes: None,
         };
         events.extend([started.into(), completed.into()]);
         if events.len() >= EVENTS {

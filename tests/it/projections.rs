@@ -80,7 +80,11 @@ async fn a_workflow_shows_what_became_of_it_and_its_runs() {
     let last = value(item.last_execution.as_ref().expect("it was run"));
     assert_eq!((&last["id"], &last["status"]), (&json!(first), &json!("running")));
 
-    let failed = ExecutionFailed { node: None, error: error(ErrorKind::Permanent, "no") };
+    let failed = ExecutionFailed {
+        node: None,
+        error: error(ErrorKind::Permanent, "no"),
+        compensation: None,
+    };
     world
         .append(
             workspace,
@@ -252,6 +256,7 @@ async fn an_execution_and_its_nodes_show_every_try() {
         output: blob,
         port: Some("ok".into()),
         duration_ms: 9,
+        undoes: None,
     };
     world
         .append(

@@ -126,6 +126,7 @@ impl Worker {
                         ExecutionEvent::ExecutionPaused(_)
                         | ExecutionEvent::ExecutionUnpaused(_)
                         | ExecutionEvent::CancelRequested(_)
+                        | ExecutionEvent::CompensationStarted(_)
                         | ExecutionEvent::ExecutionCancelled(_)
                         | ExecutionEvent::TimerFired(_)
                         | ExecutionEvent::ChildFinished(_)

@@ -204,7 +204,12 @@ impl<'a> Round<'a> {
             if !self.missing.is_empty() || fresh.is_empty() {
                 break;
             }
+            let is_last = fresh.iter().any(Step::is_last);
             self.apply(fresh)?;
+            // It turned back instead of ending.
+            if is_last && !self.over {
+                return Ok(true);
+            }
         }
         Ok(false)
     }
@@ -261,6 +266,7 @@ impl<'a> Round<'a> {
         if let ExecutionCommand::Report(report) = command {
             self.steps.extend(report.steps);
         }
+        self.over |= self.spec.has_ended();
         Ok(())
     }
 
@@ -293,11 +299,7 @@ impl<'a> Round<'a> {
                 self.over = true;
                 Some(Step::LetGo)
             }
-            Action::Finish(ending) => {
-                let outcome = self.outcome(ending)?;
-                self.over = true;
-                Some(Step::Finish(outcome))
-            }
+            Action::Finish(ending) => Some(Step::Finish(self.outcome(ending)?)),
         }
     }
 
@@ -469,6 +471,7 @@ impl<'a> Round<'a> {
             }
             Ending::Failed { node, error } => Outcome::Failed { node, error },
             Ending::Cancelled => Outcome::Cancelled,
+            Ending::Undone => Outcome::Undone,
         })
     }
 

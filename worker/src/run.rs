@@ -14,7 +14,7 @@ use ledgerline_domain::{
     event::Actor,
     execution::{
         Attempt, Claim, ErrorKind, Execution, ExecutionCommand, ExecutionRejection, NodeError,
-        NodePath, Planner, Report,
+        NodePath, NodeState, Planner, Report,
     },
     expression::Veil,
     id::ExecutionId,
@@ -130,6 +130,9 @@ impl<'a> Running<'a> {
     ) -> Result<(), Stop> {
         let Some(mut running) = Self::take_up(shared, item, signals).await? else { return Ok(()) };
         loop {
+            if running.turned_back() {
+                running.abort().await;
+            }
             let planned = running.round().await?;
             if planned.abort {
                 running.abort().await;
@@ -221,13 +224,13 @@ impl<'a> Running<'a> {
         state: &Execution,
         message: String,
     ) -> Result<(), Stop> {
-        use ledgerline_domain::execution::{Outcome, Step};
-        let outcome = Outcome::Failed { node: None, error: failure(ErrorKind::Permanent, message) };
+        use ledgerline_domain::execution::Step;
+        let error = failure(ErrorKind::Permanent, message);
         let report = Report {
             worker: shared.settings().worker.clone(),
             claim: Claim(item.claim),
             interventions: state.interventions(),
-            steps: vec![Step::Finish(outcome)],
+            steps: vec![Step::GiveUp { error }],
         };
         match shared.report(item.execution_id, report).await {
             Ok(_) => Ok(()),
@@ -421,6 +424,18 @@ impl<'a> Running<'a> {
                 Err(Stop::HandBack)
             }
         }
+    }
+
+    /// Whether the run undoes what it did since somebody else ended it, e.g. its time limit, while effects of it were under way here.
+    fn turned_back(&self) -> bool {
+        let open = self.base.open().filter(|open| open.undoing().is_some());
+        open.is_some_and(|open| {
+            let runs = |path: &NodePath| {
+                let node = open.run.nodes.get(path);
+                node.is_some_and(|node| node.state == NodeState::Running(open.claim))
+            };
+            self.under_way.keys().any(|path| !runs(path))
+        })
     }
 
     /// Ends every effect that is under way. Their outcomes are of no use any more.

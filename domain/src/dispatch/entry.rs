@@ -32,6 +32,8 @@ pub(super) struct Entry {
     pub(super) told: bool,
     /// Whether its worker was told to end it.
     pub(super) cancelling: bool,
+    /// Whether it undoes what it did, and ends then.
+    pub(super) undoing: bool,
     /// What was decided and not seen yet. Not part of a snapshot: a decision that is made twice is a repeat.
     #[serde(skip)]
     pub(super) pending: Pending,
@@ -89,6 +91,7 @@ impl Entry {
             requested: recorded.position,
             told: false,
             cancelling: false,
+            undoing: false,
             pending: Pending::Nothing,
         }
     }
@@ -128,7 +131,7 @@ impl Entry {
 
     /// Whether it is about to end.
     pub(super) fn leaves(&self) -> bool {
-        self.cancelling || self.pending == Pending::Cancel
+        self.cancelling || self.undoing || self.pending == Pending::Cancel
     }
 
     /// Whether no worker ever took it and it still waits for that.
@@ -212,6 +215,7 @@ impl Entry {
             | ExecutionEvent::NodesCarried(_)
             | ExecutionEvent::VariableSet(_)
             | ExecutionEvent::UsageRecorded(_) => {}
+            ExecutionEvent::CompensationStarted(_) => self.turn_back(recorded.position),
             ExecutionEvent::CancelRequested(_) => {
                 self.cancelling = true;
                 if self.pending == Pending::Cancel {
@@ -269,6 +273,22 @@ impl Entry {
         }
     }
 
+    /// It has what it did to undo, whatever held it back before.
+    fn turn_back(&mut self, position: i64) {
+        (self.cancelling, self.undoing) = (false, true);
+        self.paused_by = None;
+        if self.pending == Pending::Cancel {
+            self.pending = Pending::Nothing;
+        }
+        match &mut self.place {
+            Place::Running { pausing, .. } => *pausing = None,
+            Place::Dispatched { .. } => {}
+            Place::Line { .. } | Place::Waiting | Place::Paused { .. } => {
+                self.place = Place::Line { resumed: Some(position) };
+            }
+        }
+    }
+
     fn wake(&mut self, position: i64) {
         match &mut self.place {
             Place::Waiting => self.place = Place::Line { resumed: Some(position) },
@@ -303,6 +323,7 @@ pub(super) fn moves(event: &ExecutionEvent) -> bool {
         | ExecutionEvent::ExecutionCompleted(_)
         | ExecutionEvent::ExecutionFailed(_)
         | ExecutionEvent::CancelRequested(_)
+        | ExecutionEvent::CompensationStarted(_)
         | ExecutionEvent::ExecutionCancelled(_) => true,
         ExecutionEvent::NodeStarted(_)
         | ExecutionEvent::NodeCompleted(_)

@@ -100,6 +100,7 @@ impl Log {
             depth: 0,
             parent: None,
             error_workflow_id: None,
+            undoes: std::collections::BTreeMap::new(),
         };
         assert!(self.tell(id(number), ExecutionCommand::Request(Box::new(request))));
     }

@@ -80,7 +80,8 @@ pub(super) fn finished(
     let mut events: Vec<ExecutionEvent> = vec![finished.into()];
     if let ChildEnd::Completed { output } = end {
         let (output, port) = (output.clone(), None);
-        events.push(NodeCompleted { path, attempt, output, port, duration_ms }.into());
+        events
+            .push(NodeCompleted { path, attempt, output, port, duration_ms, undoes: None }.into());
     }
     events
 }

@@ -1,5 +1,7 @@
 //! What an execution is told, and which rule refuses it.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
 
 use super::{
@@ -44,6 +46,11 @@ pub enum ExecutionCommand {
     },
     /// End. At once where no worker has it, else its worker is told to abort.
     Cancel {
+        /// Why.
+        reason: CancelReason,
+    },
+    /// End without undoing anything: what it did stays, and what is being undone is left as it is. At once where no worker has it.
+    CancelWithoutUndo {
         /// Why.
         reason: CancelReason,
     },
@@ -197,6 +204,8 @@ pub struct RequestExecution {
     pub parent: Option<Parent>,
     /// The workflow that is started when this run fails.
     pub error_workflow_id: Option<WorkflowId>,
+    /// Which node undoes which, by id: the undo nodes by what they undo.
+    pub undoes: BTreeMap<String, String>,
 }
 
 /// What a worker did, for one append: any outcomes together with the starts that follow from them.
@@ -335,11 +344,22 @@ pub enum Step {
     },
     /// Nothing runs and nothing can start: the worker lets go of it, and its slot is free.
     LetGo,
-    /// The run ends.
+    /// The run ends. Where there is anything to undo it turns back instead; what follows is planned on the state after that.
     Finish(Outcome),
+    /// Nobody can go on with it: the run ends as it is, and what it did is not undone.
+    GiveUp {
+        /// Why.
+        error: NodeError,
+    },
 }
 
 impl Step {
+    /// Whether nothing may follow it in its report.
+    #[must_use]
+    pub const fn is_last(&self) -> bool {
+        matches!(self, Self::LetGo | Self::Finish(_) | Self::GiveUp { .. })
+    }
+
     /// Whether the run pauses with it, until a person decides about the node. After it nothing new begins, also in the same report.
     #[must_use]
     pub const fn holds_run(&self) -> bool {
@@ -405,6 +425,8 @@ pub enum Outcome {
     },
     /// As it was told to; the reason is the one of the request.
     Cancelled,
+    /// As it was to end before it undid what it did: all of that is done, or given up.
+    Undone,
 }
 
 /// A node that can't be taken over, and why.
@@ -425,6 +447,8 @@ pub enum NotCarriedReason {
     Absent,
     /// It does something else, or follows on something else, in the version that the new execution runs.
     Differs,
+    /// What it did was undone, or begun to be.
+    Undone,
 }
 
 impl NotCarriedReason {
@@ -435,6 +459,7 @@ impl NotCarriedReason {
             Self::NotSettled => "not_settled",
             Self::Absent => "absent",
             Self::Differs => "differs",
+            Self::Undone => "undone",
         }
     }
 
@@ -445,6 +470,7 @@ impl NotCarriedReason {
             Self::NotSettled => "had not come to its end",
             Self::Absent => "is not in both versions",
             Self::Differs => "is not the same in both versions",
+            Self::Undone => "was undone",
         }
     }
 }
@@ -484,6 +510,9 @@ pub enum ExecutionRejection {
     /// A rerun begins with a node of the top level that the version has.
     #[error("the version has no node `{0}` at its top level")]
     NoSuchNode(String),
+    /// A node that undoes another one is no part of the ordinary flow.
+    #[error("node '{0}' undoes another one, and runs after that one alone")]
+    NotInFlow(String),
     /// What would be taken over is too much for one append.
     #[error("{count} outcomes of {bytes} bytes are more than a new execution takes over")]
     TooMuchCarried {
@@ -506,6 +535,11 @@ pub enum ExecutionRejection {
     /// It already was told to end.
     #[error("the execution is being cancelled")]
     Cancelling,
+    /// It failed, and undoes what it did before it ends.
+    #[error(
+        "the execution failed and undoes what it did; it ends when that is done, or when it is cancelled without that"
+    )]
+    Compensating,
     /// Nothing starts while it is paused.
     #[error("the execution is paused")]
     Paused,

@@ -206,7 +206,8 @@ impl Outline {
             | ExecutionEvent::ChildStarted(_)
             | ExecutionEvent::ChildFinished(_)
             | ExecutionEvent::UsageRecorded(_)
-            | ExecutionEvent::CancelRequested(_) => {}
+            | ExecutionEvent::CancelRequested(_)
+            | ExecutionEvent::CompensationStarted(_) => {}
         }
     }
 

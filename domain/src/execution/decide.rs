@@ -4,11 +4,10 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::{
     ApprovalTimedOut, Attempt, Awaited, CancelReason, CancelRequested, Claim, ConcurrencyLimit,
-    ErrorKind, Execution, ExecutionCancelled, ExecutionCommand, ExecutionDispatched,
-    ExecutionEvent, ExecutionFailed, ExecutionPaused, ExecutionQueued, ExecutionRejection,
-    ExecutionRequested, ExecutionWaiting, Intent, NodeError, NodeFailed, NodePath, NodeState, Open,
-    PauseReason, Phase, RequestExecution, Rest, TIMEOUT_PORT, TaskRef, TimerFired, TimerKind,
-    TimerSet, Waiting,
+    EndCause, ErrorKind, Execution, ExecutionCommand, ExecutionDispatched, ExecutionEvent,
+    ExecutionPaused, ExecutionQueued, ExecutionRejection, ExecutionRequested, ExecutionWaiting,
+    Intent, NodeError, NodeFailed, NodePath, NodeState, Open, PauseReason, Phase, RequestExecution,
+    Rest, TIMEOUT_PORT, TaskRef, TimerFired, TimerKind, TimerSet, Waiting, undo::Undo,
 };
 use crate::{
     json::Json,
@@ -27,37 +26,11 @@ pub(super) fn decide(
         // The id of a run follows from its cause, so a second request is the first one again.
         (_, ExecutionCommand::Request(_)) => Ok(Vec::new()),
         (Execution::New, _) => Err(ExecutionRejection::NotRequested),
-        (Execution::Open(open), command) => match command {
-            ExecutionCommand::Request(_) => Ok(Vec::new()),
-            ExecutionCommand::Queue { limit } => queued(open, limit),
-            ExecutionCommand::Dispatch { claim } => dispatched(open, *claim),
-            ExecutionCommand::Report(report) => super::report::decide(open, report, now),
-            ExecutionCommand::Pause { reason } => paused(open, *reason),
-            ExecutionCommand::Unpause { reason } => unpaused(open, *reason),
-            ExecutionCommand::Cancel { reason } => cancelled(open, *reason),
-            ExecutionCommand::FireTimer { path, attempt, kind } => {
-                Ok(fired(open, path, *attempt, *kind, now))
-            }
-            ExecutionCommand::AnswerApproval(answer) => {
-                super::approval::answered(open, answer, now)
-            }
-            ExecutionCommand::Signal { name, payload } => {
-                super::signal::signalled(open, name, payload, now)
-            }
-            ExecutionCommand::TakeTask { task, worker } => {
-                super::task::taken(open, task, worker, now)
-            }
-            ExecutionCommand::FinishTask { task, lease, outcome } => {
-                super::task::finished(open, task, *lease, outcome, now)
-            }
-            ExecutionCommand::Resolve { path, resolution } => {
-                super::resolve::decide(open, path, resolution)
-            }
-            ExecutionCommand::FinishChild { path, attempt, child, end } => {
-                Ok(super::child::finished(open, path, *attempt, *child, end, now))
-            }
-            ExecutionCommand::Redispatch { claim } => Ok(redispatched(open, *claim)),
-        },
+        (Execution::Open(open), command) => {
+            let mut events = on_open(open, command, now)?;
+            open.name_undone(&mut events);
+            Ok(events)
+        }
         (
             Execution::Completed { .. } | Execution::Failed { .. } | Execution::Cancelled { .. },
             command,
@@ -65,11 +38,44 @@ pub(super) fn decide(
     }
 }
 
+fn on_open(open: &Open, command: &ExecutionCommand, now: DateTime<Utc>) -> Decision {
+    match command {
+        ExecutionCommand::Request(_) => Ok(Vec::new()),
+        ExecutionCommand::Queue { limit } => queued(open, limit),
+        ExecutionCommand::Dispatch { claim } => dispatched(open, *claim),
+        ExecutionCommand::Report(report) => super::report::decide(open, report, now),
+        ExecutionCommand::Pause { reason } => paused(open, *reason),
+        ExecutionCommand::Unpause { reason } => unpaused(open, *reason),
+        ExecutionCommand::Cancel { reason } => cancelled(open, *reason),
+        ExecutionCommand::CancelWithoutUndo { reason } => Ok(cut_short(open, *reason)),
+        ExecutionCommand::FireTimer { path, attempt, kind } => {
+            Ok(fired(open, path, *attempt, *kind, now))
+        }
+        ExecutionCommand::AnswerApproval(answer) => super::approval::answered(open, answer, now),
+        ExecutionCommand::Signal { name, payload } => {
+            super::signal::signalled(open, name, payload, now)
+        }
+        ExecutionCommand::TakeTask { task, worker } => super::task::taken(open, task, worker, now),
+        ExecutionCommand::FinishTask { task, lease, outcome } => {
+            super::task::finished(open, task, *lease, outcome, now)
+        }
+        ExecutionCommand::Resolve { path, resolution } => {
+            super::resolve::decide(open, path, resolution)
+        }
+        ExecutionCommand::FinishChild { path, attempt, child, end } => {
+            Ok(super::child::finished(open, path, *attempt, *child, end, now))
+        }
+        ExecutionCommand::Redispatch { claim } => Ok(redispatched(open, *claim)),
+    }
+}
+
 /// What is late is a repeat; what somebody asks for by hand is refused.
 fn ended(execution: &Execution, command: &ExecutionCommand) -> Decision {
     let refused = || Err(ExecutionRejection::Ended(execution.status().expect("it has ended")));
     match command {
-        ExecutionCommand::Cancel { .. } if matches!(execution, Execution::Cancelled { .. }) => {
+        ExecutionCommand::Cancel { .. } | ExecutionCommand::CancelWithoutUndo { .. }
+            if matches!(execution, Execution::Cancelled { .. }) =>
+        {
             Ok(Vec::new())
         }
         ExecutionCommand::Request(_)
@@ -86,6 +92,7 @@ fn ended(execution: &Execution, command: &ExecutionCommand) -> Decision {
         | ExecutionCommand::TakeTask { .. }
         | ExecutionCommand::FinishTask { .. }
         | ExecutionCommand::Resolve { .. }
+        | ExecutionCommand::CancelWithoutUndo { .. }
         | ExecutionCommand::Cancel { .. } => refused(),
     }
 }
@@ -119,6 +126,7 @@ fn requested(request: &RequestExecution, now: DateTime<Utc>) -> Decision {
             depth: request.depth,
             parent: request.parent.clone(),
             error_workflow_id: request.error_workflow_id,
+            undoes: request.undoes.clone(),
         }
         .into(),
     ];
@@ -203,15 +211,35 @@ fn unpaused(open: &Open, by: PauseReason) -> Decision {
     }
 }
 
-/// Where no worker has it, it ends at once. Asking twice gives no events.
+/// Where no worker has it, it ends at once, or begins to undo what it did. Asking twice gives no events, also while that is undone.
 fn cancelled(open: &Open, reason: CancelReason) -> Decision {
+    if let Some(undoing) = open.undoing() {
+        return match undoing.because {
+            EndCause::Cancelled { .. } => Ok(Vec::new()),
+            EndCause::Failed { .. } => Err(ExecutionRejection::Compensating),
+        };
+    }
     Ok(match open.phase {
         Phase::Running { intent: Intent::Cancel(_), .. } => Vec::new(),
         Phase::Running { intent: Intent::GoOn | Intent::Pause(_), .. } => {
-            vec![CancelRequested { reason }.into()]
+            vec![CancelRequested { reason, without_undo: false }.into()]
         }
-        Phase::Idle(_) | Phase::Dispatched | Phase::Paused { .. } => open.cancel_now(reason),
+        Phase::Idle(_) | Phase::Dispatched | Phase::Paused { .. } => {
+            open.cancel_now(reason, Undo::First)
+        }
     })
+}
+
+/// Like a cancel, but for what is undone by that: nothing more. Asking twice gives no events.
+fn cut_short(open: &Open, reason: CancelReason) -> Vec<ExecutionEvent> {
+    match open.phase {
+        Phase::Running { intent: Intent::Cancel(_), .. } if open.undo_waived => Vec::new(),
+        // Its worker may be about to undo what it did.
+        Phase::Running { .. } => vec![CancelRequested { reason, without_undo: true }.into()],
+        Phase::Idle(_) | Phase::Dispatched | Phase::Paused { .. } => {
+            open.cancel_now(reason, Undo::Never)
+        }
+    }
 }
 
 /// Without effect when it no longer waits for that timer.
@@ -224,7 +252,8 @@ fn fired(
 ) -> Vec<ExecutionEvent> {
     let mut events = vec![TimerFired { path: path.clone(), attempt, kind }.into()];
     if kind == TimerKind::ExecutionTimeout {
-        if open.run.request.timeout_at.is_none() || open.is_cancelling() {
+        let is_ending = open.is_cancelling() || open.undoing().is_some();
+        if open.run.request.timeout_at.is_none() || is_ending {
             return Vec::new();
         }
         events.extend(open.fail_now(ErrorKind::Timeout, "the execution took too long"));
@@ -290,15 +319,15 @@ fn redispatched(open: &Open, lost: Claim) -> Vec<ExecutionEvent> {
     }
     match open.phase {
         Phase::Idle(_) | Phase::Paused { .. } => Vec::new(),
-        Phase::Running { intent: Intent::Cancel(reason), .. } => open.cancel_now(reason),
+        Phase::Running { intent: Intent::Cancel(reason), .. } => {
+            open.let_go_of(lost, open.cancel_now(reason, Undo::First))
+        }
         Phase::Running { intent: Intent::Pause(_), .. } => {
             vec![ExecutionWaiting { claim: lost }.into()]
         }
         Phase::Running { intent: Intent::GoOn, .. } if open.lost_claims + 1 >= MAX_LOST_CLAIMS => {
-            open.fail_now(
-                ErrorKind::UnknownOutcome,
-                &format!("{MAX_LOST_CLAIMS} workers in a row were lost with it"),
-            )
+            let message = format!("{MAX_LOST_CLAIMS} workers in a row were lost with it");
+            open.let_go_of(lost, open.fail_now(ErrorKind::UnknownOutcome, &message))
         }
         Phase::Running { intent: Intent::GoOn, .. } | Phase::Dispatched => {
             vec![open.dispatch_next().into()]
@@ -323,16 +352,28 @@ impl Open {
         matches!(self.phase, Phase::Running { intent: Intent::Cancel(_), .. })
     }
 
-    fn cancel_now(&self, reason: CancelReason) -> Vec<ExecutionEvent> {
+    fn cancel_now(&self, reason: CancelReason, undo: Undo) -> Vec<ExecutionEvent> {
         let mut events = self.abandoned(ErrorKind::Cancelled, "the execution was cancelled");
-        events.push(ExecutionCancelled { reason }.into());
+        events.push(self.end_after(&events, EndCause::Cancelled { reason }, undo));
         events
     }
 
     fn fail_now(&self, kind: ErrorKind, message: &str) -> Vec<ExecutionEvent> {
         let mut events = self.abandoned(kind, message);
         let error = NodeError { kind, message: message.to_owned(), details: None };
-        events.push(ExecutionFailed { node: None, error }.into());
+        events.push(self.end_after(&events, EndCause::Failed { node: None, error }, Undo::First));
+        events
+    }
+
+    /// What its end comes to when its worker is gone: where what it did is undone first, another one does that, and its slot is free
+    /// until then.
+    fn let_go_of(&self, lost: Claim, mut events: Vec<ExecutionEvent>) -> Vec<ExecutionEvent> {
+        let turns =
+            |event: &mut ExecutionEvent| matches!(event, ExecutionEvent::CompensationStarted(_));
+        if let Some(turn) = events.pop_if(turns) {
+            events.push(ExecutionWaiting { claim: lost }.into());
+            events.push(turn);
+        }
         events
     }
 

@@ -3,12 +3,15 @@
 //! To add one: a struct and a line in the `events!` list, a golden file, and an arm in [`super::evolve`].
 
 mod origin;
+mod undo;
 mod waits;
+
+use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-pub use self::{origin::*, waits::*};
+pub use self::{origin::*, undo::*, waits::*};
 use crate::{
     event::events,
     id::{ExecutionId, WorkflowId, WorkspaceId},
@@ -55,6 +58,7 @@ events! {
         "execution_paused" 1 => ExecutionPaused,
         "execution_unpaused" 1 => ExecutionUnpaused,
         "cancel_requested" 1 => CancelRequested,
+        "compensation_started" 1 => CompensationStarted,
         "execution_completed" 1 => ExecutionCompleted,
         "execution_failed" 1 => ExecutionFailed,
         "execution_cancelled" 1 => ExecutionCancelled,
@@ -285,6 +289,9 @@ pub struct ExecutionRequested {
     /// The workflow that is started when this run fails.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error_workflow_id: Option<WorkflowId>,
+    /// Which node undoes which, by id, so that what is left to undo follows from the run alone: the undo nodes by what they undo.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub undoes: BTreeMap<String, String>,
 }
 
 /// The node that started a run as its child.
@@ -363,6 +370,9 @@ pub struct NodeStarted {
     /// The secrets that were put into its configuration, by name: who uses what is on record, and the values never are.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub secrets: Vec<SecretName>,
+    /// The node that it undoes, where it is an undo node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub undoes: Option<NodePath>,
 }
 
 /// A node has its output.
@@ -379,6 +389,9 @@ pub struct NodeCompleted {
     pub port: Option<String>,
     /// How long the try took.
     pub duration_ms: u64,
+    /// The node that is undone with this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub undoes: Option<NodePath>,
 }
 
 /// A try failed.
@@ -655,6 +668,9 @@ pub enum CancelReason {
 pub struct CancelRequested {
     /// Why.
     pub reason: CancelReason,
+    /// Whether what it did stays, undo or not: what is being undone is left as it is then.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub without_undo: bool,
 }
 
 /// It ended well.
@@ -672,6 +688,9 @@ pub struct ExecutionFailed {
     pub node: Option<NodePath>,
     /// Why.
     pub error: NodeError,
+    /// What came of undoing what it had done, where there was anything to undo.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compensation: Option<Compensation>,
 }
 
 /// It was stopped.
@@ -679,4 +698,7 @@ pub struct ExecutionFailed {
 pub struct ExecutionCancelled {
     /// Why.
     pub reason: CancelReason,
+    /// What came of undoing what it had done, where there was anything to undo.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compensation: Option<Compensation>,
 }

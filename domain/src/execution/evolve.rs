@@ -9,11 +9,12 @@ use chrono::{DateTime, Utc};
 use indexmap::{IndexMap, map::Entry};
 
 use super::{
-    Attempt, Awaited, CarriedFailure, CarriedLoop, CarriedNode, CarriedVariable, ChildFinished,
-    ChildStarted, Claim, Completed, Execution, ExecutionEvent, ExecutionPaused, ExecutionRequested,
-    Failing, Intent, ItemFailure, KeptSignal, Loop, LoopItemFailed, NodeOutput, NodePath,
-    NodeResolved, NodeRun, NodeStarted, NodeState, Open, Phase, Reached, ResolutionKind, Rest, Run,
-    Task, TaskLease, TimerKind, Usage, UsageRecorded, Variable, Waiting, path::body_of,
+    Attempt, Awaited, CancelRequested, CarriedFailure, CarriedLoop, CarriedNode, CarriedVariable,
+    ChildFinished, ChildStarted, Claim, Compensation, CompensationStarted, Completed, Course,
+    Execution, ExecutionEvent, ExecutionPaused, ExecutionRequested, Failing, Intent, ItemFailure,
+    KeptSignal, Loop, LoopItemFailed, NodeOutput, NodePath, NodeResolved, NodeRun, NodeStarted,
+    NodeState, Open, Phase, Reached, ResolutionKind, Rest, Run, Task, TaskLease, TimerKind,
+    Undoing, Usage, UsageRecorded, Variable, Waiting, path::body_of,
 };
 use crate::json::Json;
 
@@ -31,15 +32,16 @@ pub(super) fn evolve(execution: Execution, event: &ExecutionEvent) -> Execution 
             Execution::Open(Box::new(Open::new(event)))
         }
         (Execution::Open(open), ExecutionEvent::ExecutionCompleted(event)) => {
-            Execution::Completed { run: open.run.ended(), output: event.output.clone() }
+            Execution::Completed { run: open.run.ended(None), output: event.output.clone() }
         }
         (Execution::Open(open), ExecutionEvent::ExecutionFailed(event)) => Execution::Failed {
-            run: open.run.ended(),
+            run: open.run.ended(event.compensation.clone()),
             node: event.node.clone(),
             error: event.error.clone(),
         },
         (Execution::Open(open), ExecutionEvent::ExecutionCancelled(event)) => {
-            Execution::Cancelled { run: open.run.ended(), reason: event.reason }
+            let run = open.run.ended(event.compensation.clone());
+            Execution::Cancelled { run, reason: event.reason }
         }
         (Execution::Open(mut open), event) => {
             open.apply(event);
@@ -64,11 +66,13 @@ impl Open {
             lost_claims: 0,
             reached: Reached::Pending,
             interventions: 0,
+            course: Course::Forward,
+            undo_waived: false,
         }
     }
 
     #[expect(clippy::too_many_lines, reason = "one arm an event: the list is the length")]
-    fn apply(&mut self, event: &ExecutionEvent) {
+    pub(super) fn apply(&mut self, event: &ExecutionEvent) {
         use crate::event::DomainEvent as _;
         match event {
             ExecutionEvent::NodesCarried(event) => {
@@ -81,10 +85,15 @@ impl Open {
             ExecutionEvent::ExecutionWaiting(_) => self.let_go(),
             ExecutionEvent::ExecutionPaused(event) => self.pause(event),
             ExecutionEvent::ExecutionUnpaused(_) => self.unpause(),
-            ExecutionEvent::CancelRequested(event) => self.cancel(event.reason),
-            ExecutionEvent::NodeStarted(event) => self.start_node(event),
+            ExecutionEvent::CancelRequested(event) => self.cancel(event),
+            ExecutionEvent::CompensationStarted(event) => self.compensate(event),
+            ExecutionEvent::NodeStarted(event) => {
+                self.note_undo(&event.path);
+                self.start_node(event);
+            }
             ExecutionEvent::NodeCompleted(event) => {
                 self.lost_claims = 0;
+                self.note_undo(&event.path);
                 self.run.complete(
                     &event.path,
                     event.attempt,
@@ -93,11 +102,16 @@ impl Open {
             }
             ExecutionEvent::NodeFailed(event) => {
                 self.lost_claims = 0;
+                self.note_undo(&event.path);
                 let state = match event.retry_at {
                     Some(due_at) => NodeState::Retrying { due_at },
                     None => NodeState::Failed(Box::new(event.error.clone())),
                 };
+                let is_last = event.retry_at.is_none();
                 self.run.set(&event.path, event.attempt, state);
+                if is_last {
+                    self.run.mark_not_done(&event.path);
+                }
             }
             ExecutionEvent::NodeSkipped(event) => {
                 self.run.set(&event.path, Attempt(1), NodeState::Skipped);
@@ -210,6 +224,7 @@ impl Open {
             | ExecutionEvent::ExecutionFailed(_)
             | ExecutionEvent::ExecutionCancelled(_)
             | ExecutionEvent::CancelRequested(_)
+            | ExecutionEvent::CompensationStarted(_)
             | ExecutionEvent::NodeStarted(_)
             | ExecutionEvent::NodeCompleted(_)
             | ExecutionEvent::NodeFailed(_)
@@ -239,6 +254,7 @@ impl Open {
             (None, None) => NodeState::Running(self.claim),
         };
         self.run.set(&event.path, event.attempt, state);
+        self.run.mark_done(&event.path);
     }
 
     fn start_child(&mut self, event: &ChildStarted) {
@@ -299,14 +315,16 @@ impl Open {
     fn let_go(&mut self) {
         self.lost_claims = 0;
         self.phase = match self.phase {
-            Phase::Running { intent: Intent::GoOn, .. } => Phase::Idle(Rest::Waiting),
+            // The worker of one that is to end was lost: what it did is undone by another, which follows in the same append.
+            Phase::Running { intent: Intent::GoOn | Intent::Cancel(_), .. } => {
+                Phase::Idle(Rest::Waiting)
+            }
             Phase::Running { intent: Intent::Pause(reason), .. } => {
                 Phase::Paused { rest: Rest::Ready, reason }
             }
-            Phase::Running { intent: Intent::Cancel(_), .. }
-            | Phase::Idle(_)
-            | Phase::Dispatched
-            | Phase::Paused { .. } => corrupt!("execution_waiting", "without a worker"),
+            Phase::Idle(_) | Phase::Dispatched | Phase::Paused { .. } => {
+                corrupt!("execution_waiting", "without a worker")
+            }
         };
     }
 
@@ -336,13 +354,35 @@ impl Open {
         }
     }
 
-    fn cancel(&mut self, reason: super::CancelReason) {
+    fn cancel(&mut self, event: &CancelRequested) {
         self.interventions += 1;
+        self.undo_waived |= event.without_undo;
         match &mut self.phase {
-            Phase::Running { intent, .. } => *intent = Intent::Cancel(reason),
+            Phase::Running { intent, .. } => *intent = Intent::Cancel(event.reason),
             Phase::Idle(_) | Phase::Dispatched | Phase::Paused { .. } => {
                 corrupt!("cancel_requested", "without a worker")
             }
+        }
+    }
+
+    /// It turns back. What was not done is not done any more, and whatever held it back does so no longer.
+    fn compensate(&mut self, event: &CompensationStarted) {
+        self.lost_claims = 0;
+        let order = self.run.turn_back();
+        self.course = Course::Undoing(Box::new(Undoing::new(event, order)));
+        match &mut self.phase {
+            Phase::Running { intent, .. } => *intent = Intent::GoOn,
+            Phase::Idle(_) | Phase::Paused { .. } => self.phase = Phase::Idle(Rest::Ready),
+            Phase::Dispatched => {}
+        }
+    }
+
+    /// Counts an undo node that begins.
+    fn note_undo(&mut self, path: &NodePath) {
+        if let Course::Undoing(undoing) = &mut self.course
+            && !self.run.nodes.contains_key(path)
+        {
+            undoing.begin();
         }
     }
 
@@ -364,8 +404,8 @@ impl Open {
                 self.run.set(&event.path, Attempt(event.attempt.0 + 1), NodeState::Ready);
             }
             ResolutionKind::Fail => self.run.give_up(&event.path, event.attempt),
-            // Its completion follows.
-            ResolutionKind::Complete => {}
+            // Its completion follows, and whoever says so knows that it took place.
+            ResolutionKind::Complete => self.run.mark_done(&event.path),
         }
     }
 
@@ -402,6 +442,8 @@ impl Run {
             settled: Vec::new(),
             active: BTreeSet::new(),
             failures: Vec::new(),
+            not_done: BTreeSet::new(),
+            compensation: None,
             bytes: event.input.as_str().len(),
             claim: Claim(0),
             worker: None,
@@ -445,7 +487,10 @@ impl Run {
     fn carry(&mut self, nodes: Vec<CarriedNode>, variables: Vec<CarriedVariable>) {
         for CarriedNode { path, output, port, looping } in nodes {
             match (output, looping) {
-                (Some(output), _) => self.complete(&path, Attempt(1), Completed { output, port }),
+                (Some(output), _) => {
+                    self.complete(&path, Attempt(1), Completed { output, port });
+                    self.mark_not_done(&path);
+                }
                 (None, Some(looping)) => {
                     let open = self.carried_loop(looping);
                     self.set(&path, Attempt(1), NodeState::Looping(Box::new(open)));
@@ -526,6 +571,32 @@ impl Run {
         }
     }
 
+    /// There is nothing that its undo could undo.
+    fn mark_not_done(&mut self, path: &NodePath) {
+        if self.request.undoes.contains_key(path.node_id())
+            && let Some(index) = self.nodes.get_index_of(path)
+        {
+            self.not_done
+                .insert(u32::try_from(index).expect("a run has far fewer nodes than 2^32"));
+        }
+    }
+
+    /// It does something, or did after all.
+    fn mark_done(&mut self, path: &NodePath) {
+        if !self.not_done.is_empty()
+            && let Some(index) = self.nodes.get_index_of(path)
+        {
+            self.not_done.remove(&u32::try_from(index).unwrap_or(u32::MAX));
+        }
+    }
+
+    /// Nothing of what was under way is any more. Answers what there is to undo, in that order.
+    fn turn_back(&mut self) -> Vec<u32> {
+        self.active.clear();
+        self.failures.clear();
+        self.undoable()
+    }
+
     fn open_loop(&mut self, path: &NodePath) -> Option<&mut Loop> {
         let node = self.nodes.get_mut(path)?;
         if let NodeState::Looping(open) = &mut node.state { Some(open) } else { None }
@@ -579,7 +650,9 @@ impl Run {
         self.failures.retain(outside);
     }
 
-    fn ended(mut self) -> Box<Self> {
+    fn ended(mut self, compensation: Option<Compensation>) -> Box<Self> {
+        self.compensation = compensation;
+        self.not_done = BTreeSet::new();
         self.active = BTreeSet::new();
         self.settled = Vec::new();
         self.failures = Vec::new();

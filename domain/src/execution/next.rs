@@ -146,6 +146,8 @@ pub enum Ending {
     },
     /// It was told to.
     Cancelled,
+    /// As it was to before it undid what it did.
+    Undone,
 }
 
 /// What the worker of this execution does now. Nothing when no worker has it, or when all there is to do is under way.
@@ -215,11 +217,18 @@ impl Planner {
         match intent {
             Intent::Cancel(_) => {
                 let abort = (!active.running.is_empty()).then_some(Action::Abort);
-                return abort.into_iter().chain([Action::Finish(Ending::Cancelled)]).collect();
+                let ending = match open.undoing() {
+                    Some(_) => Ending::Undone,
+                    None => Ending::Cancelled,
+                };
+                return abort.into_iter().chain([Action::Finish(ending)]).collect();
             }
             Intent::Pause(_) if !active.running.is_empty() => return Vec::new(),
             Intent::Pause(_) => return vec![Action::LetGo { until: None }],
             Intent::GoOn => {}
+        }
+        if open.undoing().is_some() {
+            return self.undo(open, &active).into_iter().collect();
         }
         let failing = run.failures().find(|(path, _)| path.scope().is_empty());
         if let Some((node, error)) = failing {
@@ -239,6 +248,23 @@ impl Planner {
             actions.push(self.rest(run, &active));
         }
         actions
+    }
+
+    /// What it did is undone one by one: the next one begins when the one before came to its end, whatever that was.
+    fn undo(&self, open: &Open, active: &Active<'_>) -> Option<Action> {
+        if !active.running.is_empty() {
+            return None;
+        }
+        if let Some((path, node)) = active.orphans.iter().chain(&active.ready).next() {
+            return Some(self.begin_again(&open.run, path, node));
+        }
+        if active.waiting > 0 {
+            return Some(Action::LetGo { until: active.next_due_at });
+        }
+        Some(match open.undo_after(0) {
+            Some(path) => self.begin(&open.run, &path, Attempt(1)),
+            None => Action::Finish(Ending::Undone),
+        })
     }
 
     /// Nothing runs and nothing can begin: it is over, or something must come from outside.

@@ -54,7 +54,7 @@ pub fn rerun_of(
 /// its end; what lies beside or before that is taken over. The caller changes input and version.
 ///
 /// # Errors
-/// [`ExecutionRejection::NoSuchNode`]; [`ExecutionRejection::NotCarried`] with every node upstream that had not come to its end or is
+/// [`ExecutionRejection::NoSuchNode`], [`ExecutionRejection::NotInFlow`]; [`ExecutionRejection::NotCarried`] with every node upstream that had not come to its end or is
 /// not the same in both versions; [`ExecutionRejection::NotRequested`].
 pub fn rerun_from(
     id: ExecutionId,
@@ -66,15 +66,20 @@ pub fn rerun_from(
     let run = execution.run().ok_or(ExecutionRejection::NotRequested)?;
     let from = versions.runs.index_of(node);
     let from = from.ok_or_else(|| ExecutionRejection::NoSuchNode(node.to_owned()))?;
+    if versions.runs.is_undo(from) {
+        return Err(ExecutionRejection::NotInFlow(node.to_owned()));
+    }
+    let undone = run.undone();
     let refused: Vec<NotCarried> = upstream(versions.runs, from, run)
         .into_iter()
-        .filter_map(|index| versions.refuses(run, versions.runs.node(index).id()))
+        .filter_map(|index| versions.refuses(run, &undone, versions.runs.node(index).id()))
         .collect();
     if !refused.is_empty() {
         return Err(ExecutionRejection::NotCarried(refused));
     }
     let plan = Plan::of(versions.runs);
-    let carried = carried_nodes(run, &plan, |id| id == node || versions.refuses(run, id).is_some());
+    let refused = |id: &str| versions.refuses(run, &undone, id).is_some();
+    let carried = carried_nodes(run, &plan, |id| id == node || refused(id));
     let variables = carried_variables(run, &carried, versions.runs);
     let mut origin = origin_of(id, OriginKind::Rerun, run);
     origin.from_node = Some(node.into());
@@ -128,7 +133,12 @@ pub fn fork_of(
         return Err(ExecutionRejection::NothingToFork);
     }
     let run = execution.run().ok_or(ExecutionRejection::NotRequested)?;
-    let carried = settled_nodes(run);
+    // What was undone by then begins again, and so does what rests on it.
+    let carried = if run.undone().is_empty() {
+        settled_nodes(run)
+    } else {
+        carried_nodes(run, &Plan::of(versions.ran), |_| false)
+    };
     let top = carried.iter().filter(|node| node.path.scope().is_empty());
     let refused: Vec<NotCarried> =
         top.filter_map(|node| versions.differs(run, node.path.as_str())).collect();
@@ -147,14 +157,16 @@ pub fn fork_of(
 
 impl Versions<'_> {
     /// Why a node of the top level can't be taken over, where it can't.
-    fn refuses(&self, run: &Run, id: &str) -> Option<NotCarried> {
+    fn refuses(&self, run: &Run, undone: &HashSet<String>, id: &str) -> Option<NotCarried> {
         let settled = matches!(
             run.nodes.get(id).map(|node| &node.state),
             Some(NodeState::Completed(_) | NodeState::Skipped)
         );
-        let unsettled = NotCarried { node: id.to_owned(), reason: NotCarriedReason::NotSettled };
+        let refused = |reason| NotCarried { node: id.to_owned(), reason };
+        let unsettled = || (!settled).then(|| refused(NotCarriedReason::NotSettled));
+        let undone = || undone.contains(id).then(|| refused(NotCarriedReason::Undone));
         // That a node is new says more than that it never ran.
-        self.differs(run, id).or_else(|| (!settled).then_some(unsettled))
+        self.differs(run, id).or_else(unsettled).or_else(undone)
     }
 
     /// Why the outcome of a node of the top level means nothing in the other version, where it does not.
@@ -291,12 +303,15 @@ fn carried_variables(run: &Run, carried: &[CarriedNode], graph: &Graph) -> Vec<C
 /// Nodes of the top level that had come to their end and do not lie behind one that had not, or that runs again by itself.
 fn carried_nodes(run: &Run, plan: &Plan, runs_again: impl Fn(&str) -> bool) -> Vec<CarriedNode> {
     let state = |index: u32| run.nodes.get(plan.at(index).id.as_str()).map(|node| &node.state);
-    let all = || 0..u32::try_from(plan.len()).unwrap_or(u32::MAX);
+    let undone = run.undone();
+    let all = || plan.flow();
     let again: Vec<u32> = all().filter(|index| runs_again(&plan.at(*index).id)).collect();
     // What has gone on with one of several branches may have done so with the one that now runs again.
     let again = plan.downstream(&again, |_| false);
-    let has_settled =
-        |index: u32| matches!(state(index), Some(NodeState::Completed(_) | NodeState::Skipped));
+    let has_settled = |index: u32| {
+        matches!(state(index), Some(NodeState::Completed(_) | NodeState::Skipped))
+            && !undone.contains(&plan.at(index).id)
+    };
     let unsettled: Vec<u32> = all().filter(|index| !has_settled(*index)).collect();
     let went_on = |index: u32| {
         !again[index as usize] && matches!(state(index), Some(NodeState::Completed(_)))
@@ -425,6 +440,7 @@ fn request_of(run: &Run, origin: Origin, timeout_ms: Option<u64>) -> RequestExec
         // A run that is made again is nobody's child: the node that waited for the first one has its outcome.
         parent: None,
         error_workflow_id: request.error_workflow_id,
+        undoes: request.undoes.clone(),
     }
 }
 

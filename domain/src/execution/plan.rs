@@ -25,6 +25,10 @@ pub struct Plan {
     incoming: Vec<u32>,
     sources: Vec<Vec<PlanSource>>,
     leaves: Vec<u32>,
+    /// Per node, whether it undoes another, and so stands outside the ordinary flow.
+    undoes: Vec<bool>,
+    /// How many nodes do not.
+    flow_len: usize,
     /// Where runs begin: index, and whether it is where a person's do.
     triggers: Vec<(u32, bool)>,
     parallelism: usize,
@@ -128,7 +132,10 @@ impl Plan {
             .iter()
             .map(|(node, _)| graph.incoming(*node).iter().map(source).collect())
             .collect();
-        let leaves = (0..).zip(&outgoing).filter(|(_, to)| to.is_empty()).map(|(i, _)| i).collect();
+        let undoes: Vec<bool> = indexed.iter().map(|(index, _)| graph.is_undo(*index)).collect();
+        let leaves = (0..).zip(outgoing.iter().zip(&undoes));
+        let leaves = leaves.filter(|(_, (to, undoes))| to.is_empty() && !**undoes);
+        let leaves = leaves.map(|(index, _)| index).collect();
         let triggers = (0..)
             .zip(&indexed)
             .filter(|(_, (_, node))| node.kind().is_trigger())
@@ -141,21 +148,33 @@ impl Plan {
             incoming,
             sources,
             leaves,
+            flow_len: undoes.iter().filter(|undoes| !**undoes).count(),
+            undoes,
             triggers,
             parallelism: graph.settings().parallelism.max(1) as usize,
         })
     }
 
-    /// How many nodes it has at its own level.
+    /// How many nodes of the ordinary flow it has at its own level: those that undo others are not counted.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.nodes.len()
+        self.flow_len
     }
 
     /// Whether there is nothing to do.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.nodes.is_empty()
+        self.flow_len == 0
+    }
+
+    /// The nodes of the ordinary flow at its own level.
+    pub(super) fn flow(&self) -> impl Iterator<Item = u32> {
+        (0..).zip(&self.undoes).filter(|(_, undoes)| !**undoes).map(|(index, _)| index)
+    }
+
+    /// The nodes that nothing leads to and that begin by themselves.
+    pub(super) fn roots(&self) -> impl Iterator<Item = u32> {
+        self.flow().filter(|index| self.incoming[*index as usize] == 0)
     }
 
     /// How many effects may be under way at once.

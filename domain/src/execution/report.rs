@@ -9,13 +9,12 @@ use chrono::{DateTime, Utc};
 use serde_json::json;
 
 use super::{
-    AfterFailure, Attempt, Awaited, ChildRun, ChildStarted, Claim, ErrorKind, ExecutionCancelled,
-    ExecutionCompleted, ExecutionEvent, ExecutionFailed, ExecutionPaused, ExecutionRejection,
-    ExecutionResumed, ExecutionStarted, ExecutionWaiting, Intent, Loop, LoopItemFailed,
-    LoopIterated, NodeCompleted, NodeError, NodeFailed, NodeOutput, NodePath, NodeSkipped,
-    NodeStarted, NodeState, Open, Outcome, PauseReason, Phase, ProviderUse, Reached, Report,
-    SignalConsumed, Step, TimerKind, TimerSet, Usage, UsageRecorded, VariableSet, path::body_of,
-    waiting,
+    AfterFailure, Attempt, Awaited, ChildRun, ChildStarted, Claim, EndCause, ErrorKind,
+    ExecutionCompleted, ExecutionEvent, ExecutionPaused, ExecutionRejection, ExecutionResumed,
+    ExecutionStarted, ExecutionWaiting, Intent, Loop, LoopItemFailed, LoopIterated, NodeCompleted,
+    NodeError, NodeFailed, NodeOutput, NodePath, NodeSkipped, NodeStarted, NodeState, Open,
+    Outcome, PauseReason, Phase, ProviderUse, Reached, Report, SignalConsumed, Step, TimerKind,
+    TimerSet, Usage, UsageRecorded, VariableSet, path::body_of, undo::Undo, waiting,
 };
 use crate::json::Json;
 
@@ -36,6 +35,8 @@ pub(super) fn decide(
         pauses: false,
         iterated: HashMap::new(),
         consumed: HashMap::new(),
+        undos_begun: 0,
+        is_over: false,
         events,
     };
     for (index, step) in report.steps.iter().enumerate() {
@@ -114,11 +115,19 @@ struct Deciding<'a> {
     iterated: HashMap<&'a NodePath, (u32, u32)>,
     /// How many kept signals of a name the steps so far took.
     consumed: HashMap<&'a str, usize>,
+    /// How many undo nodes the steps so far began.
+    undos_begun: u32,
+    /// Whether a step so far was one that nothing may follow.
+    is_over: bool,
     events: Vec<ExecutionEvent>,
 }
 
 impl<'a> Deciding<'a> {
     fn step(&mut self, step: &'a Step) -> Result<(), Contradiction> {
+        if self.is_over {
+            return Err(Contradiction(NodePath::run()));
+        }
+        self.is_over = step.is_last();
         match step {
             Step::Start { path, attempt, input, secrets } => {
                 if self.begins(path, *attempt, Seen::Running { attempt: *attempt, here: true })? {
@@ -160,13 +169,8 @@ impl<'a> Deciding<'a> {
                         let (name, value) = (variable.name.clone(), variable.value.clone());
                         self.push(VariableSet { path: path.clone(), name, value });
                     }
-                    self.push(NodeCompleted {
-                        path: path.clone(),
-                        attempt: *attempt,
-                        output: output.clone(),
-                        port: port.clone(),
-                        duration_ms: *duration_ms,
-                    });
+                    let (path, output) = (path.clone(), output.clone());
+                    self.complete(path, *attempt, output, port.clone(), *duration_ms);
                 }
             }
             Step::Use { path, attempt, used } => self.uses(path, *attempt, used)?,
@@ -175,7 +179,8 @@ impl<'a> Deciding<'a> {
             }
             Step::Skip { path, .. } if matches!(self.seen(path), Seen::Skipped) => {}
             Step::Skip { path, reason } => {
-                if !matches!(self.seen(path), Seen::Absent) || !self.may_begin() {
+                let is_absent = matches!(self.seen(path), Seen::Absent);
+                if !is_absent || !self.may_begin() || self.open.undoing().is_some() {
                     return Err(Contradiction(path.clone()));
                 }
                 self.touched.insert(path, Seen::Skipped);
@@ -183,6 +188,7 @@ impl<'a> Deciding<'a> {
             }
             Step::LetGo => self.let_go()?,
             Step::Finish(outcome) => self.finish(outcome)?,
+            Step::GiveUp { error } => self.give_up(error),
         }
         Ok(())
     }
@@ -222,8 +228,9 @@ impl<'a> Deciding<'a> {
         attempt: Attempt,
         becomes: Seen,
     ) -> Result<bool, Contradiction> {
-        let new = match self.seen(path) {
-            Seen::Absent => attempt == Attempt(1),
+        let before = self.seen(path);
+        let new = match before {
+            Seen::Absent => attempt == Attempt(1) && self.is_due(path),
             Seen::Ready(ready) => attempt == ready,
             Seen::Running { attempt: running, here: false } => attempt == running,
             Seen::Running { attempt: seen, here: true }
@@ -238,8 +245,24 @@ impl<'a> Deciding<'a> {
         if !new || !self.may_begin() {
             return Err(Contradiction(path.clone()));
         }
-        self.touched.insert(path, becomes);
+        self.touch(path, before, becomes);
         Ok(true)
+    }
+
+    fn touch(&mut self, path: &'a NodePath, before: Seen, becomes: Seen) {
+        if matches!(before, Seen::Absent) && self.open.undoing().is_some() {
+            self.undos_begun += 1;
+        }
+        self.touched.insert(path, becomes);
+    }
+
+    /// Whether it is the turn of a node that has not begun: of an undo node when the one before has come to its end, and of no other while
+    /// the run undoes what it did.
+    fn is_due(&self, path: &NodePath) -> bool {
+        if self.open.undoing().is_none() {
+            return self.open.run.undone_by(path).is_none();
+        }
+        self.is_all_settled() && self.open.undo_after(self.undos_begun).as_ref() == Some(path)
     }
 
     /// Whether an outcome is new. An outcome of what never started is that of a node that was evaluated inline.
@@ -251,7 +274,7 @@ impl<'a> Deciding<'a> {
     ) -> Result<bool, Contradiction> {
         let before = self.seen(path);
         let new = match before {
-            Seen::Absent => attempt == Attempt(1) && self.may_begin(),
+            Seen::Absent => attempt == Attempt(1) && self.may_begin() && self.is_due(path),
             Seen::Ready(ready) => attempt == ready && self.may_begin(),
             Seen::Running { attempt: running, .. }
             | Seen::Looping(running)
@@ -268,7 +291,7 @@ impl<'a> Deciding<'a> {
             let message = "its worker was lost, and its loop ended before it ran again";
             self.close(body_of(path), message);
         }
-        self.touched.insert(path, becomes);
+        self.touch(path, before, becomes);
         Ok(true)
     }
 
@@ -346,10 +369,23 @@ impl<'a> Deciding<'a> {
             }
             AfterFailure::Continue { output, port } => {
                 let (output, port) = (output.clone(), port.clone());
-                self.push(NodeCompleted { path, attempt, output, port, duration_ms });
+                self.complete(path, attempt, output, port, duration_ms);
             }
         }
         Ok(())
+    }
+
+    fn complete(
+        &mut self,
+        path: NodePath,
+        attempt: Attempt,
+        output: NodeOutput,
+        port: Option<String>,
+        duration_ms: u64,
+    ) {
+        // What an undo node undoes is named when all is decided.
+        let undoes = None;
+        self.push(NodeCompleted { path, attempt, output, port, duration_ms, undoes });
     }
 
     /// A node that does not wait for its child is done as soon as that is asked for; its output names the child.
@@ -377,8 +413,7 @@ impl<'a> Deciding<'a> {
         });
         if !child.waits {
             let output = json!({"execution_id": child.execution_id}).into();
-            let (path, output, port) = (path.clone(), NodeOutput::Inline(output), None);
-            self.push(NodeCompleted { path, attempt, output, port, duration_ms: 0 });
+            self.complete(path.clone(), attempt, NodeOutput::Inline(output), None, 0);
         }
         Ok(())
     }
@@ -468,13 +503,7 @@ impl<'a> Deciding<'a> {
             *self.consumed.entry(name).or_default() += 1;
             self.push(started(path, attempt, input.clone(), None));
             self.push(SignalConsumed { path: path.clone(), attempt, name: name.clone() });
-            self.push(NodeCompleted {
-                path: path.clone(),
-                attempt,
-                output: NodeOutput::Inline(payload),
-                port: None,
-                duration_ms: 0,
-            });
+            self.complete(path.clone(), attempt, NodeOutput::Inline(payload), None, 0);
         }
         Ok(())
     }
@@ -529,29 +558,60 @@ impl<'a> Deciding<'a> {
 
     fn finish(&mut self, outcome: &Outcome) -> Result<(), Contradiction> {
         let runs = self.active().any(|seen| matches!(seen, Seen::Running { here: true, .. }));
+        let undoing = self.open.undoing();
         match (outcome, self.intent) {
-            (Outcome::Cancelled, Intent::Cancel(reason)) => {
+            (Outcome::Cancelled, Intent::Cancel(reason)) if undoing.is_none() => {
                 self.abandon(ErrorKind::Cancelled, "the execution was cancelled", |_| true);
-                self.push(ExecutionCancelled { reason });
+                self.end(EndCause::Cancelled { reason }, Undo::First);
             }
             (Outcome::Completed { output }, Intent::GoOn | Intent::Pause(_))
-                if self.is_all_settled() =>
+                if undoing.is_none() && self.is_all_settled() =>
             {
                 self.push(ExecutionCompleted { output: output.clone() });
             }
-            (Outcome::Failed { node, error }, Intent::GoOn | Intent::Pause(_)) if !runs => {
+            (Outcome::Failed { node, error }, Intent::GoOn | Intent::Pause(_))
+                if undoing.is_none() && !runs =>
+            {
                 self.abandon(
                     ErrorKind::UnknownOutcome,
                     "its worker was lost, and another node failed before it ran again",
                     |_| true,
                 );
-                self.push(ExecutionFailed { node: node.clone(), error: error.clone() });
+                let (node, error) = (node.clone(), error.clone());
+                self.end(EndCause::Failed { node, error }, Undo::First);
+            }
+            (Outcome::Undone, intent) => {
+                let given_up = matches!(intent, Intent::Cancel(_));
+                let is_done =
+                    self.is_all_settled() && self.open.undo_after(self.undos_begun).is_none();
+                let because = undoing.filter(|_| given_up || is_done);
+                let because = because.map(|undoing| undoing.because.clone());
+                let because = because.ok_or_else(|| Contradiction(NodePath::run()))?;
+                self.abandon(ErrorKind::Cancelled, "the execution was cancelled", |_| true);
+                self.end(because, Undo::Never);
             }
             (Outcome::Cancelled | Outcome::Completed { .. } | Outcome::Failed { .. }, _) => {
                 return Err(Contradiction(NodePath::run()));
             }
         }
         Ok(())
+    }
+
+    /// Ends the run where nobody can go on with it: as it was to end, where somebody had said that before.
+    fn give_up(&mut self, error: &NodeError) {
+        let because = match self.intent {
+            Intent::Cancel(reason) => EndCause::Cancelled { reason },
+            Intent::GoOn | Intent::Pause(_) => {
+                EndCause::Failed { node: None, error: error.clone() }
+            }
+        };
+        self.abandon(error.kind, &error.message, |_| true);
+        self.end(because, Undo::Never);
+    }
+
+    fn end(&mut self, because: EndCause, undo: Undo) {
+        let event = self.open.end_after(&self.events, because, undo);
+        self.events.push(event);
     }
 
     /// Ends what the fold has as running and the steps so far did not end.
@@ -584,8 +644,8 @@ impl<'a> Deciding<'a> {
 }
 
 fn started(path: &NodePath, attempt: Attempt, input: Json, items: Option<u32>) -> NodeStarted {
-    let (max_iterations, secrets) = (None, Vec::new());
-    NodeStarted { path: path.clone(), attempt, input, items, max_iterations, secrets }
+    let (max_iterations, secrets, undoes) = (None, Vec::new(), None);
+    NodeStarted { path: path.clone(), attempt, input, items, max_iterations, secrets, undoes }
 }
 
 /// `{"items": […]}`, put together from text that is known to parse.

@@ -30,7 +30,8 @@ pub(super) fn decide(
     if let Resolution::Complete { output, port } = resolution {
         let (output, port) = (NodeOutput::Inline(output.clone()), port.clone());
         let (path, duration_ms) = (path.clone(), 0);
-        events.push(NodeCompleted { path, attempt, output, port, duration_ms }.into());
+        events
+            .push(NodeCompleted { path, attempt, output, port, duration_ms, undoes: None }.into());
     }
     if open.held().count() == 1 && open.paused_by() == Some(PauseReason::NodeFailed) {
         events.push(ExecutionUnpaused {}.into());

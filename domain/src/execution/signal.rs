@@ -44,9 +44,7 @@ pub(super) fn signalled(
     if payload.as_str().len() > MAX_SIGNAL_BYTES {
         return Err(ExecutionRejection::SignalTooLarge);
     }
-    if open.is_cancelling() {
-        return Err(ExecutionRejection::Cancelling);
-    }
+    open.goes_forward()?;
     let (name, payload) = (name.to_owned(), payload.clone());
     let Some((path, attempt, waiting)) = first_waiting(open, &name) else {
         let kept = &open.run.signals;

@@ -20,7 +20,7 @@ use crate::{
 /// node counts as taken. Without a source the origin names the new execution itself, `own`.
 ///
 /// # Errors
-/// [`ExecutionRejection::NodeUnknown`] for an id that is not at the top level; [`ExecutionRejection::OutputUnknown`] when the node reads
+/// [`ExecutionRejection::NodeUnknown`] for an id that is not at the top level; [`ExecutionRejection::NotInFlow`]; [`ExecutionRejection::OutputUnknown`] when the node reads
 /// an output that nobody knows.
 pub fn single_node(
     graph: &Graph,
@@ -31,6 +31,9 @@ pub fn single_node(
 ) -> Result<Origin, ExecutionRejection> {
     let unknown = || ExecutionRejection::NodeUnknown { node: node.to_owned() };
     let target = graph.index_of(node).ok_or_else(unknown)?;
+    if graph.is_undo(target) {
+        return Err(ExecutionRejection::NotInFlow(node.to_owned()));
+    }
     if let Some(other) = given.keys().find(|id| graph.index_of(id).is_none()) {
         return Err(ExecutionRejection::NodeUnknown { node: other.clone() });
     }
@@ -39,7 +42,8 @@ pub fn single_node(
     let reads = graph.node(target).references();
     let after = after(graph, target);
     let mut carried = Vec::with_capacity(graph.len());
-    for (index, other) in graph.nodes().filter(|(index, _)| *index != target) {
+    let others = graph.nodes().filter(|(index, _)| *index != target && !graph.is_undo(*index));
+    for (index, other) in others {
         let id = other.id();
         if after.contains(&index) {
             carried.push(CarriedNode { path: id.into(), output: None, port: None, looping: None });

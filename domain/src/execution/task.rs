@@ -138,6 +138,7 @@ pub(super) fn finished(
                 output: output.clone(),
                 port: None,
                 duration_ms: waiting.duration_ms(now),
+                undoes: None,
             };
             vec![TaskCompleted { path, attempt, lease }.into(), completed.into()]
         }

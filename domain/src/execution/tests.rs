@@ -6,6 +6,7 @@ mod origins;
 mod planning;
 mod reports;
 mod steering;
+mod undoing;
 mod waits;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -43,6 +44,7 @@ fn request(limit: Option<ConcurrencyLimit>) -> RequestExecution {
         depth: 0,
         parent: None,
         error_workflow_id: None,
+        undoes: BTreeMap::new(),
     }
 }
 
@@ -171,8 +173,16 @@ fn failure(kind: ErrorKind) -> NodeError {
 
 fn node_started(path: &str) -> ExecutionEvent {
     let input = json!({}).into();
-    let (attempt, items, max_iterations, secrets) = (Attempt(1), None, None, Vec::new());
-    NodeStarted { path: path.into(), attempt, input, items, max_iterations, secrets }.into()
+    NodeStarted {
+        path: path.into(),
+        attempt: Attempt(1),
+        input,
+        items: None,
+        max_iterations: None,
+        secrets: Vec::new(),
+        undoes: None,
+    }
+    .into()
 }
 
 fn node_completed(path: &str, output: Value) -> ExecutionEvent {
@@ -182,6 +192,7 @@ fn node_completed(path: &str, output: Value) -> ExecutionEvent {
         output: NodeOutput::Inline(output.into()),
         port: None,
         duration_ms: 5,
+        undoes: None,
     }
     .into()
 }

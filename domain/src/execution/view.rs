@@ -218,10 +218,11 @@ impl Run {
         })
     }
 
-    /// Finished nodes of the top level, for a progress against `planned_nodes`.
+    /// Finished nodes of the top level, for a progress against `planned_nodes`. What undoes others is not counted.
     #[must_use]
     pub fn finished_nodes(&self) -> usize {
-        self.nodes.iter().filter(|(path, node)| path.scope().is_empty() && node.has_ended()).count()
+        let top = self.nodes.iter().filter(|(path, _)| path.scope().is_empty());
+        top.filter(|(path, node)| node.has_ended() && self.undone_by(path).is_none()).count()
     }
 
     pub(super) fn weight(&self) -> usize {
@@ -282,6 +283,7 @@ impl ExecutionEvent {
             | Self::ExecutionPaused(_)
             | Self::ExecutionUnpaused(_)
             | Self::CancelRequested(_)
+            | Self::CompensationStarted(_)
             | Self::ExecutionFailed(_)
             | Self::ExecutionCancelled(_) => {}
         }

@@ -87,6 +87,7 @@ impl Waiting {
             output: NodeOutput::Inline(output),
             port,
             duration_ms: self.duration_ms(now),
+            undoes: None,
         }
     }
 }

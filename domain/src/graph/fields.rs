@@ -36,6 +36,8 @@ pub(crate) struct Reader {
     pub(crate) compiler: Compiler,
     pub(crate) nodes: usize,
     pub(crate) connections: usize,
+    /// Nodes so far that name their undo.
+    pub(crate) undoes: usize,
     /// Ids of nodes so far: unique in the whole definition, so that `nodes.<id>` means one thing.
     pub(crate) ids: HashSet<String>,
     /// Loops around what is being read.
@@ -55,6 +57,7 @@ impl Reader {
             compiler: Compiler::new(),
             nodes: 0,
             connections: 0,
+            undoes: 0,
             ids: HashSet::new(),
             loop_depth: 0,
             each_depth: 0,

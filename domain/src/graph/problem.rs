@@ -76,6 +76,8 @@ pub enum ProblemCode {
     ConnectionUnknown,
     /// A workflow that isn't there, or that belongs to another workspace.
     WorkflowUnknown,
+    /// A node that can't be undone, or not by the node that it names.
+    UndoInvalid,
 }
 
 impl ProblemCode {
@@ -111,6 +113,7 @@ impl ProblemCode {
             Self::SecretUnknown => "secret_unknown",
             Self::ConnectionUnknown => "connection_unknown",
             Self::WorkflowUnknown => "workflow_unknown",
+            Self::UndoInvalid => "undo_invalid",
         }
     }
 }

@@ -43,6 +43,7 @@ pub(crate) fn read_node(
         .and_then(|on_error| read_on_error(on_error, fields.place_of("on_error"), reader))
         .unwrap_or_default();
     let idempotent = fields.boolean("idempotent", reader);
+    let undo = fields.string("undo", limits::MAX_NODE_ID_CHARS, reader).map(str::to_owned);
     let position = fields
         .get("position")
         .and_then(|position| read_position(position, fields.place_of("position"), reader));
@@ -63,6 +64,7 @@ pub(crate) fn read_node(
         on_error,
         idempotent: idempotent.unwrap_or_else(|| config.is_idempotent()),
         position,
+        undo,
         pinned_output,
         references: config.references(),
         reads_last: config.reads("last"),

@@ -61,12 +61,13 @@ fn requested(number: u128, workflow: Uuid) -> Recorded<AnyEvent> {
         depth: 0,
         parent: None,
         error_workflow_id: None,
+        undoes: std::collections::BTreeMap::new(),
     };
     recorded(execution(number).0, AnyEvent::Execution(event.into()))
 }
 
 fn ended(number: u128) -> Recorded<AnyEvent> {
-    let event = ExecutionCancelled { reason: CancelReason::StoppedByUser };
+    let event = ExecutionCancelled { reason: CancelReason::StoppedByUser, compensation: None };
     recorded(execution(number).0, AnyEvent::Execution(event.into()))
 }
 
@@ -210,7 +211,7 @@ fn the_children_that_a_run_waits_for_end_with_it_even_before_they_exist() {
 fn a_failure_starts_the_error_workflow_that_was_named_at_the_request() {
     let handler = WorkflowId(Uuid::from_u128(99));
     let error = NodeError { kind: ErrorKind::Permanent, message: "no".to_owned(), details: None };
-    let failed = ExecutionFailed { node: Some("pay".into()), error };
+    let failed = ExecutionFailed { node: Some("pay".into()), error, compensation: None };
     let named = request_with(1, |request| request.error_workflow_id = Some(handler));
     let found = told(&[named.clone(), of_execution(1, failed.clone())]);
     let [(id, Told::Start(run))] = found.as_slice() else { panic!("one run: {found:?}") };

@@ -257,11 +257,12 @@ impl Content {
             workspace_id: self.workspace_id,
             version,
             definition: definition.cloned().ok_or(WorkflowRejection::DefinitionElsewhere)?,
-            planned_nodes: u32::try_from(graph.len()).unwrap_or(u32::MAX),
+            planned_nodes: u32::try_from(graph.flow_len()).unwrap_or(u32::MAX),
             queue: settings.queue,
             concurrency: settings.concurrency.clone(),
             timeout_ms: settings.timeout_ms,
             error_workflow_id: settings.error_workflow_id,
+            undoes: graph.undoes(),
             graph,
         })
     }

@@ -314,7 +314,7 @@ async fn a_cancelled_run_cancels_its_open_nodes_after_a_restart_too() {
 
     // The next leader holds nothing in memory and must look for what is open.
     let process = world.projectors("two");
-    let cancelled = ExecutionCancelled { reason: CancelReason::StoppedByUser };
+    let cancelled = ExecutionCancelled { reason: CancelReason::StoppedByUser, compensation: None };
     world.append(workspace, id, version, &by, [ExecutionEvent::from(cancelled)]).await;
     world.caught_up(&process).await;
     let nodes = execution_nodes::list(&world.pool, id, (0, ""), 5).await.expect("readable");

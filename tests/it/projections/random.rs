@@ -283,13 +283,20 @@ impl Run {
             (14, open) => {
                 self.open.extend(open);
                 let reason = CancelReason::StoppedByUser;
-                events.push(CancelRequested { reason }.into());
-                events.push(ExecutionCancelled { reason }.into());
+                events.push(CancelRequested { reason, without_undo: false }.into());
+                events.push(ExecutionCancelled { reason, compensation: None }.into());
             }
             (15, _) => events.push(completed()),
             (16, _) => {
                 let error = error(ErrorKind::Permanent, "it broke");
-                events.push(ExecutionFailed { node: Some(NodePath("n2".into())), error }.into());
+                events.push(
+                    ExecutionFailed {
+                        node: Some(NodePath("n2".into())),
+                        error,
+                        compensation: None,
+                    }
+                    .into(),
+                );
             }
             (17, open) => {
                 self.open.extend(open);

@@ -226,6 +226,7 @@ pub(crate) fn requested(workspace: Uuid, workflow: Uuid, planned_nodes: u32) -> 
         depth: 0,
         parent: None,
         error_workflow_id: None,
+        undoes: std::collections::BTreeMap::new(),
     }
 }
 
@@ -244,6 +245,7 @@ pub(crate) fn node_started(path: &str, attempt: i32) -> ExecutionEvent {
         items: None,
         max_iterations: None,
         secrets: Vec::new(),
+        undoes: None,
     }
     .into()
 }
@@ -255,6 +257,7 @@ pub(crate) fn node_completed(path: &str, attempt: i32) -> ExecutionEvent {
         output: NodeOutput::Inline(Json::from_value(&json!({ "from": path, "status": 200 }))),
         port: None,
         duration_ms: 12,
+        undoes: None,
     }
     .into()
 }

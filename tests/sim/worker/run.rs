@@ -53,6 +53,8 @@ struct Planned {
     begin: Vec<(NodePath, Attempt)>,
     abort: bool,
     over: bool,
+    /// It turned back instead of ending.
+    more: bool,
 }
 
 struct Running<'a> {
@@ -114,19 +116,23 @@ async fn go(
 ) -> Result<(), Stop> {
     let Some(mut running) = Running::take_up(worker, id, claim).await? else { return Ok(()) };
     loop {
+        if running.turned_back() {
+            running.abort();
+        }
         let planned = running.round().map_err(|_| Stop::StandDown)?;
         if planned.abort {
-            running.effects.clear();
-            running.under_way.clear();
-            running.tried.clear();
+            running.abort();
         }
-        let over = planned.over;
+        let (over, more) = (planned.over, planned.more);
         if !running.append(planned).await? {
             continue;
         }
         *taken = true;
         if over {
             return Ok(());
+        }
+        if more {
+            continue;
         }
         tokio::select! {
             biased;
@@ -180,6 +186,19 @@ impl<'a> Running<'a> {
         }))
     }
 
+    /// Whether the run undoes what it did since somebody else ended it while effects of it were under way here.
+    fn turned_back(&self) -> bool {
+        let runs = |path: &NodePath| self.base.in_flight().any(|(running, _)| running == path);
+        self.base.open().is_some_and(|open| open.undoing().is_some())
+            && self.under_way.keys().any(|path| !runs(path))
+    }
+
+    fn abort(&mut self) {
+        self.effects.clear();
+        self.under_way.clear();
+        self.tried.clear();
+    }
+
     /// What is appended next: the outcomes, and all that follows from them at once.
     fn round(&self) -> Result<Planned, ExecutionRejection> {
         let mut spec = Execution::clone(&self.base);
@@ -194,6 +213,7 @@ impl<'a> Running<'a> {
             begin: Vec::new(),
             abort: false,
             over: false,
+            more: false,
         };
         let awaited = |tried: &&Tried| {
             spec.in_flight().any(|(path, node)| *path == tried.0 && node.attempt == tried.1)
@@ -204,7 +224,7 @@ impl<'a> Running<'a> {
         // The answer to its append was lost, so its effect never began.
         let unknown = spec.in_flight().filter(|(path, _)| !self.under_way.contains_key(*path));
         planned.begin = unknown.map(|(path, node)| (path.clone(), node.attempt)).collect();
-        while !planned.over {
+        while !planned.over && !planned.more {
             let actions = planned.planner.next(&spec);
             let (mut steps, mut held) = (Vec::new(), false);
             for action in actions {
@@ -218,7 +238,10 @@ impl<'a> Running<'a> {
             if steps.is_empty() {
                 break;
             }
+            let is_last = steps.iter().any(Step::is_last);
             self.apply(&mut spec, &mut planned.report, steps)?;
+            planned.over |= spec.has_ended();
+            planned.more = is_last && !planned.over;
         }
         if planned.abort {
             planned.begin.clear();
@@ -289,24 +312,17 @@ impl<'a> Running<'a> {
                 planned.over = true;
                 Step::LetGo
             }
-            Action::Finish(ending) => {
-                planned.over = true;
-                Step::Finish(match ending {
-                    Ending::Completed(output) => {
-                        Outcome::Completed { output: NodeOutput::Inline(gathered(&output)) }
-                    }
-                    Ending::Failed { node, error } => {
-                        assert!(
-                            node.is_some(),
-                            "{}: the run got stuck: {}",
-                            self.id,
-                            error.message
-                        );
-                        Outcome::Failed { node, error }
-                    }
-                    Ending::Cancelled => Outcome::Cancelled,
-                })
-            }
+            Action::Finish(ending) => Step::Finish(match ending {
+                Ending::Completed(output) => {
+                    Outcome::Completed { output: NodeOutput::Inline(gathered(&output)) }
+                }
+                Ending::Failed { node, error } => {
+                    assert!(node.is_some(), "{}: the run got stuck: {}", self.id, error.message);
+                    Outcome::Failed { node, error }
+                }
+                Ending::Cancelled => Outcome::Cancelled,
+                Ending::Undone => Outcome::Undone,
+            }),
         })
     }
 

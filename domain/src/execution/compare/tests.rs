@@ -50,6 +50,7 @@ fn completed(path: &str, output: Value) -> ExecutionEvent {
         output: NodeOutput::Inline(output.into()),
         port: None,
         duration_ms: 10,
+        undoes: None,
     }
     .into()
 }
@@ -138,7 +139,7 @@ fn what_only_one_run_has_is_named() {
     let one = outline(&[
         requested(json!(1), Vec::new()),
         NodeSkipped { path: "a".into(), reason: SkipReason::BranchNotTaken }.into(),
-        ExecutionCancelled { reason: CancelReason::StoppedByUser }.into(),
+        ExecutionCancelled { reason: CancelReason::StoppedByUser, compensation: None }.into(),
     ]);
     let other =
         outline(&[requested(json!(1), Vec::new()), started("new", json!(1)), done(json!(2))]);

@@ -141,12 +141,13 @@ impl Planner {
     }
 
     pub(super) fn open_scope(&mut self, scope: String, order: Order, plan: Arc<Plan>) {
-        for (root, _) in (0..).zip(plan.incoming()).filter(|(_, incoming)| **incoming == 0) {
+        for root in plan.roots() {
             self.note(&plan, &scope, &order, root, true);
         }
+        let missing = plan.incoming().to_vec();
         let frontier = Frontier {
-            missing: plan.incoming().to_vec(),
-            taken: vec![false; plan.len()],
+            taken: vec![false; missing.len()],
+            missing,
             first: HashMap::new(),
             settled: 0,
             order,

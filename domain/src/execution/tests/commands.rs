@@ -21,7 +21,7 @@ fn fire(path: &str, kind: TimerKind) -> ExecutionCommand {
 }
 
 fn cancelled() -> ExecutionEvent {
-    ExecutionCancelled { reason: STOPPED }.into()
+    ExecutionCancelled { reason: STOPPED, compensation: None }.into()
 }
 
 fn timer_fired(path: &str, kind: TimerKind) -> ExecutionEvent {
@@ -98,6 +98,7 @@ fn a_timeout_is_a_timer_of_the_run() {
                 message: message.to_owned(),
                 details: None,
             },
+            compensation: None,
         }
         .into(),
     ]);
@@ -196,7 +197,7 @@ fn a_cancel_ends_at_once_what_no_worker_has() {
 #[test]
 fn a_cancel_is_carried_out_by_the_worker_that_has_it() {
     let given = Given::running().report(1, [start("fetch")]);
-    given.when(cancel()).then([CancelRequested { reason: STOPPED }.into()]);
+    given.when(cancel()).then([CancelRequested { reason: STOPPED, without_undo: false }.into()]);
     let given = given.and(cancel());
     given.when(cancel()).then_nothing();
     given.when(pause()).rejects(ExecutionRejection::Cancelling);
@@ -232,6 +233,7 @@ fn a_wait_completes_when_it_fires_and_the_run_waits_for_its_turn() {
         output: NodeOutput::Inline(Json::null()),
         port: None,
         duration_ms: 60_000,
+        undoes: None,
     };
     let fires = fire("pause", TimerKind::Wait);
     given

@@ -49,6 +49,9 @@ impl World {
     }
 
     fn of(plan: Arc<Plan>, request: RequestExecution) -> Self {
+        let mut undoes = BTreeMap::new();
+        collect_undoes(&plan, &mut undoes);
+        let request = RequestExecution { undoes, ..request };
         let mut world = Self {
             plan,
             history: Vec::new(),
@@ -93,7 +96,9 @@ impl World {
             }
             Happening::Cancel => {
                 let reason = CancelReason::StoppedByUser;
-                self.tell(ExecutionCommand::Cancel { reason }).expect("a repeat at worst");
+                let told = self.tell(ExecutionCommand::Cancel { reason });
+                let refused = ExecutionRejection::Compensating;
+                assert!(told.is_ok() || told == Err(refused), "a repeat at worst: {told:?}");
             }
             Happening::Fire => self.fire(),
         }
@@ -208,7 +213,11 @@ impl World {
             if steps.is_empty() {
                 break;
             }
+            let is_last = steps.iter().any(Step::is_last);
             self.try_out(&mut local, &mut report, &mut events, steps);
+            if is_last {
+                break;
+            }
         }
         let before = self.history.len();
         let appended = self.tell(ExecutionCommand::Report(report)).expect("nobody intervened");
@@ -304,17 +313,21 @@ impl World {
                 Step::Finish(Outcome::Failed { node, error })
             }
             Action::Finish(Ending::Cancelled) => Step::Finish(Outcome::Cancelled),
+            Action::Finish(Ending::Undone) => Step::Finish(Outcome::Undone),
         })
     }
 
     /// What a node comes to follows from its path and try alone.
     fn outcome(&self, path: &NodePath, attempt: Attempt) -> Step {
         let id = path.node_id();
-        let fails = id.starts_with("half") && number_of(path).is_multiple_of(3);
+        let number = number_of(path);
+        let fails = (id.starts_with("half") && number.is_multiple_of(3))
+            || (id.starts_with("undo") && number.is_multiple_of(4));
         if id.starts_with("bad") || fails || self.fails.as_deref() == Some(id) {
             return self.failed(path.clone(), attempt, failure(ErrorKind::Permanent));
         }
-        if id.starts_with("flaky") && attempt == Attempt(1) {
+        let is_flaky = id.starts_with("flaky") || (id.starts_with("undo") && number % 4 == 1);
+        if is_flaky && attempt == Attempt(1) {
             return self.failed(path.clone(), attempt, failure(ErrorKind::Transient));
         }
         let is_choice = id.starts_with("if");
@@ -354,6 +367,20 @@ impl World {
     }
 }
 
+/// Nodes that undo are called after what they undo.
+fn collect_undoes(plan: &Plan, undoes: &mut BTreeMap<String, String>) {
+    let undoing = |id: &str| format!("undo_{id}");
+    for index in plan.flow() {
+        let node = plan.at(index);
+        if plan.index_of(&undoing(&node.id)).is_some() {
+            undoes.insert(node.id.clone(), undoing(&node.id));
+        }
+        if let Some((body, _)) = node.work.body() {
+            collect_undoes(body, undoes);
+        }
+    }
+}
+
 fn completed(path: NodePath, attempt: Attempt, output: NodeOutput) -> Step {
     Step::Complete { path, attempt, output, port: None, variable: None, duration_ms: 0 }
 }
@@ -376,8 +403,13 @@ fn definition(sketches: &[Sketch], effects_repeat: bool) -> Arc<Plan> {
 fn graph(sketches: &[Sketch], effects_repeat: bool) -> Graph {
     let mut nodes: Vec<Value> = Vec::new();
     let mut connections = Vec::new();
+    let mut undoing = Vec::new();
     for (index, (kind, first, second, port)) in sketches.iter().enumerate() {
-        nodes.push(sketched(index, *kind, effects_repeat));
+        let mut node = sketched(index, *kind, effects_repeat);
+        if matches!(kind % KINDS, 0 | 4 | 7 | 15) && kind % 4 != 1 {
+            undoing.push(undoable(&mut node, effects_repeat));
+        }
+        nodes.push(node);
         let mut sources: Vec<usize> = [first, second]
             .into_iter()
             .filter(|_| index > 0)
@@ -396,7 +428,16 @@ fn graph(sketches: &[Sketch], effects_repeat: bool) -> Graph {
             });
         }
     }
+    nodes.extend(undoing);
     graph_of(json!(nodes), json!(connections))
+}
+
+/// Gives a node an undo, and answers that.
+fn undoable(node: &mut Value, effects_repeat: bool) -> Value {
+    let undo = format!("undo_{}", node["id"].as_str().expect("an id is a string"));
+    let config = json!({"method": "GET", "url": "https://a.test"});
+    node["undo"] = json!(undo);
+    json!({"id": undo, "type": "action.http", "config": config, "idempotent": effects_repeat})
 }
 
 #[expect(clippy::too_many_lines, reason = "one arm a kind of node: the list is the length")]
@@ -424,8 +465,10 @@ fn sketched(index: usize, kind: u8, effects_repeat: bool) -> Value {
         5 => effect(format!("bad_go{index}"), json!({"action": "continue", "value": 1})),
         6 => effect(format!("bad_branch{index}"), json!("branch")),
         7 => {
+            let mut undone = effect(format!("ok_in{index}"), fail());
             let inner = json!([
-                effect(format!("ok_in{index}"), fail()),
+                undoable(&mut undone, effects_repeat),
+                undone,
                 choice(format!("if_in{index}")),
                 wait(format!("wait_in{index}")),
                 effect(format!("flaky_in{index}"), fail()),
@@ -491,6 +534,57 @@ fn sketched(index: usize, kind: u8, effects_repeat: bool) -> Value {
     }
 }
 
+/// Every node that completed here and has an undo is undone once, the last one first, or named as not undone; and nothing else is.
+fn check_undoing(history: &[ExecutionEvent]) {
+    let turn =
+        history.iter().position(|event| matches!(event, ExecutionEvent::CompensationStarted(_)));
+    let Some(ExecutionEvent::ExecutionRequested(request)) = history.first() else { return };
+    let undoes = &request.undoes;
+    let (before, after) = history.split_at(turn.unwrap_or(history.len()));
+    let early = before.iter().any(|event| {
+        matches!(
+            event, ExecutionEvent::NodeStarted(started) if started.undoes.is_some()
+        )
+    });
+    assert!(!early, "nothing is undone before the run turns back");
+    let mut to_undo: Vec<&NodePath> = Vec::new();
+    for event in before {
+        let ExecutionEvent::NodeCompleted(done) = event else { continue };
+        if undoes.contains_key(done.path.node_id()) {
+            to_undo.push(&done.path);
+        }
+    }
+    to_undo.reverse();
+    let mut begun: Vec<&NodePath> = Vec::new();
+    for event in after {
+        let ExecutionEvent::NodeStarted(started) = event else { continue };
+        let undone = started.undoes.as_ref().expect("only what undoes begins after the turn");
+        if begun.last() != Some(&undone) {
+            begun.push(undone);
+        }
+    }
+    let compensation = match history.last() {
+        Some(ExecutionEvent::ExecutionFailed(event)) => &event.compensation,
+        Some(ExecutionEvent::ExecutionCancelled(event)) => &event.compensation,
+        _ => &None,
+    };
+    let completed = matches!(history.last(), Some(ExecutionEvent::ExecutionCompleted(_)));
+    match compensation {
+        None => assert!(to_undo.is_empty() || completed, "nobody says what became of {to_undo:?}"),
+        Some(compensation) => {
+            assert_eq!(begun, to_undo, "in reverse order, each once");
+            let undone = after.iter().filter(|event| {
+                matches!(
+                    event, ExecutionEvent::NodeCompleted(done) if done.undoes.is_some()
+                )
+            });
+            assert_eq!(compensation.undone as usize, undone.count());
+            let all = (compensation.undone + compensation.not_undone) as usize;
+            assert_eq!(all, to_undo.len());
+        }
+    }
+}
+
 fn sketches() -> impl Strategy<Value = Vec<Sketch>> {
     prop::collection::vec(any::<Sketch>(), 1..9)
 }
@@ -539,9 +633,12 @@ proptest! {
         world.settle();
         if let Some(position) = requested {
             prop_assert_eq!(world.execution.status(), Some(Status::Cancelled));
-            let starts = |event: &ExecutionEvent| matches!(event, ExecutionEvent::NodeStarted(_));
+            let starts = |event: &ExecutionEvent| matches!(
+                event, ExecutionEvent::NodeStarted(started) if started.undoes.is_none()
+            );
             prop_assert!(!world.history[position..].iter().any(starts));
         }
+        check_undoing(&world.history);
         let running = world.execution.run().expect("it ran").nodes.values();
         let is_running = |node: &NodeRun| matches!(node.state, NodeState::Running(_));
         prop_assert!(!running.into_iter().any(is_running), "nothing is left running");
@@ -590,6 +687,10 @@ proptest! {
         let mut fork = World::of(plan, forked.expect("every state can be gone on from"));
         fork.settle();
         prop_assert_eq!(fork.ending(), undisturbed.ending());
+        // What was undone by then, and what rests on it, is done again.
+        if !then.run().expect("it was requested").undone().is_empty() {
+            return Ok(());
+        }
         let done = then.run().expect("it was requested").nodes.iter();
         let looping = |path: &NodePath| matches!(
             path.item().and_then(|(owner, _)| then.run()?.nodes.get(owner)).map(|node| &node.state),
@@ -625,7 +726,9 @@ proptest! {
             Ok(request) => request,
             Err(ExecutionRejection::NotCarried(nodes)) => {
                 prop_assert_ne!(origin.execution.status(), Some(Status::Completed));
-                prop_assert!(nodes.iter().all(|node| node.reason == NotCarriedReason::NotSettled));
+                prop_assert!(nodes.iter().all(|node| matches!(
+                    node.reason, NotCarriedReason::NotSettled | NotCarriedReason::Undone
+                )));
                 return Ok(());
             }
             Err(other) => panic!("{other}"),

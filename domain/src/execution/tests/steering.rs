@@ -386,6 +386,7 @@ fn a_decision_retries_completes_or_fails_and_the_last_one_lets_the_run_go_on() {
         output: NodeOutput::Inline(output().into()),
         port: None,
         duration_ms: 0,
+        undoes: None,
     };
     given.when(resolve("b", complete.clone())).then([
         node_resolved("b", ResolutionKind::Complete),

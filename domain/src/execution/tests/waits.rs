@@ -109,6 +109,7 @@ fn completed_by(path: &str, output: Value, port: Option<&str>, seconds: u64) -> 
         output: NodeOutput::Inline(output.into()),
         port: port.map(str::to_owned),
         duration_ms: seconds * 1_000,
+        undoes: None,
     }
     .into()
 }

@@ -537,3 +537,80 @@ fn all_problems_come_at_once_and_not_without_end() {
     let many = json!({ "nodes": vec![json!({}); 5_000] });
     assert_eq!(problems(&many).len(), limits::MAX_PROBLEMS);
 }
+
+#[test]
+fn an_undo_stands_outside_the_flow_and_belongs_to_one_node_that_does_something() {
+    use ProblemCode as P;
+    let http = |id: &str, fields: Value| {
+        let mut node =
+            json!({ "id": id, "type": "action.http", "config": { "url": "https://e.org" } });
+        for (name, value) in fields.as_object().expect("an object") {
+            node[name] = value.clone();
+        }
+        node
+    };
+    let undone = |undo: &Value| {
+        nodes(
+            &json!([{ "id": "go", "type": "trigger.manual" }, http("a", json!({ "undo": "u" })), undo]),
+        )
+    };
+    let with_flow = |mut definition: Value, more: Value| {
+        definition["connections"] = json!([{ "from": "go", "to": "a" }]);
+        definition["connections"]
+            .as_array_mut()
+            .expect("a list")
+            .extend(more.as_array().expect("a list").iter().cloned());
+        definition
+    };
+    expect(&with_flow(undone(&http("u", json!({}))), json!([])), &[]);
+    let at_a = |code| [(Some("a"), "/nodes/1/undo", code)];
+    let unsound = [
+        (transform("u"), json!([])),
+        (json!({ "id": "u", "type": "logic.wait", "config": { "duration_ms": 1 } }), json!([])),
+        (http("u", json!({ "on_error": "continue" })), json!([])),
+        (http("u", json!({ "on_error": "branch" })), json!([])),
+        (http("u", json!({})), json!([{ "from": "a", "to": "u" }])),
+    ];
+    for (undo, more) in unsound {
+        expect(&with_flow(undone(&undo), more), &at_a(P::UndoInvalid));
+    }
+    expect(
+        &with_flow(undone(&http("v", json!({}))), json!([{ "from": "a", "to": "v" }])),
+        &at_a(P::NodeUnknown),
+    );
+    expect(
+        &nodes(&json!([http("a", json!({ "undo": 1 }))])),
+        &[(Some("a"), "/nodes/0/undo", P::WrongType)],
+    );
+    expect(
+        &nodes(&json!([http("a", json!({ "undo": "a" }))])),
+        &[(Some("a"), "/nodes/0/undo", P::UndoInvalid)],
+    );
+    let pure = json!({ "id": "a", "type": "logic.transform", "config": { "expression": "1" }, "undo": "u" });
+    expect(
+        &nodes(&json!([pure, http("u", json!({}))])),
+        &[(Some("a"), "/nodes/0/undo", P::UndoInvalid)],
+    );
+    // One undoes the other undoes the third; and two name the same.
+    let chain = [("a", Some("b")), ("b", Some("c")), ("c", None)];
+    let chain = chain.map(|(id, undo)| http(id, json!({ "undo": undo })));
+    expect(&nodes(&json!(chain)), &[(Some("a"), "/nodes/0/undo", P::UndoInvalid)]);
+    let twice = [("a", Some("u")), ("b", Some("u")), ("u", None)];
+    let twice = twice.map(|(id, undo)| http(id, json!({ "undo": undo })));
+    expect(&nodes(&json!(twice)), &[(Some("b"), "/nodes/1/undo", P::UndoInvalid)]);
+    // Of the same body.
+    let body = json!({ "items": "input", "nodes": [http("in", json!({ "undo": "out" }))] });
+    let outside = nodes(&json!([
+        { "id": "each", "type": "logic.for_each", "config": body }, http("out", json!({})),
+    ]));
+    expect(&outside, &[(Some("in"), "/nodes/0/config/nodes/0/undo", P::NodeUnknown)]);
+    let many = (0..=limits::MAX_UNDOES).flat_map(|n| {
+        [
+            http(&format!("a{n}"), json!({ "undo": format!("u{n}") })),
+            http(&format!("u{n}"), json!({})),
+        ]
+    });
+    let last = format!("/nodes/{}/undo", 2 * limits::MAX_UNDOES);
+    let node = format!("a{}", limits::MAX_UNDOES);
+    expect(&nodes(&json!(many.collect::<Vec<_>>())), &[(Some(&node), &last, P::OutOfRange)]);
+}
