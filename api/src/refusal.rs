@@ -289,6 +289,8 @@ const fn execution_rule(rejection: &ExecutionRejection) -> &'static str {
         ExecutionRejection::TooMuchCarried { .. } => "too_much_carried",
         ExecutionRejection::NothingToFork => "nothing_to_fork",
         ExecutionRejection::Cancelling => "execution_cancelling",
+        ExecutionRejection::Compensating => "execution_compensating",
+        ExecutionRejection::NotInFlow(_) => "node_not_in_flow",
         ExecutionRejection::Paused => "execution_paused",
         ExecutionRejection::Waiting => "execution_waiting",
         ExecutionRejection::ClaimLost { .. } => "claim_lost",

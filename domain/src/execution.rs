@@ -45,8 +45,8 @@ pub use command::{
     VariableValue,
 };
 pub use compare::{
-    Comparison, EventRef, NodeDelta, NodeOutline, Outline, Parting, ValueChange, ValueDelta,
-    compare,
+    Comparison, EventRef, NodeDelta, NodeOutline, Outline, Parting, UsageDelta, ValueChange,
+    ValueDelta, compare,
 };
 pub use events::*;
 pub use gather::Gather;

@@ -10,6 +10,7 @@
 mod chaos;
 mod cli;
 mod cli_client;
+mod compensation;
 mod connections;
 mod coverage;
 mod door;

@@ -227,6 +227,7 @@ async fn an_execution_and_its_nodes_show_every_try() {
             looping: None,
         }],
         variables: Vec::new(),
+        signals: Vec::new(),
     });
     let retry_at = "2030-01-01T00:00:00Z".parse().expect("a time");
     let failed = |attempt, retry_at| {

@@ -8,8 +8,8 @@ use ledgerline_domain::{
     Aggregate as _,
     event::AnyEvent,
     execution::{
-        Attempt, Awaited, ChildOutcome, Execution, ExecutionEvent, Intent, NodePath, NodeState,
-        Phase, Rest, Status, TaskLease, TimerKind,
+        Attempt, Awaited, ChildOutcome, Compensation, Execution, ExecutionEvent, Intent, NodePath,
+        NodeState, Phase, Rest, Status, TaskLease, TimerKind,
     },
     id::ExecutionId,
     trigger::{Cause, TriggerEvent},
@@ -40,6 +40,8 @@ pub(crate) struct Checker {
     leases: BTreeMap<(ExecutionId, NodePath, i32), DateTime<Utc>>,
     /// Under which leases tasks came to an end.
     pub(crate) reported: BTreeSet<(ExecutionId, NodePath, i32, TaskLease)>,
+    /// What open executions did and have not undone yet, of what can be.
+    done: BTreeMap<ExecutionId, Vec<NodePath>>,
 }
 
 impl Checker {
@@ -123,12 +125,32 @@ impl Checker {
         assert!(!before.has_ended(), "{id} ended as {:?}, and then: {fact:?}", before.status());
         match fact {
             ExecutionEvent::NodeStarted(started) => {
-                assert!(!self.cancelled.contains(&id), "{id} was cancelled, and then: {started:?}");
+                assert!(
+                    started.undoes.is_some() || !self.cancelled.contains(&id),
+                    "{id} was cancelled, and then: {started:?}"
+                );
+                if let Some(node) = &started.undoes {
+                    self.undo(id, before, node);
+                }
                 let phase = before.open().map(|open| &open.phase);
                 assert!(
                     matches!(phase, Some(Phase::Running { intent: Intent::GoOn, .. })),
                     "{id} is {phase:?}, and then: {started:?}"
                 );
+            }
+            ExecutionEvent::NodeCompleted(completed) if completed.undoes.is_none() => {
+                let run = before.run().expect("it was requested");
+                let failed = run
+                    .nodes
+                    .get(&completed.path)
+                    .is_some_and(|node| matches!(node.state, NodeState::Failed(_)));
+                if run.request.undoes.contains_key(completed.path.node_id()) && !failed {
+                    self.done.entry(id).or_default().push(completed.path.clone());
+                }
+            }
+            ExecutionEvent::CompensationStarted(started) => {
+                let done = self.done.get(&id).map_or(0, Vec::len);
+                assert_eq!(started.undoes as usize, done, "{id} undoes what it did, all of it");
             }
             ExecutionEvent::ChildFinished(finished) => {
                 let child = self.executions.get(&finished.execution_id);
@@ -146,16 +168,27 @@ impl Checker {
                     return;
                 };
                 let found = &self.executions[&parent.execution_id];
-                let ended = found.has_ended();
+                let turned = found.open().is_some_and(|open| open.undoing().is_some());
+                let ended = found.has_ended() || turned;
                 let waits = found.awaits_child(&parent.path, parent.attempt, id);
                 // The parent may end between the look at it and the request; its child is cancelled then.
                 assert!(ended || waits, "{id} is a child that nobody waits for: {parent:?}");
             }
             ExecutionEvent::CancelRequested(_) => {
-                self.cancelled.insert(id);
+                // One that undoes what it did ends as it was to end before.
+                if before.open().is_some_and(|open| open.undoing().is_none()) {
+                    self.cancelled.insert(id);
+                }
             }
-            ExecutionEvent::ExecutionCompleted(_) | ExecutionEvent::ExecutionFailed(_) => {
+            ExecutionEvent::ExecutionCompleted(_) => {
                 assert!(!self.cancelled.contains(&id), "{id} was cancelled, and then: {fact:?}");
+            }
+            ExecutionEvent::ExecutionFailed(failed) => {
+                assert!(!self.cancelled.contains(&id), "{id} was cancelled, and then: {fact:?}");
+                self.all_is_undone_or_named(id, failed.compensation.as_ref());
+            }
+            ExecutionEvent::ExecutionCancelled(cancelled) => {
+                self.all_is_undone_or_named(id, cancelled.compensation.as_ref());
             }
             _ => {}
         }
@@ -256,6 +289,23 @@ impl Checker {
             }
             _ => {}
         }
+    }
+
+    /// What completed last is undone first. A worker that is lost has the same undo begin again.
+    fn undo(&mut self, id: ExecutionId, before: &Execution, node: &NodePath) {
+        let undoing = before.open().is_some_and(|open| open.undoing().is_some());
+        assert!(undoing, "{id} undoes {node} while it goes forward");
+        let done = self.done.entry(id).or_default();
+        if done.last() == Some(node) {
+            done.pop();
+        }
+        assert!(!done.contains(node), "{id} undoes {node} before {:?}", done.last());
+    }
+
+    fn all_is_undone_or_named(&mut self, id: ExecutionId, came: Option<&Compensation>) {
+        let left = self.done.remove(&id).unwrap_or_default();
+        let named = came.map_or(0, |came| came.not_undone as usize);
+        assert!(left.len() <= named, "{id} ended, and nobody says that these stay: {left:?}");
     }
 
     fn count(&mut self, id: ExecutionId, after: &Execution) {

@@ -27,6 +27,19 @@ pub(crate) fn definition(dice: &Dice, others: &[WorkflowId]) -> Definition {
         }
         nodes.push(made);
     }
+    for index in 0..nodes.len() {
+        let can_be_undone =
+            ["action.http", "logic.for_each", "logic.workflow", "integration.worker"];
+        if can_be_undone.iter().any(|kind| nodes[index]["type"] == **kind) && dice.once_in(3) {
+            let undo = undo(dice, &mut nodes[index]);
+            nodes.push(undo);
+        }
+        if nodes[index]["type"] == "logic.for_each" && dice.once_in(2) {
+            let body = nodes[index]["config"]["nodes"].as_array_mut().expect("a body");
+            let undo = undo(dice, &mut body[0]);
+            body.push(undo);
+        }
+    }
     let limit = dice.of(&[Some(1), Some(2), Some(3), None]).expect("there are four");
     let strategies = ["queue", "queue", "queue", "reject", "cancel_running", "cancel_newest"];
     let strategy = dice.of(&strategies).expect("there are six");
@@ -146,6 +159,15 @@ fn task(dice: &Dice, id: &str) -> Value {
         node["timeout_ms"] = json!(500 + dice.below(4_000));
     }
     node
+}
+
+/// Gives a node an undo, and answers that.
+fn undo(dice: &Dice, node: &mut Value) -> Value {
+    let id = format!("undo_{}", node["id"].as_str().expect("an id is a string"));
+    node["undo"] = json!(id);
+    let mut undo = if dice.once_in(3) { task(dice, &id) } else { effect(dice, &id) };
+    undo["on_error"] = if dice.once_in(4) { json!("pause") } else { json!("fail") };
+    undo
 }
 
 fn caught(dice: &Dice) -> &'static str {

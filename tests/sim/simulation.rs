@@ -16,8 +16,8 @@ use ledgerline_domain::{
     deployment::{Deployment, DeploymentCommand},
     event::Actor,
     execution::{
-        CancelReason, Execution, ExecutionCommand, NodePath, PauseReason, Resolution, Status,
-        TriggerType,
+        CancelReason, EndCause, Execution, ExecutionCommand, NodePath, Open, PauseReason,
+        Resolution, Status, TriggerType,
     },
     graph::Definition,
     id::{ExecutionId, WorkflowId, WorkspaceId},
@@ -430,9 +430,21 @@ impl Simulation {
     }
 
     async fn cancel(&mut self, id: ExecutionId) {
-        let command = ExecutionCommand::Cancel { reason: CancelReason::StoppedByUser };
+        let reason = CancelReason::StoppedByUser;
+        let command = match self.dice.once_in(3) {
+            true => ExecutionCommand::CancelWithoutUndo { reason },
+            false => ExecutionCommand::Cancel { reason },
+        };
         let target = Target::existing(id);
-        if self.client.execute::<Execution>(target, &command, &context()).await.is_ok() {
+        let Ok(told) = self.client.execute::<Execution>(target, &command, &context()).await else {
+            return;
+        };
+        let failed = match told.state.open().and_then(Open::undoing) {
+            // One that undoes what it did ends as it was to end before.
+            Some(undoing) => matches!(undoing.because, EndCause::Failed { .. }),
+            None => told.state.status() == Some(Status::Failed),
+        };
+        if !failed {
             self.cancelled.insert(id);
         }
     }

@@ -1,10 +1,11 @@
 //! Executions: started, looked at, stopped, held, and run again.
 //!
 //! Rules are the domain's; a handler names the command and who may give it. Reading order: here (start, list, one), [`control`] (the
-//! commands on one), [`fork`], [`view`] (how one is shown), [`output`], [`nodes`], [`logs`], [`history`], [`diff`], [`export`], [`why`], [`stuck`].
+//! commands on one), [`fork`], [`view`] (how one is shown), [`compensation`], [`output`], [`nodes`], [`logs`], [`history`], [`diff`], [`export`], [`why`], [`stuck`].
 
 pub mod answers;
 pub mod bulk;
+pub mod compensation;
 pub mod control;
 pub mod diff;
 pub mod export;

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::{
     CarriedNode, ExecutionEvent, ExecutionRequested, NodeError, NodeFailed, NodeOutput, NodePath,
-    NodeStarted, TimerKind,
+    NodeStarted, TimerKind, Usage,
 };
 use crate::{
     event::DomainEvent as _,
@@ -61,6 +61,8 @@ pub struct NodeOutline {
     pub port: Option<String>,
     /// Why its last try failed.
     pub error: Option<NodeError>,
+    /// What its tries used of providers, all together; of the run, what all nodes did.
+    pub usage: Usage,
     input: Side,
     output: Side,
     facts: Vec<u32>,
@@ -119,6 +121,19 @@ pub struct NodeDelta {
     pub output: Option<ValueDelta>,
     /// How much longer the second run took for it, where both have done it.
     pub duration_delta_ms: Option<i64>,
+    /// How much more the second run used of providers for it; none where neither used any.
+    pub usage_delta: Option<UsageDelta>,
+}
+
+/// How much more one run used of providers than another.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UsageDelta {
+    /// Tokens that went in.
+    pub input_tokens: i64,
+    /// Tokens that came out.
+    pub output_tokens: i64,
+    /// What it cost, in millionths of a dollar.
+    pub cost_microusd: i64,
 }
 
 /// What differs between two values.
@@ -168,6 +183,10 @@ impl Outline {
             ExecutionEvent::TimerSet(event) if event.kind == TimerKind::Wait => {
                 self.node(&event.path).status = "waiting";
             }
+            ExecutionEvent::UsageRecorded(event) => {
+                self.node(&event.path).usage.add(event);
+                self.node(&NodePath::run()).usage.add(event);
+            }
             ExecutionEvent::VariableSet(event) => {
                 let parts = [event.name.as_str(), event.value.as_str()];
                 self.fact(&event.path, place, hash_of(&parts), false);
@@ -205,7 +224,6 @@ impl Outline {
             | ExecutionEvent::NodeResolved(_)
             | ExecutionEvent::ChildStarted(_)
             | ExecutionEvent::ChildFinished(_)
-            | ExecutionEvent::UsageRecorded(_)
             | ExecutionEvent::CancelRequested(_)
             | ExecutionEvent::CompensationStarted(_) => {}
         }
@@ -421,6 +439,7 @@ fn delta(path: &NodePath, a: Option<&NodeOutline>, b: Option<&NodeOutline>) -> N
         input: None,
         output: None,
         duration_delta_ms: None,
+        usage_delta: usage_delta(a, b),
     };
     let (Some(a), Some(b)) = (a, b) else {
         delta.changed.push("presence");
@@ -445,10 +464,27 @@ fn delta(path: &NodePath, a: Option<&NodeOutline>, b: Option<&NodeOutline>) -> N
         delta.output = Some(value_delta(&a.output, &b.output));
     }
     if a.finished_at.is_some() && b.finished_at.is_some() && !carried {
-        let millis = |duration: u64| i64::try_from(duration).unwrap_or(i64::MAX);
-        delta.duration_delta_ms = Some(millis(b.duration_ms).saturating_sub(millis(a.duration_ms)));
+        delta.duration_delta_ms = Some(more(a.duration_ms, b.duration_ms));
     }
     delta
+}
+
+/// How much more `b` is than `a`.
+fn more(a: u64, b: u64) -> i64 {
+    let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+    number(b).saturating_sub(number(a))
+}
+
+/// A node that a run does not have used nothing in it.
+fn usage_delta(a: Option<&NodeOutline>, b: Option<&NodeOutline>) -> Option<UsageDelta> {
+    let usage = |node: Option<&NodeOutline>| node.map_or_else(Usage::default, |node| node.usage);
+    let (a, b) = (usage(a), usage(b));
+    let used = a != Usage::default() || b != Usage::default();
+    used.then(|| UsageDelta {
+        input_tokens: more(a.input_tokens, b.input_tokens),
+        output_tokens: more(a.output_tokens, b.output_tokens),
+        cost_microusd: more(a.cost_microusd, b.cost_microusd),
+    })
 }
 
 /// What two values come to side by side, where both are held.

@@ -315,6 +315,9 @@ pub struct NodesCarried {
     /// Variables that had been set.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub variables: Vec<CarriedVariable>,
+    /// Signals that nobody had waited for, the oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub signals: Vec<super::KeptSignal>,
 }
 
 /// It waits for a slot.

@@ -76,7 +76,8 @@ impl Open {
         use crate::event::DomainEvent as _;
         match event {
             ExecutionEvent::NodesCarried(event) => {
-                self.run.carry(event.nodes.clone(), event.variables.clone());
+                let (nodes, variables) = (event.nodes.clone(), event.variables.clone());
+                self.run.carry(nodes, variables, event.signals.clone());
             }
             ExecutionEvent::ExecutionQueued(_) => self.queue(),
             ExecutionEvent::ExecutionDispatched(event) => self.dispatch(event.claim),
@@ -148,7 +149,7 @@ impl Open {
             | ExecutionEvent::TaskReturned(_)
             | ExecutionEvent::TaskCompleted(_)
             | ExecutionEvent::TaskFailed(_) => self.apply_wait(event),
-            ExecutionEvent::UsageRecorded(event) => self.run.count(event),
+            ExecutionEvent::UsageRecorded(event) => self.run.usage.add(event),
             ExecutionEvent::VariableSet(event) => {
                 self.run.bytes += event.value.as_str().len();
                 let variable = Variable { value: event.value.clone(), set_by: event.path.clone() };
@@ -423,15 +424,16 @@ impl Open {
     }
 }
 
-impl Run {
+impl Usage {
     /// Adds up what was used of a provider.
-    fn count(&mut self, event: &UsageRecorded) {
-        let usage = &mut self.usage;
-        usage.input_tokens = usage.input_tokens.saturating_add(event.input_tokens);
-        usage.output_tokens = usage.output_tokens.saturating_add(event.output_tokens);
-        usage.cost_microusd = usage.cost_microusd.saturating_add(event.cost_microusd);
+    pub(super) fn add(&mut self, event: &UsageRecorded) {
+        self.input_tokens = self.input_tokens.saturating_add(event.input_tokens);
+        self.output_tokens = self.output_tokens.saturating_add(event.output_tokens);
+        self.cost_microusd = self.cost_microusd.saturating_add(event.cost_microusd);
     }
+}
 
+impl Run {
     fn new(event: &ExecutionRequested) -> Self {
         let mut request = event.clone();
         let mut run = Self {
@@ -451,7 +453,8 @@ impl Run {
         };
         if let Some(origin) = &mut request.origin {
             let nodes = std::mem::take(&mut origin.carried);
-            run.carry(nodes, std::mem::take(&mut origin.variables));
+            let variables = std::mem::take(&mut origin.variables);
+            run.carry(nodes, variables, std::mem::take(&mut origin.signals));
         }
         run.request = request;
         run
@@ -484,7 +487,12 @@ impl Run {
     }
 
     /// Takes over what the origin had done.
-    fn carry(&mut self, nodes: Vec<CarriedNode>, variables: Vec<CarriedVariable>) {
+    fn carry(
+        &mut self,
+        nodes: Vec<CarriedNode>,
+        variables: Vec<CarriedVariable>,
+        signals: Vec<KeptSignal>,
+    ) {
         for CarriedNode { path, output, port, looping } in nodes {
             match (output, looping) {
                 (Some(output), _) => {
@@ -503,6 +511,8 @@ impl Run {
             let variable = Variable { value: carried.value, set_by: carried.path };
             self.variables.insert(carried.name, variable);
         }
+        self.bytes += signals.iter().map(|signal| signal.payload.as_str().len()).sum::<usize>();
+        self.signals.extend(signals);
     }
 
     fn carried_loop(&mut self, looping: CarriedLoop) -> Loop {

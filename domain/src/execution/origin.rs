@@ -2,14 +2,15 @@
 //!
 //! What a new execution takes over is what the graph needs to go on soundly: outcomes of nodes of the top level, and, where a fork
 //! finds a loop at work, the loop's items with the outcomes of its items. What had begun and not ended (a running effect, a wait, an
-//! approval, a child run) is not taken over: it begins again. Outputs go by reference where they are large.
+//! approval, a child run) is not taken over: it begins again. Signals that nobody had waited for go with a retry and a fork. Outputs go by
+//! reference where they are large.
 
 use std::collections::HashSet;
 
 use super::{
-    CarriedFailure, CarriedLoop, CarriedNode, CarriedVariable, Execution, ExecutionRejection, Loop,
-    NodeEdit, NodeOutput, NodePath, NodeState, NodesCarried, NotCarried, NotCarriedReason, Origin,
-    OriginKind, Plan, RequestExecution, Run,
+    CarriedFailure, CarriedLoop, CarriedNode, CarriedVariable, Execution, ExecutionRejection,
+    KeptSignal, Loop, NodeEdit, NodeOutput, NodePath, NodeState, NodesCarried, NotCarried,
+    NotCarriedReason, Origin, OriginKind, Plan, RequestExecution, Run,
 };
 use crate::{
     graph::{Graph, NodeIndex},
@@ -112,8 +113,8 @@ pub fn retry_of(
     let carried = carried_nodes(run, plan, |_| false);
     let paths = paths_of(&carried);
     let variables = variables_of(run, &paths).collect();
-    let origin = origin_of(id, OriginKind::Retry, run);
-    Ok(request_of(run, Origin { carried, variables, ..origin }, timeout_ms))
+    let (origin, signals) = (origin_of(id, OriginKind::Retry, run), run.signals.clone());
+    Ok(request_of(run, Origin { carried, variables, signals, ..origin }, timeout_ms))
 }
 
 /// The request of an execution that takes the first `version` events of another one as its past, `execution` being the state after
@@ -152,7 +153,8 @@ pub fn fork_of(
     if !versions.same {
         origin.edits.clear();
     }
-    Ok(request_of(run, Origin { carried, variables, ..origin }, timeout_ms))
+    let signals = run.signals.clone();
+    Ok(request_of(run, Origin { carried, variables, signals, ..origin }, timeout_ms))
 }
 
 impl Versions<'_> {
@@ -234,6 +236,7 @@ fn origin_of(id: ExecutionId, kind: OriginKind, run: &Run) -> Origin {
         edits: edits_of(run).to_vec(),
         carried: Vec::new(),
         variables: Vec::new(),
+        signals: Vec::new(),
     }
 }
 
@@ -392,8 +395,10 @@ pub(super) fn split(
     let of_node = |node: &CarriedNode| serde_json::to_string(node).map_or(0, |text| text.len());
     let of_variable =
         |variable: &CarriedVariable| variable.value.as_str().len() + variable.name.len() + 64;
+    let of_signal = |signal: &KeptSignal| signal.payload.as_str().len() + signal.name.len() + 32;
     let bytes = origin.carried.iter().map(of_node).sum::<usize>()
-        + origin.variables.iter().map(of_variable).sum::<usize>();
+        + origin.variables.iter().map(of_variable).sum::<usize>()
+        + origin.signals.iter().map(of_signal).sum::<usize>();
     let count = origin.carried.len();
     if count > MAX_CARRIED_NODES || bytes > MAX_CARRIED_BYTES {
         return Err(ExecutionRejection::TooMuchCarried { count, bytes });
@@ -407,7 +412,8 @@ pub(super) fn split(
         held = held.saturating_add(size);
         if held > NEXT_EVENT_BYTES {
             held = size;
-            events.push(NodesCarried { nodes: Vec::new(), variables: Vec::new() });
+            let (nodes, variables, signals) = (Vec::new(), Vec::new(), Vec::new());
+            events.push(NodesCarried { nodes, variables, signals });
         }
     };
     for node in std::mem::take(&mut origin.carried) {
@@ -417,6 +423,10 @@ pub(super) fn split(
     for variable in std::mem::take(&mut origin.variables) {
         room(of_variable(&variable), &mut events);
         events.last_mut().expect("there is room in the last one").variables.push(variable);
+    }
+    for signal in std::mem::take(&mut origin.signals) {
+        room(of_signal(&signal), &mut events);
+        events.last_mut().expect("there is room in the last one").signals.push(signal);
     }
     Ok((Some(origin), events))
 }

@@ -80,6 +80,7 @@ pub fn single_node(
         edits: Vec::new(),
         carried,
         variables: variables.collect(),
+        signals: Vec::new(),
     })
 }
 

@@ -193,6 +193,7 @@ impl History {
                     },
                 ],
                 variables: Vec::new(),
+                signals: Vec::new(),
             });
         }
         let mut events: Vec<ExecutionEvent> = vec![request.into()];

@@ -111,16 +111,35 @@ impl ResolveNode {
 #[serde(deny_unknown_fields)]
 pub struct NoFields {}
 
-/// Stop an execution: no further step starts, and a running one is aborted.
+/// How an execution is stopped.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CancelExecution {
+    /// Whether what it did is undone first, by the nodes that its definition names for that. With `false` all of that stays, and what is
+    /// being undone is left as it is.
+    #[serde(default = "yes")]
+    #[schema(default = true)]
+    pub undo: bool,
+}
+
+const fn yes() -> bool {
+    true
+}
+
+/// Stop an execution: no further step starts, a running one is aborted, and what was done is undone where its definition says how.
 #[utoipa::path(post, path = "/executions/{id}/cancel", tag = "executions", params(("id" = Uuid, Path)),
-    request_body = Option<NoFields>, responses((status = 202, body = ExecutionView)))]
+    request_body = Option<CancelExecution>, responses((status = 202, body = ExecutionView)))]
 pub async fn cancel(
     State(state): State<AppState>,
     writing: Writing,
     Path(id): Path<ExecutionId>,
-    body: Option<JsonBody<NoFields>>,
+    body: Option<JsonBody<CancelExecution>>,
 ) -> Reply {
-    let command = ExecutionCommand::Cancel { reason: CancelReason::StoppedByUser };
+    let reason = CancelReason::StoppedByUser;
+    let command = match body.as_ref().is_none_or(|body| body.value.undo) {
+        true => ExecutionCommand::Cancel { reason },
+        false => ExecutionCommand::CancelWithoutUndo { reason },
+    };
     tell(&state, &writing, id, command, hash_of(&body), StatusCode::ACCEPTED).await
 }
 

@@ -139,6 +139,19 @@ pub struct NodeDeltaView {
     pub output: Option<ValueDeltaView>,
     /// How much longer it took in the other one; none where it did not come to its end in both, or was carried over.
     pub duration_delta_ms: Option<i64>,
+    /// How much more the other one used of providers for it; none where neither used any. Of the empty path: all of the run.
+    pub usage_delta: Option<UsageDeltaView>,
+}
+
+/// How much more the other execution used of providers; less is below 0.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct UsageDeltaView {
+    /// Tokens that went in.
+    pub input_tokens: i64,
+    /// Tokens that came out.
+    pub output_tokens: i64,
+    /// What it cost, in millionths of a dollar.
+    pub cost_microusd: i64,
 }
 
 /// What a node came to in one execution.
@@ -156,6 +169,12 @@ pub struct NodeSide {
     pub finished_at: Option<DateTime<Utc>>,
     /// How long its tries took together.
     pub duration_ms: u64,
+    /// Tokens that its tries sent to providers; of the run, those of all nodes.
+    pub input_tokens: u64,
+    /// Tokens that they got from providers.
+    pub output_tokens: u64,
+    /// What they spent with providers, in millionths of a dollar.
+    pub cost_microusd: u64,
     /// The port it left by.
     pub port: Option<String>,
     /// Why its last try failed: `{kind, message, details}`.
@@ -303,6 +322,11 @@ fn item(node: &NodeDelta, a: &Outline, b: &Outline) -> NodeDeltaView {
         input: node.input.as_ref().map(value),
         output: node.output.as_ref().map(value),
         duration_delta_ms: node.duration_delta_ms,
+        usage_delta: node.usage_delta.map(|delta| UsageDeltaView {
+            input_tokens: delta.input_tokens,
+            output_tokens: delta.output_tokens,
+            cost_microusd: delta.cost_microusd,
+        }),
     }
 }
 
@@ -314,6 +338,9 @@ fn side(node: &NodeOutline) -> NodeSide {
         started_at: node.started_at,
         finished_at: node.finished_at,
         duration_ms: node.duration_ms,
+        input_tokens: node.usage.input_tokens,
+        output_tokens: node.usage.output_tokens,
+        cost_microusd: node.usage.cost_microusd,
         port: node.port.clone(),
         error: node.error.clone(),
     }

@@ -6,8 +6,8 @@ use chrono::{DateTime, Utc};
 use ledgerline_commands::Loaded;
 use ledgerline_domain::{
     execution::{
-        CancelReason, Execution, Intent, NodeError, NodeOutput, NodePath, OriginKind, Phase, Queue,
-        Reached, Run, Status,
+        CancelReason, EndCause, Execution, Intent, NodeError, NodeOutput, NodePath, OriginKind,
+        Phase, Queue, Reached, Run, Status,
     },
     id::{ExecutionId, UserId, WorkflowId, WorkspaceId},
     json::Json,
@@ -21,7 +21,10 @@ use ledgerline_store::{StreamId, StreamVersion};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::why::{LimitView, WaitsForView};
+use super::{
+    compensation::{CompensationView, ExecutionPhase, compensation, phase},
+    why::{LimitView, WaitsForView},
+};
 use crate::{app::AppState, personal, problem::Problem};
 
 /// The largest output that is answered as a value; a larger one is named by its hash.
@@ -54,6 +57,10 @@ pub struct ExecutionView {
     pub waiting: bool,
     /// True when a cancel was accepted and the running step is being aborted.
     pub cancelling: bool,
+    /// Which way it goes: `forward`, or `compensating` while it undoes what it did; nothing once it has ended.
+    pub phase: Option<ExecutionPhase>,
+    /// What it undoes or undid, where it comes or came to a bad end and there was anything to undo.
+    pub compensation: Option<CompensationView>,
     /// What it waits for; nothing once it has ended.
     pub waits_for: Option<WaitsForView>,
     /// What started it.
@@ -186,6 +193,8 @@ pub(crate) async fn view(
         status: word(status),
         waiting: execution.is_waiting(),
         cancelling: ended.cancelling,
+        phase: phase(execution),
+        compensation: compensation(execution),
         waits_for: execution.waits_for().map(Into::into),
         trigger_type: request.trigger_type.into(),
         queue: request.queue,
@@ -237,16 +246,27 @@ impl Ended {
     fn of(execution: &Execution) -> Self {
         match execution {
             Execution::New | Execution::Completed { .. } => Self::default(),
-            Execution::Open(open) => match &open.phase {
-                Phase::Running { intent, .. } => {
-                    let reason = match intent {
-                        Intent::Cancel(reason) => Some(*reason),
-                        Intent::GoOn | Intent::Pause(_) => None,
-                    };
-                    Self { cancelling: reason.is_some(), cancel_reason: reason, ..Self::default() }
-                }
-                Phase::Idle(_) | Phase::Dispatched | Phase::Paused { .. } => Self::default(),
-            },
+            Execution::Open(open) => {
+                let told = match &open.phase {
+                    Phase::Running { intent: Intent::Cancel(reason), .. } => Some(*reason),
+                    Phase::Running { intent: Intent::GoOn | Intent::Pause(_), .. }
+                    | Phase::Idle(_)
+                    | Phase::Dispatched
+                    | Phase::Paused { .. } => None,
+                };
+                let ended = match open.undoing().map(|undoing| &undoing.because) {
+                    None => Self { cancel_reason: told, ..Self::default() },
+                    Some(EndCause::Cancelled { reason }) => {
+                        Self { cancel_reason: Some(*reason), ..Self::default() }
+                    }
+                    Some(EndCause::Failed { node, error }) => Self {
+                        failed_node: node.clone(),
+                        error: Some(error.clone()),
+                        ..Self::default()
+                    },
+                };
+                Self { cancelling: told.is_some(), ..ended }
+            }
             Execution::Failed { node, error, .. } => {
                 Self { failed_node: node.clone(), error: Some(error.clone()), ..Self::default() }
             }

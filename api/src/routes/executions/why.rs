@@ -21,6 +21,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{
+    compensation::{CompensationView, ExecutionPhase, compensation, explained, phase},
     find, view,
     waits::{self, NodeWaitView},
 };
@@ -121,6 +122,10 @@ pub struct WhyView {
     pub execution_id: ExecutionId,
     /// Where it stands.
     pub status: ExecutionStatus,
+    /// Which way it goes: `forward`, or `compensating` while it undoes what it did; nothing once it has ended.
+    pub phase: Option<ExecutionPhase>,
+    /// What it undoes, or could not undo.
+    pub compensation: Option<CompensationView>,
     /// What it waits for; nothing once it has ended.
     pub waits_for: Option<WaitsForView>,
     /// Since when. Nothing where the process that was asked has not seen that yet.
@@ -258,6 +263,8 @@ pub async fn why(
     let mut body = WhyView {
         execution_id: id,
         status: view::word(status),
+        phase: phase(execution),
+        compensation: compensation(execution),
         waits_for: waits_for.clone().map(Into::into),
         since: state.lines.look(|fold| fold.since(id)).flatten(),
         line,
@@ -270,7 +277,12 @@ pub async fn why(
         paused: paused(&state.lines, id, execution),
         explanation: String::new(),
     };
-    body.explanation = explain(&body, waits_for.as_ref(), execution.has_ended());
+    let explanation = explain(&body, waits_for.as_ref(), execution.has_ended());
+    let undoing = body.compensation.as_ref().filter(|_| !execution.has_ended()).map(explained);
+    body.explanation = match undoing {
+        Some(undoing) => format!("{undoing}; {explanation}"),
+        None => explanation,
+    };
     Ok(reading.answer(body, position).versioned(found.version))
 }
 
@@ -483,6 +495,8 @@ mod tests {
         WhyView {
             execution_id: ExecutionId(uuid::Uuid::nil()),
             status: ExecutionStatus::Running,
+            phase: Some(ExecutionPhase::Forward),
+            compensation: None,
             waits_for: None,
             since: None,
             line: None,

@@ -27,7 +27,7 @@ pub struct WorkflowBody {
     #[serde(default)]
     #[schema(max_length = 10_000)]
     pub description: String,
-    /// Its nodes: `{id, type, name, config, retry, timeout_ms, on_error, position, pinned_output}`. See `GET /node-kinds`.
+    /// Its nodes: `{id, type, name, config, retry, timeout_ms, on_error, idempotent, undo, position, pinned_output}`. See `GET /node-kinds`.
     #[serde(default = "empty_list")]
     #[schema(value_type = Vec<Object>, example = json!([{"id": "start", "type": "trigger.manual", "config": {}}]))]
     pub nodes: Json,

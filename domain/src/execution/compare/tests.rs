@@ -7,7 +7,7 @@ use crate::{
     execution::{
         Attempt, CancelReason, Claim, ErrorKind, ExecutionCancelled, ExecutionCompleted,
         ExecutionRequested, ExecutionStarted, NodeCompleted, NodeFailed, NodeSkipped, NodeStarted,
-        Origin, OriginKind, Queue, SkipReason, TriggerType,
+        Origin, OriginKind, Queue, SkipReason, TriggerType, UsageRecorded,
     },
     id::{ExecutionId, WorkflowId, WorkspaceId},
     workflow::WorkflowVersion,
@@ -26,6 +26,7 @@ fn requested(input: Value, carried: Vec<CarriedNode>) -> ExecutionEvent {
         edits: Vec::new(),
         carried,
         variables: Vec::new(),
+        signals: Vec::new(),
     });
     let text = json!({
         "workspace_id": WorkspaceId(Uuid::from_u128(1)), "workflow_id": WorkflowId(Uuid::from_u128(2)),
@@ -169,6 +170,38 @@ fn what_was_carried_counts_by_its_outcome() {
     let other =
         outline(&[requested(json!(1), vec![CarriedNode { output, ..carried }]), done(json!(0))]);
     assert_eq!(changed(&compare(&one, &other)), [("a", vec!["output"])]);
+}
+
+#[test]
+fn what_was_used_of_providers_is_held_against_the_other() {
+    let used = |path: &str, tokens: u64, cost_microusd: u64| -> ExecutionEvent {
+        UsageRecorded {
+            path: path.into(),
+            attempt: Attempt(1),
+            provider: "openai".to_owned(),
+            model: "small".to_owned(),
+            input_tokens: tokens,
+            output_tokens: 2 * tokens,
+            cost_microusd,
+        }
+        .into()
+    };
+    let run = |events: Vec<ExecutionEvent>| {
+        let first = [requested(json!(1), Vec::new()), started("a", json!(1))];
+        outline(&[first.to_vec(), events, vec![completed("a", json!("A"))]].concat())
+    };
+    let one =
+        run(vec![used("a", 10, 500), used("a", 5, 100), started("b", json!(1)), used("b", 1, 1)]);
+    let other = run(vec![used("a", 20, 450)]);
+    let comparison = compare(&one, &other);
+    let deltas: Vec<_> = comparison.nodes.iter().map(|node| node.usage_delta).collect();
+    let delta = |input_tokens: i64, cost_microusd: i64| {
+        Some(UsageDelta { input_tokens, output_tokens: 2 * input_tokens, cost_microusd })
+    };
+    assert_eq!(deltas, [delta(4, -151), delta(5, -150), delta(-1, -1)], "the run, a and b");
+    assert_eq!(changed(&comparison), [("b", vec!["presence"])], "what it cost is no other outcome");
+    let free = compare(&run(Vec::new()), &run(Vec::new()));
+    assert!(free.nodes.iter().all(|node| node.usage_delta.is_none()));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{NodeError, NodeOutput, NodePath};
-use crate::{id::ExecutionId, json::Json};
+use crate::{execution::KeptSignal, id::ExecutionId, json::Json};
 
 /// Where an execution came from when it was made from another one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +27,9 @@ pub struct Origin {
     /// Variables that nodes of `carried` had set.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub variables: Vec<CarriedVariable>,
+    /// Signals that nobody had waited for, the oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub signals: Vec<KeptSignal>,
 }
 
 /// A variable that was carried over from the origin with the node that set it.

@@ -46,6 +46,42 @@ fn a_rerun_takes_over_what_is_before_and_beside() {
 }
 
 #[test]
+fn signals_that_nobody_had_waited_for_go_with_a_retry_and_a_fork() {
+    let graph = chain();
+    let signal = |name: &str, size: usize| ExecutionCommand::Signal {
+        name: name.to_owned(),
+        payload: json!("x".repeat(size)).into(),
+    };
+    let given = Given::running().and(signal("go", 1)).and(signal("stop", 2));
+    let given = given.report(1, [start("a"), fail("a", AfterFailure::Stop)]);
+    let fork = fork_of(id(), 4, &given.state(), same(&graph), None).expect("it is open");
+    let error = failure(ErrorKind::Transient);
+    let finish = Step::Finish(Outcome::Failed { node: Some("a".into()), error });
+    let ended = given.report(1, [finish]).state();
+    let retry = retry_of(id(), &ended, &Plan::of(&graph), None).expect("it failed");
+    for request in [fork, retry] {
+        let again = Given::default().and(ExecutionCommand::Request(Box::new(request)));
+        let run = again.state();
+        let kept = run.run().expect("it was requested").signals.iter();
+        let kept: Vec<(&str, usize)> =
+            kept.map(|kept| (kept.name.as_str(), kept.payload.as_str().len())).collect();
+        assert_eq!(kept, [("go", 3), ("stop", 4)], "in the order in which they came");
+    }
+
+    // More than the first event holds follows in events of its own.
+    let mut large = Given::running();
+    for _ in 0..10 {
+        large = large.and(signal("big", 60_000));
+    }
+    let fork = fork_of(id(), 14, &large.state(), same(&graph), None).expect("it is open");
+    let again = Given::default().and(ExecutionCommand::Request(Box::new(fork)));
+    let carried =
+        again.events.iter().filter(|event| matches!(event, ExecutionEvent::NodesCarried(_)));
+    assert_eq!(carried.count(), 3);
+    assert_eq!(again.state().run().expect("it was requested").signals.len(), 10);
+}
+
+#[test]
 fn a_rerun_names_what_is_missing_before_it() {
     let graph = chain();
     let ran = done(&["a"]);

@@ -384,6 +384,7 @@ fn what_was_taken_over_is_not_undone_and_what_was_undone_is_not_taken_over() {
         edits: Vec::new(),
         carried: vec![carried],
         variables: Vec::new(),
+        signals: Vec::new(),
     };
     let fork = requested(RequestExecution { origin: Some(origin), ..request(None) });
     let fork =
