@@ -18,6 +18,7 @@ pub mod extract;
 pub mod health;
 pub mod hooks;
 pub mod identity;
+pub mod imported;
 pub mod invitations;
 pub mod ledger;
 mod leftover;

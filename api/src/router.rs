@@ -24,7 +24,9 @@ use crate::{
             self, answers, bulk, control, diff, export, fork, history, logs, nodes, output, scope,
             stuck, why,
         },
-        health, hooks, invitations, log, schedules, secrets, security_txt,
+        health, hooks,
+        imported_executions::{self, regressions},
+        invitations, log, schedules, secrets, security_txt,
         system::{self, dispatch, projections, quarantine},
         webhooks, worker_tasks, workflows, workspaces,
     },
@@ -93,6 +95,14 @@ fn api() -> OpenApiRouter<AppState> {
         .routes(routes!(workflows::resume))
         .routes(routes!(executions::start, executions::list))
         .routes(routes!(stuck::stuck))
+        .routes(routes!(imported_executions::import))
+        .routes(routes!(imported_executions::list))
+        .routes(routes!(imported_executions::get, imported_executions::delete))
+        .routes(routes!(imported_executions::events))
+        .routes(routes!(imported_executions::nodes))
+        .routes(routes!(imported_executions::logs))
+        .routes(routes!(regressions::start, regressions::list))
+        .routes(routes!(regressions::get))
         .routes(routes!(bulk::begin))
         .routes(routes!(bulk::get))
         .routes(routes!(bulk::results))

@@ -9,6 +9,7 @@ pub mod event_triggers;
 pub mod executions;
 pub mod health;
 pub mod hooks;
+pub mod imported_executions;
 pub mod invitations;
 pub mod log;
 pub mod schedules;

@@ -188,6 +188,56 @@ pub async fn start(scope: &Scope, start: &Start) -> Request {
     Ok(command(start.execution_id, request))
 }
 
+/// A run is wanted that does what another one did, wherever that ran.
+#[derive(Clone, Debug)]
+pub struct Repeat {
+    /// The id that the execution will have.
+    pub execution_id: ExecutionId,
+    /// Of which workflow.
+    pub workflow_id: WorkflowId,
+    /// Which version of it; none for the one that a run by hand would have.
+    pub version: Option<WorkflowVersion>,
+    /// What the other one was given.
+    pub input: Json,
+    /// The trigger that the other one began at, which it begins at too where the version has it.
+    pub trigger_node: Option<String>,
+}
+
+/// The command that does by hand what another run did, with its input and from its trigger on.
+///
+/// # Errors
+/// What the workflow or its concurrency key refuses.
+pub async fn repeat(scope: &Scope, wanted: &Repeat) -> Request {
+    let plan = plan_of(scope, wanted.workflow_id, |workflow| {
+        let started = workflow.started_version(TriggerType::Manual)?;
+        Ok(wanted.version.unwrap_or(started))
+    });
+    let plan = plan.await?;
+    let is_trigger =
+        |id: &String| plan.graph.node_by_id(id).is_some_and(|node| node.kind().is_trigger());
+    let mut request = RequestExecution {
+        workspace_id: plan.workspace_id,
+        workflow_id: wanted.workflow_id,
+        workflow_version: plan.version,
+        trigger_type: TriggerType::Manual,
+        input: wanted.input.clone(),
+        queue: plan.queue,
+        limits: Vec::new(),
+        held: false,
+        timeout_ms: plan.timeout_ms,
+        origin: None,
+        trigger_node: wanted.trigger_node.clone().filter(is_trigger),
+        planned_nodes: plan.planned_nodes,
+        depth: 0,
+        parent: None,
+        // Whoever holds a run against another one looks at what comes of it.
+        error_workflow_id: None,
+        undoes: plan.undoes.clone(),
+    };
+    let_in(scope, wanted.execution_id, &mut request, &plan).await?;
+    Ok(command(wanted.execution_id, request))
+}
+
 /// The command that starts a run which follows from an event of another one: a child, or what follows on a failure.
 ///
 /// # Errors

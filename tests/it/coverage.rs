@@ -84,6 +84,16 @@ async fn triggers(person: &Person, workspace: &str) -> [String; 3] {
     ids.try_into().expect("there are three")
 }
 
+/// Exports an execution and imports it again; gives the id of that.
+async fn import(person: &Person, workspace: &str, execution: &str) -> String {
+    let file = person.get(&format!("/executions/{execution}/export")).await.expect(200);
+    let file = file.body.as_str().expect("several lines are not one JSON value").to_owned();
+    let headers = [("ledgerline-workspace", workspace), ("content-type", "application/x-ndjson")];
+    let path = "/api/v1/executions/import";
+    let sent = person.send_raw(Method::POST, path, Some(file.into_bytes()), &headers).await;
+    sent.expect(201).body["imported"]["id"].as_str().expect("an id").to_owned()
+}
+
 /// A route with its ids filled in.
 #[derive(Clone, Debug)]
 pub(crate) struct Route {
@@ -108,6 +118,7 @@ pub(crate) struct Belongings {
     pub(crate) user: String,
     connection: String,
     invitation: String,
+    imported: String,
 }
 
 impl Belongings {
@@ -150,7 +161,9 @@ impl Belongings {
         let sent = person.post(&format!("/workspaces/{workspace}/invite"), &invite).await;
         let invitation = sent.expect(201).id();
         let user = person.user_id.to_string();
+        let imported = import(person, &workspace, &execution).await;
         Self {
+            imported,
             connection,
             invitation,
             workspace,
@@ -173,6 +186,7 @@ impl Belongings {
             Some("workspaces") => &self.workspace,
             Some("workflows") => &self.workflow,
             Some("executions") => &self.execution,
+            Some("imported-executions") => &self.imported,
             Some("worker-tasks") => &task,
             Some("connections") => &self.connection,
             Some("invitations") => &self.invitation,

@@ -28,6 +28,7 @@ mod http {
     mod compare;
     mod definitions;
     mod executions;
+    mod imported;
     mod invitations;
     mod limits;
     mod log;

@@ -279,7 +279,7 @@ pub(crate) async fn workspace_of<A: ledgerline_domain::Aggregate>(
 ///
 /// # Errors
 /// 404 when there is none or the caller is no member of its workspace.
-async fn find(
+pub(crate) async fn find(
     state: &AppState,
     reading: &Reading,
     id: ExecutionId,

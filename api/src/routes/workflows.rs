@@ -35,6 +35,7 @@ use ledgerline_projections::{
 use serde::Deserialize;
 use utoipa::IntoParams;
 
+pub(crate) use self::references::demand as demand_references;
 use self::view::Figures;
 pub use self::{
     body::{DefinitionBody, WorkflowBody},

@@ -225,13 +225,37 @@ pub async fn get(
     let position = reading.log();
     let found = find(&state, &reading, id).await?;
     let other = find(&state, &reading, query.with).await?;
-    let a = outline(&state, id, &found).await?;
-    let b = outline(&state, query.with, &other).await?;
-    let comparison = compare(&a, &b);
+    let a = Side { run: run(id, &found)?, outline: outline(&state, id, &found).await? };
+    let outline = outline(&state, query.with, &other).await?;
+    let b = Side { run: run(query.with, &other)?, outline };
+    let comparison = compare(&a.outline, &b.outline);
+    Ok(reading.answer(side_by_side(a, b, comparison, query.all, &paging)?, position))
+}
+
+/// One of two executions that are compared.
+pub(crate) struct Side {
+    /// Which.
+    pub(crate) run: RunView,
+    /// What it did.
+    pub(crate) outline: Outline,
+}
+
+/// A page of what two executions came to side by side.
+///
+/// # Errors
+/// 422 for what is no cursor of this list.
+pub(crate) fn side_by_side(
+    a: Side,
+    b: Side,
+    comparison: Comparison,
+    all: bool,
+    paging: &ListQuery,
+) -> Result<DiffView, Problem> {
+    let (Side { run: run_a, outline: a }, Side { run: run_b, outline: b }) = (a, b);
     let counts = count(&comparison, &a);
     let parting = comparison.parting.map(parting);
     let shown: Vec<&NodeDelta> =
-        comparison.nodes.iter().filter(|node| query.all || !node.changed.is_empty()).collect();
+        comparison.nodes.iter().filter(|node| all || !node.changed.is_empty()).collect();
     let from = match paging.cursor.as_deref().map(str::parse::<usize>) {
         None => 0,
         Some(Ok(from)) => from,
@@ -242,9 +266,9 @@ pub async fn get(
     let limit = usize::try_from(paging.limit).unwrap_or(usize::MAX);
     let items = shown.iter().skip(from).take(limit).map(|node| item(node, &a, &b)).collect();
     let next = from.saturating_add(limit);
-    let body = DiffView {
-        a: run(id, &found)?,
-        b: run(query.with, &other)?,
+    Ok(DiffView {
+        a: run_a,
+        b: run_b,
         parting,
         counts,
         items,
@@ -253,12 +277,11 @@ pub async fn get(
         limit: paging.limit,
         offset: 0,
         truncated: comparison.truncated,
-    };
-    Ok(reading.answer(body, position))
+    })
 }
 
 /// An execution as far as it is compared.
-async fn outline(
+pub(crate) async fn outline(
     state: &AppState,
     id: ExecutionId,
     loaded: &Loaded<Execution>,
@@ -279,7 +302,7 @@ async fn outline(
     Ok(outline)
 }
 
-fn run(id: ExecutionId, loaded: &Loaded<Execution>) -> Result<RunView, Problem> {
+pub(crate) fn run(id: ExecutionId, loaded: &Loaded<Execution>) -> Result<RunView, Problem> {
     let run = loaded.state.run().ok_or_else(|| Problem::not_found("execution"))?;
     let status = loaded.state.status().ok_or_else(|| Problem::not_found("execution"))?;
     Ok(RunView {

@@ -44,9 +44,9 @@ use crate::{
 };
 
 /// What is written in every file, so that a reader knows what it has.
-const FORMAT: &str = "ledgerline.execution";
+pub(crate) const FORMAT: &str = "ledgerline.execution";
 /// Raised when lines change their meaning.
-const FORMAT_VERSION: u32 = 1;
+pub(crate) const FORMAT_VERSION: u32 = 1;
 /// Events that are read at once.
 const EVENTS_READ: usize = 200;
 /// Log lines that are read at once.

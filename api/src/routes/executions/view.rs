@@ -278,7 +278,7 @@ impl Ended {
 }
 
 /// The word of a status for rows and answers.
-pub(super) const fn word(status: Status) -> ExecutionStatus {
+pub(crate) const fn word(status: Status) -> ExecutionStatus {
     match status {
         Status::Pending => ExecutionStatus::Pending,
         Status::Queued => ExecutionStatus::Queued,

@@ -30,7 +30,7 @@ pub(super) async fn missing(
 ///
 /// # Errors
 /// 422 with all of it.
-pub(super) async fn demand(
+pub(crate) async fn demand(
     state: &AppState,
     workspace: WorkspaceId,
     definition: &Definition,
