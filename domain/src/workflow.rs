@@ -249,6 +249,7 @@ impl Aggregate for Workflow {
             WorkflowCommand::ActivateIntake => self.set_intake(Intake::Active),
             WorkflowCommand::PauseIntake => self.set_intake(Intake::Paused),
             WorkflowCommand::DeactivateIntake => self.set_intake(Intake::Inactive),
+            WorkflowCommand::Stop => self.stop(),
             WorkflowCommand::Delete => self.delete(),
         }
     }

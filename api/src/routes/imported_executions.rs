@@ -208,10 +208,11 @@ pub async fn import(
     if dry_run {
         return Ok(reading.answer(shown(item, &file)?, position).into_response());
     }
-    let item = match find_row(&state, id).await? {
-        Some(found) => found,
-        None => keep(&state, item, hash, &content).await?,
-    };
+    if find_row(&state, id).await?.is_none() {
+        keep(&state, &item, hash, &content).await?;
+    }
+    // As it is kept, which another request may have done first.
+    let item = find_row(&state, id).await?.ok_or_else(|| Problem::not_found(NOUN))?;
     let kept =
         sqlx::query_scalar!("SELECT content_hash FROM imported_executions WHERE id = $1", id);
     if kept.fetch_optional(&state.pool).await?.is_some_and(|kept| kept != hash) {
@@ -452,10 +453,10 @@ async fn find_row(state: &AppState, id: Uuid) -> Result<Option<ImportedExecution
 
 async fn keep(
     state: &AppState,
-    item: ImportedExecutionItem,
+    item: &ImportedExecutionItem,
     hash: [u8; 32],
     content: &[u8],
-) -> Result<ImportedExecutionItem, Problem> {
+) -> Result<(), Problem> {
     if count(state, item.workspace_id).await? >= MAX_IMPORTED {
         let detail = format!("a workspace keeps at most {MAX_IMPORTED} imported executions");
         return Err(Problem::rule_refused("too_many_imported_executions", detail));
@@ -477,7 +478,7 @@ async fn keep(
     )
     .execute(&state.pool)
     .await?;
-    Ok(item)
+    Ok(())
 }
 
 async fn count(state: &AppState, workspace: WorkspaceId) -> Result<i64, Problem> {

@@ -13,7 +13,7 @@ use std::collections::HashSet;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Compensation, CompensationStarted, EndCause, ErrorKind, ExecutionCancelled, ExecutionEvent,
+    Compensation, CompensationStarted, EndCause, ExecutionCancelled, ExecutionEvent,
     ExecutionFailed, ExecutionRejection, NodeError, NodePath, NodeState, NotUndone, Open, Run,
 };
 use crate::limits::{MAX_NAMED_NOT_UNDONE, MAX_NOT_UNDONE_CHARS};
@@ -212,7 +212,6 @@ impl Run {
 
 /// The error as the end of a run names it: all of it is in the event of the failure.
 fn shortened(error: &NodeError) -> NodeError {
-    let kind: ErrorKind = error.kind;
     let message = error.message.chars().take(MAX_NOT_UNDONE_CHARS).collect();
-    NodeError { kind, message, details: None }
+    NodeError { kind: error.kind, message, details: None }
 }

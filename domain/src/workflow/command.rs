@@ -46,6 +46,8 @@ pub enum WorkflowCommand {
     PauseIntake,
     /// Turn triggers off.
     DeactivateIntake,
+    /// The same, and what is open ends, whatever the intake was.
+    Stop,
     /// Take it from every list for ever.
     Delete,
 }

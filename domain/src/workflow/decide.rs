@@ -177,6 +177,16 @@ impl Workflow {
         }])
     }
 
+    /// Said each time, also where it takes in nothing already: what was started by hand since then ends by that.
+    pub(super) fn stop(&self) -> Result<Vec<WorkflowEvent>, WorkflowRejection> {
+        match self {
+            Self::Absent | Self::Deleted(_) => Err(WorkflowRejection::NotFound),
+            Self::Draft(_) | Self::Published { .. } | Self::Archived(_) => {
+                Ok(vec![IntakeDeactivated {}.into()])
+            }
+        }
+    }
+
     /// Deleted already, it leads to nothing.
     pub(super) fn delete(&self) -> Result<Vec<WorkflowEvent>, WorkflowRejection> {
         match self {

@@ -301,6 +301,16 @@ fn intake_goes_on_and_off() {
 }
 
 #[test]
+fn a_stop_is_said_each_time() {
+    given::<Workflow>([created()])
+        .when(&WorkflowCommand::Stop)
+        .then([IntakeDeactivated {}.into()])
+        .when(&WorkflowCommand::Stop)
+        .then([IntakeDeactivated {}.into()]);
+    given::<Workflow>(archived()).when(&WorkflowCommand::Stop).then([IntakeDeactivated {}.into()]);
+}
+
+#[test]
 fn a_deleted_workflow_is_gone_and_its_versions_are_not() {
     given::<Workflow>(archived())
         .when(&WorkflowCommand::Delete)
@@ -315,6 +325,7 @@ fn a_deleted_workflow_is_gone_and_its_versions_are_not() {
         WorkflowCommand::Unarchive,
         WorkflowCommand::ActivateIntake,
         WorkflowCommand::DeactivateIntake,
+        WorkflowCommand::Stop,
     ] {
         given::<Workflow>(deleted()).when(&command).rejected(&WorkflowRejection::NotFound);
         given::<Workflow>([]).when(&command).rejected(&WorkflowRejection::NotFound);

@@ -279,6 +279,20 @@ async fn pausing_holds_starts_and_runs_and_stopping_ends_them() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_ends_what_was_started_while_nothing_was_taken_in() {
+    let house = Deployment::start().await;
+    let ada = house.sign_up("ada").await;
+    let id = ada.make_workflow(&waiting("Wait")).await;
+    for _ in 0..2 {
+        let run = ada.post("/executions", &json!({ "workflow_id": id })).await.expect(202).id();
+        assert_eq!(ada.get(&format!("/workflows/{id}")).await.body["intake"], "inactive");
+        ada.command(&format!("/workflows/{id}/stop")).await.expect(200);
+        let ended = ada.until(&format!("/executions/{run}"), |run| run["status"] == "cancelled");
+        assert_eq!(ended.await.body["cancel_reason"], "workflow_stopped");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn deleting_with_cancel_open_ends_the_runs() {
     let house = Deployment::start().await;
     let ada = house.sign_up("ada").await;

@@ -86,7 +86,7 @@ pub async fn stop(
     writing: Writing,
     Path(id): Path<WorkflowId>,
 ) -> Reply {
-    set_intake(&state, &writing, id, WorkflowCommand::DeactivateIntake).await
+    set_intake(&state, &writing, id, WorkflowCommand::Stop).await
 }
 
 /// Pause a workflow: triggers hold, nothing starts, and its open executions pause.
