@@ -178,7 +178,8 @@ pub async fn import(
     ExecutionFile { content, is_ndjson }: ExecutionFile,
 ) -> Result<Response, Problem> {
     let workspace = workspace.or_default(&reading.caller);
-    let permission = Permission::StartExecution;
+    // Whoever brings a definition in may write one; running it is another matter.
+    let permission = Permission::CreateWorkflow;
     demand(&state, &reading.caller, workspace, permission, "workspace").await?;
     if !is_ndjson {
         let detail = format!("the file must be sent as Content-Type: {NDJSON}");
@@ -305,7 +306,7 @@ pub async fn delete(
     DryRun(dry_run): DryRun,
 ) -> Result<Response, Problem> {
     let item = find_row(&state, id).await?.ok_or_else(|| Problem::not_found(NOUN))?;
-    let permission = Permission::StartExecution;
+    let permission = Permission::CreateWorkflow;
     demand(&state, &reading.caller, item.workspace_id, permission, NOUN).await?;
     if dry_run {
         return Ok(reading.answer(item, reading.log()).into_response());

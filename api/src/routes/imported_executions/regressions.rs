@@ -338,8 +338,9 @@ async fn own_workflow(
         ..writing.context(workspace_id, hash_of(&["definition"]))
     };
     let plan = |scope: Scope| async move {
-        let needed = Permission::CreateWorkflow;
-        writing.authorise(&scope, workspace_id, needed, "workspace").await?;
+        // The definition was brought in by somebody who may write one.
+        let needed = Permission::StartExecution;
+        writing.authorise(&scope, workspace_id, needed, NOUN).await?;
         Ok((Target::new(id, workspace_id), WorkflowCommand::Create(create.clone())))
     };
     writing.execute::<Workflow, _, _>(&context, plan).await?;
