@@ -137,6 +137,7 @@ impl Belongings {
             api_key: id(),
             user: id(),
             invitation: id(),
+            imported: id(),
         }
     }
 
