@@ -51,6 +51,7 @@ fn history(workspace: Uuid, workflow: &str) -> anyhow::Result<Vec<ExecutionEvent
             output: NodeOutput::Inline(output.into()),
             port: None,
             duration_ms: 3,
+            undoes: None,
         };
         events.push(ExecutionEvent::NodeStarted(serde_json::from_value(started)?));
         events.push(completed.into());
