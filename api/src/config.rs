@@ -20,6 +20,9 @@ use crate::{
     rate_limit::quota::{Limit, RateLimitsConfig},
 };
 
+/// The most sessions that one person may have, whatever is configured: more are not devices.
+pub const MAX_SESSIONS: u32 = 100;
+
 /// The exit code of a process whose configuration is not valid (`EX_USAGE`).
 pub const EXIT_CONFIG: i32 = 64;
 
@@ -217,6 +220,8 @@ pub struct AuthConfig {
     pub access_token_ttl_s: u32,
     /// How long a session lives after its last refresh.
     pub refresh_token_ttl_s: u32,
+    /// How many sessions one person has at once; signing in once more ends the oldest. None: as many as a hundred, so that they have an end.
+    pub max_sessions: Option<u32>,
     /// How many passwords are hashed at once; each takes 64 MiB.
     pub password_hash_concurrency: usize,
     /// After how many days a new signing key is made.
@@ -232,6 +237,7 @@ impl Default for AuthConfig {
             previous_master_keys: Vec::new(),
             access_token_ttl_s: 15 * 60,
             refresh_token_ttl_s: 7 * 24 * 60 * 60,
+            max_sessions: None,
             password_hash_concurrency: 2,
             signing_key_days: 30,
             open_registration: true,
@@ -621,6 +627,10 @@ impl Config {
         demand(
             (1..=64).contains(&self.auth.password_hash_concurrency),
             "auth.password_hash_concurrency must be between 1 and 64",
+        );
+        demand(
+            self.auth.max_sessions.is_none_or(|most| (1..=MAX_SESSIONS).contains(&most)),
+            "auth.max_sessions must be between 1 and 100",
         );
         demand(self.auth.signing_key_days >= 1, "auth.signing_key_days must be at least 1");
         demand((1..=4_096).contains(&self.worker.slots), "worker.slots must be between 1 and 4096");

@@ -12,6 +12,7 @@ mod audit;
 pub mod backoff;
 pub mod check;
 pub mod code;
+mod device;
 mod erasure;
 pub mod invitation;
 pub mod keys;
@@ -44,7 +45,7 @@ use self::{
 };
 use crate::{
     clock::Clock,
-    config::{AuthConfig, MailConfig},
+    config::{AuthConfig, MAX_SESSIONS, MailConfig},
     problem::Problem,
 };
 
@@ -241,6 +242,11 @@ impl Identity {
 
     fn refresh_ttl(&self) -> TimeDelta {
         TimeDelta::seconds(i64::from(self.0.config.refresh_token_ttl_s))
+    }
+
+    fn session_rules(&self) -> session::Rules {
+        let most = self.config().max_sessions.unwrap_or(MAX_SESSIONS);
+        session::Rules { ttl: self.refresh_ttl(), most }
     }
 
     async fn tell_registered(&self, registered: Registered) -> Result<(), Problem> {

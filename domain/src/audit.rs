@@ -62,6 +62,8 @@ pub enum SessionEnd {
     PasswordReset,
     /// A spent refresh token came back: somebody had a copy.
     RefreshTokenReused,
+    /// The person signed in once more, and has as many as may be at once.
+    TooMany,
 }
 
 impl SessionEnd {
@@ -74,6 +76,7 @@ impl SessionEnd {
             Self::PasswordChanged => "password_changed",
             Self::PasswordReset => "password_reset",
             Self::RefreshTokenReused => "refresh_token_reused",
+            Self::TooMany => "too_many",
         }
     }
 }

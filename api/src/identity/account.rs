@@ -145,7 +145,7 @@ impl Identity {
             None => None,
         };
         let user = UserId(Uuid::now_v7());
-        let ttl = self.refresh_ttl();
+        let rules = self.session_rules();
         let mut transaction = self.pool().begin().await?;
         self.insert_account(&mut transaction, user, &registration, email_verified_at, now).await?;
         if let Some(hash) = &hash {
@@ -158,7 +158,7 @@ impl Identity {
             Some(_) => SignInMethod::Code,
             None => SignInMethod::Registration,
         };
-        let opened = session::open(&mut transaction, user, method, client, ttl, now);
+        let opened = session::open(&mut transaction, user, method, client, rules, now);
         let (session, refresh) = opened.await?;
         let account = read(&mut transaction, user).await?.ok_or_else(Problem::broken)?;
         transaction.commit().await?;
@@ -263,9 +263,9 @@ impl Identity {
             self.make_personal_workspace(user, &row.full_name, now).await?;
         }
         let mut transaction = self.pool().begin().await?;
-        let ttl = self.refresh_ttl();
+        let rules = self.session_rules();
         let method = SignInMethod::Password;
-        let opened = session::open(&mut transaction, user, method, client, ttl, now);
+        let opened = session::open(&mut transaction, user, method, client, rules, now);
         let (session, refresh) = opened.await?;
         let account = read(&mut transaction, user).await?.ok_or_else(Problem::broken)?;
         transaction.commit().await?;

@@ -5,12 +5,18 @@
 //! A request's read always begins after the request came in, so it sees every revocation that was answered before; and the
 //! database sees a few hundred statements a second however many requests there are.
 
-use std::collections::HashMap;
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use ledgerline_domain::id::{ApiKeyId, SessionId, UserId, WorkspaceId};
 use sqlx::PgPool;
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
@@ -21,6 +27,12 @@ use crate::{clock::Clock, problem::Problem};
 const MAX_WAITING: usize = 4_096;
 /// How many of them one statement answers.
 const MAX_BATCH: usize = 512;
+/// How often it is noted which sessions are in use.
+const NOTE_AFTER: TimeDelta = TimeDelta::minutes(1);
+/// The same while nobody asks anything.
+const NOTE_EVERY: Duration = Duration::from_secs(60);
+/// How many sessions wait for that at most.
+const MAX_USED: usize = 10_000;
 
 /// What a request may be signed in with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,8 +126,21 @@ fn overloaded() -> Problem {
 
 async fn answer_all(pool: PgPool, clock: Clock, mut questions: mpsc::Receiver<Question>) {
     let mut batch = Vec::with_capacity(MAX_BATCH);
-    while questions.recv_many(&mut batch, MAX_BATCH).await > 0 {
-        let outcome = read(&pool, clock.now(), &batch).await;
+    let mut used = Used { sessions: HashSet::new(), noted_at: clock.now() };
+    loop {
+        match timeout(NOTE_EVERY, questions.recv_many(&mut batch, MAX_BATCH)).await {
+            Ok(0) => return,
+            Ok(_) => {}
+            Err(_) => {
+                used.note(&pool, clock.now()).await;
+                continue;
+            }
+        }
+        let now = clock.now();
+        let outcome = read(&pool, now, &batch).await;
+        if let Ok(rows) = &outcome {
+            used.take_in(rows);
+        }
         for question in batch.drain(..) {
             let answer = match &outcome {
                 Ok(rows) => Ok(rows.get(&question.id).cloned()),
@@ -123,6 +148,43 @@ async fn answer_all(pool: PgPool, clock: Clock, mut questions: mpsc::Receiver<Qu
             };
             // A caller that hung up no longer listens.
             let _gone = question.answer.send(answer);
+        }
+        if used.is_full() || now - used.noted_at >= NOTE_AFTER {
+            used.note(&pool, now).await;
+        }
+    }
+}
+
+/// Sessions that were used since that was noted last, so that it costs one statement a minute and not one a request.
+struct Used {
+    sessions: HashSet<Uuid>,
+    noted_at: DateTime<Utc>,
+}
+
+impl Used {
+    fn take_in(&mut self, rows: &HashMap<Uuid, Row>) {
+        let sessions = rows.iter().filter(|(_, row)| row.secret_hash.is_none());
+        self.sessions.extend(sessions.map(|(id, _)| *id));
+    }
+
+    fn is_full(&self) -> bool {
+        self.sessions.len() >= MAX_USED
+    }
+
+    /// What fails now is forgotten: nothing rests on it but a list that a person looks at.
+    async fn note(&mut self, pool: &PgPool, now: DateTime<Utc>) {
+        self.noted_at = now;
+        let ids: Vec<Uuid> = self.sessions.drain().collect();
+        if ids.is_empty() {
+            return;
+        }
+        let noted = sqlx::query!(
+            "UPDATE sessions SET last_active_at = greatest(last_active_at, $2) WHERE session_id = ANY ($1)",
+            &ids,
+            now
+        );
+        if let Err(error) = noted.execute(pool).await {
+            tracing::debug!(%error, "which sessions are in use cannot be noted now");
         }
     }
 }

@@ -247,9 +247,9 @@ impl Identity {
     ) -> Result<TokenAnswer, Problem> {
         let mut transaction = self.pool().begin().await?;
         let user = self.reader_of(&mut transaction, key, now).await?;
-        let ttl = self.refresh_ttl();
+        let rules = self.session_rules();
         let method = SignInMethod::Code;
-        let opened = session::open(&mut transaction, user, method, client, ttl, now);
+        let opened = session::open(&mut transaction, user, method, client, rules, now);
         let (session, refresh) = opened.await?;
         let account = account::read(&mut transaction, user).await?.ok_or_else(refused)?;
         transaction.commit().await?;

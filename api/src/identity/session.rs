@@ -17,15 +17,14 @@ use uuid::Uuid;
 use super::{
     Identity,
     account::{self, User},
-    audit, token,
+    audit,
+    device::device,
+    token,
 };
-use crate::problem::Problem;
+use crate::{config::MAX_SESSIONS, problem::Problem};
 
 /// How long a WebSocket ticket is good.
 const TICKET_TTL: TimeDelta = TimeDelta::seconds(30);
-
-/// How many sessions one person may have; the oldest go first.
-const MAX_SESSIONS: i64 = 100;
 
 /// The longest user agent that is kept.
 const MAX_USER_AGENT_CHARS: usize = 255;
@@ -66,25 +65,44 @@ pub struct SessionView {
     pub ip: Option<String>,
     /// What the client called itself.
     pub user_agent: Option<String>,
+    /// The same in the words of people, as far as it is known.
+    #[schema(example = "Firefox on Linux")]
+    pub device: Option<String>,
     /// When it was opened.
     pub created_at: DateTime<Utc>,
     /// When it was last refreshed.
     pub refreshed_at: DateTime<Utc>,
+    /// When it was last used, to about a minute.
+    pub last_active_at: DateTime<Utc>,
     /// When it ends unless it is refreshed.
     pub expires_at: DateTime<Utc>,
     /// Whether it is the one that asks.
     pub current: bool,
 }
 
-/// Opens a session and returns it with its first refresh token.
+/// What holds for sessions.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rules {
+    /// How long one lives after its last refresh.
+    pub(super) ttl: TimeDelta,
+    /// How many one person has at once.
+    pub(super) most: u32,
+}
+
+/// Opens a session and returns it with its first refresh token. The oldest one ends where there would be too many.
 pub(super) async fn open(
     connection: &mut PgConnection,
     user: UserId,
     method: SignInMethod,
     client: &Client,
-    ttl: TimeDelta,
+    rules: Rules,
     now: DateTime<Utc>,
 ) -> Result<(SessionId, SecretString), Problem> {
+    let Rules { ttl, most } = rules;
+    // Of two that sign in at once the second one waits, and counts the first one's session.
+    sqlx::query_scalar!("SELECT user_id FROM users WHERE user_id = $1 FOR NO KEY UPDATE", user.0)
+        .fetch_optional(&mut *connection)
+        .await?;
     let session = SessionId(Uuid::now_v7());
     let user_agent = client.user_agent.as_deref().map(told_agent);
     sqlx::query!(
@@ -99,12 +117,30 @@ pub(super) async fn open(
     )
     .execute(&mut *connection)
     .await?;
+    let too_many = sqlx::query!(
+        "UPDATE sessions SET revoked_at = $3, revoked_because = $4 WHERE session_id IN (
+             SELECT session_id FROM sessions WHERE user_id = $1 AND revoked_at IS NULL AND expires_at > $3
+             ORDER BY created_at DESC, session_id DESC OFFSET $2
+         )",
+        user.0,
+        i64::from(most),
+        now,
+        SessionEnd::TooMany.as_str()
+    )
+    .execute(&mut *connection)
+    .await?;
+    if too_many.rows_affected() > 0 {
+        let (count, because) = (too_many.rows_affected(), SessionEnd::TooMany);
+        let ended = SessionsEnded { user_id: user, count, because, at: now };
+        audit::note(connection, ended, user, client, now).await?;
+    }
+    // Those that are over are kept for a while, so that a spent token that comes back finds them; of them too there is an end.
     sqlx::query!(
         "DELETE FROM sessions WHERE session_id IN (
              SELECT session_id FROM sessions WHERE user_id = $1 ORDER BY created_at DESC, session_id DESC OFFSET $2
          )",
         user.0,
-        MAX_SESSIONS
+        i64::from(MAX_SESSIONS)
     )
     .execute(&mut *connection)
     .await?;
@@ -271,7 +307,7 @@ impl Identity {
         now: DateTime<Utc>,
     ) -> Result<Vec<SessionView>, Problem> {
         let rows = sqlx::query!(
-            "SELECT session_id, ip, user_agent, created_at, refreshed_at, expires_at FROM sessions
+            "SELECT session_id, ip, user_agent, created_at, refreshed_at, expires_at, last_active_at FROM sessions
              WHERE user_id = $1 AND revoked_at IS NULL AND expires_at > $2 ORDER BY created_at DESC, session_id DESC",
             user.0,
             now
@@ -283,9 +319,13 @@ impl Identity {
             .map(|row| SessionView {
                 id: SessionId(row.session_id),
                 ip: row.ip,
+                device: row.user_agent.as_deref().and_then(device),
                 user_agent: row.user_agent,
                 created_at: row.created_at,
                 refreshed_at: row.refreshed_at,
+                last_active_at: row
+                    .last_active_at
+                    .map_or(row.refreshed_at, |active| active.max(row.refreshed_at)),
                 expires_at: row.expires_at,
                 current: current == Some(SessionId(row.session_id)),
             })

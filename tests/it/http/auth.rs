@@ -1,9 +1,10 @@
 //! Coming in and going out over HTTP: what is accepted, what is refused and how, and that revocation acts on the next request.
 
 use axum::http::{Method, StatusCode};
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::future::join_all;
 use ledgerline_api::{
+    config::{AuthConfig, Config},
     identity::backoff::{self, Subject},
     problem::ProblemKind,
 };
@@ -267,6 +268,60 @@ async fn ending_a_session_acts_on_the_next_request() {
         client.get(me, Some(laptop.text("access_token"))).await.status,
         StatusCode::UNAUTHORIZED
     );
+}
+
+#[tokio::test]
+async fn signing_in_once_too_often_ends_the_oldest_session() {
+    let capped = |usual: Config| {
+        let auth = AuthConfig { max_sessions: Some(2), ..usual.auth };
+        Config { auth, ..usual }
+    };
+    let client = Client::start_with(capped).await;
+    let first = register(&client, "ada@example.com").await;
+    let me = async |token: &str| client.get("/api/v1/auth/me", Some(token)).await.status;
+    client.clock.advance(TimeDelta::seconds(1));
+    let second = login(&client, "ada@example.com", PASSWORD).await;
+    assert_eq!(me(first.text("access_token")).await, StatusCode::OK);
+    client.clock.advance(TimeDelta::seconds(1));
+    let third = login(&client, "ada@example.com", PASSWORD).await;
+    assert_eq!(me(first.text("access_token")).await, StatusCode::UNAUTHORIZED);
+    assert_eq!(me(second.text("access_token")).await, StatusCode::OK);
+    assert_eq!(me(third.text("access_token")).await, StatusCode::OK);
+    let body = json!({ "refresh_token": first.text("refresh_token") });
+    let refreshed = client.post("/api/v1/auth/refresh", None, &body).await;
+    refreshed.is_problem(StatusCode::UNAUTHORIZED, "unauthenticated");
+    let sessions = client.get("/api/v1/auth/sessions", Some(third.text("access_token"))).await;
+    assert_eq!(sessions.body["items"].as_array().unwrap().len(), 2);
+
+    // Of many at once no more stay than may.
+    client.clock.advance(TimeDelta::seconds(1));
+    join_all((0..3).map(|_| login(&client, "ada@example.com", PASSWORD))).await;
+    let open = sqlx::query_scalar!(
+        r#"SELECT count(*) AS "count!" FROM sessions WHERE revoked_at IS NULL"#
+    );
+    assert_eq!(open.fetch_one(client.pool()).await.unwrap(), 2);
+}
+
+#[tokio::test]
+async fn a_session_shows_its_device_and_when_it_was_used_last() {
+    let client = Client::start().await;
+    let ada = register(&client, "ada@example.com").await;
+    let firefox = "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0";
+    let body = json!({ "email": "ada@example.com", "password": PASSWORD });
+    let agent = [("user-agent", firefox.to_owned())];
+    let login = client.send(Method::POST, "/api/v1/auth/login", None, Some(&body), &agent).await;
+    let opened_at = client.clock.now();
+    client.clock.advance(TimeDelta::minutes(2));
+    let token = login.text("access_token");
+    assert_eq!(client.get("/api/v1/auth/me", Some(token)).await.status, StatusCode::OK);
+    let sessions = client.get("/api/v1/auth/sessions", Some(ada.text("access_token"))).await;
+    let items = sessions.body["items"].as_array().unwrap();
+    let found = items.iter().find(|item| item["user_agent"] == firefox).unwrap();
+    assert_eq!(found["device"], "Firefox on Linux");
+    let time = |field: &str| found[field].as_str().unwrap().parse::<DateTime<Utc>>().unwrap();
+    let used = time("last_active_at") - opened_at;
+    assert!((used - TimeDelta::minutes(2)).num_seconds().abs() < 1, "{found}");
+    assert!(time("refreshed_at") < time("last_active_at"));
 }
 
 #[tokio::test]
