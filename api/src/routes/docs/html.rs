@@ -1,8 +1,9 @@
 //! OpenAPI and Markdown as HTML. Every text goes through [`escape`].
 
+use ledgerline_domain::permission::{Permission, Role};
 use serde_json::Value;
 
-use crate::problem::ProblemKind;
+use crate::{access::scope_of, problem::ProblemKind, refusal::word};
 
 const METHODS: [&str; 5] = ["get", "post", "put", "patch", "delete"];
 
@@ -82,7 +83,26 @@ pub(super) fn overview(document: &Value) -> String {
         }
         body.push_str("</table>");
     }
+    body.push_str(&roles());
     page("The API", &body)
+}
+
+/// The role matrix, from the function that every route and socket asks.
+fn roles() -> String {
+    let names: String =
+        Role::ALL.iter().map(|role| format!("<th>{}</th>", escape(role.as_str()))).collect();
+    let mut text = format!(
+        "<h2 id=\"roles\">roles</h2><p class=\"quiet\">What a member of a workspace may do, by role. An API key needs the scope beside \
+         it, and never may more than its person.</p><table><tr><th></th>{names}<th>scope of a key</th></tr>"
+    );
+    for permission in Permission::ALL {
+        let marks = Role::ALL.map(|role| if role.may(permission) { "✓" } else { "" });
+        let marks: String = marks.iter().map(|mark| format!("<td>{mark}</td>")).collect();
+        let scope = scope_of(permission).as_str();
+        text.push_str(&format!("<tr><td>{}</td>{marks}<td>{scope}</td></tr>", word(permission)));
+    }
+    text.push_str("</table>");
+    text
 }
 
 /// Every operation with parameters, body, answers and an example, then every shape.
@@ -315,6 +335,20 @@ mod tests {
             "a &lt;b&gt; <code>c&lt;d&gt;</code> <a href=\"/y?a=&quot;1&quot;\">x</a>"
         );
         assert_eq!(inline("[x](javascript:alert(1))"), "[x](javascript:alert(1))");
+    }
+
+    #[test]
+    fn the_role_matrix_is_shown_as_it_is_asked() {
+        let text = roles();
+        for permission in Permission::ALL {
+            let row = text
+                .split("<tr>")
+                .find(|row| row.contains(&format!("<td>{}</td>", word(permission))));
+            let marks =
+                row.unwrap_or_else(|| panic!("{permission:?} is missing")).matches('✓').count();
+            let may = Role::ALL.into_iter().filter(|role| role.may(permission)).count();
+            assert_eq!(marks, may, "{permission:?}");
+        }
     }
 
     #[test]
