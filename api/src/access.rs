@@ -17,7 +17,7 @@ use ledgerline_commands::{CommandError, Commands, LoadError, Loaded, Scope};
 use ledgerline_domain::{
     id::WorkspaceId,
     permission::{Permission, Role},
-    workspace::Workspace,
+    workspace::{Workspace, WorkspaceRejection},
 };
 use moka::sync::Cache;
 use tokio::sync::Mutex;
@@ -33,7 +33,8 @@ const MAX_SHARED: u64 = 10_000;
 ///
 /// # Errors
 /// [`CommandError::Denied`] with [`Refusal::Hidden`] for who is no member, or whose key does not reach the workspace; with
-/// [`Refusal::NotAllowed`] or [`Refusal::KeyScope`] for a member without the permission.
+/// [`Refusal::NotAllowed`] or [`Refusal::KeyScope`] for a member without the permission. [`CommandError::Rejected`] where the workspace is
+/// being deleted.
 pub async fn authorise(
     scope: &Scope,
     caller: &Caller,
@@ -42,7 +43,13 @@ pub async fn authorise(
     noun: &'static str,
 ) -> Result<Role, CommandError<Refusal>> {
     let loaded = scope.read::<Workspace>(workspace).await?;
-    permit(&loaded.state, caller, workspace, permission, noun).map_err(CommandError::Denied)
+    let role = permit(&loaded.state, caller, workspace, permission, noun);
+    let role = role.map_err(CommandError::Denied)?;
+    // Who may delete a workspace may take that back; nothing else of it is changed any more.
+    if permission != Permission::DeleteWorkspace && loaded.state.is_ending() {
+        return Err(CommandError::Rejected(WorkspaceRejection::BeingDeleted.into()));
+    }
+    Ok(role)
 }
 
 /// Demands a permission of a read; gives the caller's role and the workspace as it is now. `noun` is what does not exist for whoever may not know of it.

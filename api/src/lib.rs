@@ -28,6 +28,7 @@ pub mod page;
 pub mod parameters;
 pub mod personal;
 pub mod problem;
+pub mod purge;
 pub mod rate_limit;
 pub mod reading;
 pub mod refusal;

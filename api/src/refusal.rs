@@ -93,6 +93,7 @@ impl From<StartRejection> for Refusal {
         match rejection {
             StartRejection::Workflow(rejection) => Self::Workflow(rejection),
             StartRejection::Execution(rejection) => Self::Execution(rejection),
+            StartRejection::Workspace(rejection) => Self::Workspace(rejection),
             StartRejection::NodeInput(problems) => Self::NodeInput(problems),
             StartRejection::Key(error) => {
                 Self::Input(format!("does not fit the concurrency key: {error}"))
@@ -204,7 +205,8 @@ fn of_workspace(rejection: WorkspaceRejection, detail: String) -> Problem {
         WorkspaceRejection::MayNotManageMembers
         | WorkspaceRejection::OwnerIsAboveAdministrator
         | WorkspaceRejection::NotAnOwner => Problem::forbidden(detail),
-        WorkspaceRejection::AlreadyExists
+        WorkspaceRejection::BeingDeleted
+        | WorkspaceRejection::AlreadyExists
         | WorkspaceRejection::AlreadyAMember
         | WorkspaceRejection::LastOwner
         | WorkspaceRejection::PersonalWorkspace

@@ -44,7 +44,7 @@ use crate::{
     environment::Environment,
     health::Health,
     identity::{Identity, IdentityParts},
-    invitations, seed,
+    invitations, purge, seed,
 };
 
 /// How long the parts below the work may take to stop: they only let go of leases and write what they hold.
@@ -289,6 +289,8 @@ async fn assemble(
         let (commands, identity) = (foundation.commands.clone(), identity.clone());
         let stop = stages.work.stop.clone();
         stages.work.tasks.spawn(invitations::keep(commands, identity, Clock::system(), stop));
+        let (pool, stop) = (foundation.pools.serving.clone(), stages.work.stop.clone());
+        stages.work.tasks.spawn(purge::keep(pool, stop));
     }
     if config.roles.contains(&Role::Api) {
         let reach = Arc::new(worker::reach(&config, address));

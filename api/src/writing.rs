@@ -336,6 +336,10 @@ fn side_effect(event: &PreviewedEvent) -> Option<SideEffect> {
         "execution_requested" => {
             ("execution_waits_for_slot", "it is run once its limit has a slot for it")
         }
+        "workspace_deletion_requested" => (
+            "executions_cancelled",
+            "its open executions are cancelled, and its triggers are off until it is restored",
+        ),
         "member_removed" => ("sockets_closed", "the member's open sockets are closed"),
         "invitation_sent" | "invitation_renewed" => {
             ("mail_sent", "a mail with a link goes to the address")

@@ -8,7 +8,7 @@ use ledgerline_domain::{
     execution::{Attempt, Execution, ExecutionEvent, NodePath, SignalReceived, TimerKind},
     id::InvitationId,
     trigger::Trigger,
-    workspace::{ExpireInvitation, WorkspaceCommand, WorkspaceEvent},
+    workspace::{EndGrace, ExpireInvitation, WorkspaceCommand, WorkspaceEvent},
 };
 use ledgerline_store::{DueKey, DueTime, StreamId};
 
@@ -81,16 +81,29 @@ fn invitation_due(stream: StreamId, id: InvitationId, due_at: DateTime<Utc>) -> 
     DueTime { due_at, due: DueKey { stream, kind: INVITATION.to_owned(), key } }
 }
 
+/// The name that the end of a workspace's grace has in the due times.
+const GRACE: &str = "workspace_grace";
+
+/// The due time of a workspace that is being deleted. Its key is the time, for the same reason.
+fn grace_due(stream: StreamId, due_at: DateTime<Utc>) -> DueTime {
+    let key = due_at.timestamp_micros().to_string();
+    DueTime { due_at, due: DueKey { stream, kind: GRACE.to_owned(), key } }
+}
+
 /// What a workspace is told at a due time of its own; `None` when it isn't one of a workspace.
 #[must_use]
 pub(crate) fn workspace_command(due: &DueKey) -> Option<WorkspaceCommand> {
-    if due.kind != INVITATION {
-        return None;
+    let time = |micros: &str| DateTime::from_timestamp_micros(micros.parse().ok()?);
+    match due.kind.as_str() {
+        INVITATION => {
+            let (id, micros) = due.key.split_once(':')?;
+            let (invitation_id, expires_at) = (id.parse().ok()?, time(micros)?);
+            let expire = ExpireInvitation { invitation_id, expires_at };
+            Some(WorkspaceCommand::ExpireInvitation(expire))
+        }
+        GRACE => Some(WorkspaceCommand::EndGrace(EndGrace { ends_at: time(&due.key)? })),
+        _ => None,
     }
-    let (id, micros) = due.key.split_once(':')?;
-    let expires_at = DateTime::from_timestamp_micros(micros.parse().ok()?)?;
-    let invitation_id = id.parse().ok()?;
-    Some(WorkspaceCommand::ExpireInvitation(ExpireInvitation { invitation_id, expires_at }))
 }
 
 /// The time that an event of a workspace lets it wait for.
@@ -102,7 +115,10 @@ fn due_of_workspace(stream: StreamId, event: &WorkspaceEvent) -> Option<DueTime>
         WorkspaceEvent::InvitationRenewed(event) => {
             Some(invitation_due(stream, event.invitation_id, event.expires_at))
         }
+        WorkspaceEvent::WorkspaceDeletionRequested(event) => Some(grace_due(stream, event.ends_at)),
         WorkspaceEvent::WorkspaceCreated(_)
+        | WorkspaceEvent::WorkspaceRestored(_)
+        | WorkspaceEvent::WorkspaceDeleted(_)
         | WorkspaceEvent::WorkspaceRenamed(_)
         | WorkspaceEvent::ConcurrencyChanged(_)
         | WorkspaceEvent::DispatchPaused(_)

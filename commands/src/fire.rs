@@ -92,6 +92,7 @@ fn start_rule(rejection: &StartRejection) -> &'static str {
         StartRejection::Workflow(rejection) => rejection.rule(),
         StartRejection::Execution(ExecutionRejection::TooDeep { .. }) => "triggers_too_deep",
         StartRejection::Execution(_) => "execution_refused",
+        StartRejection::Workspace(rejection) => rejection.rule(),
         StartRejection::NodeInput(_) => "node_input_invalid",
         StartRejection::Key(_) => "concurrency_key",
         StartRejection::LimitReached(_) => "limit_reached",

@@ -37,7 +37,7 @@ pub struct Policies {
 }
 
 impl Fold for PolicyState {
-    const SHAPE: &'static str = "policies-2";
+    const SHAPE: &'static str = "policies-3";
 
     fn wants(category: &str, r#type: &str) -> bool {
         // What is frequent and means nothing to it; anything else is read, so that a new event is never missed.
@@ -73,8 +73,11 @@ impl Fold for PolicyState {
             "variable_set",
             "usage_recorded",
         ];
-        ![WorkspaceEvent::CATEGORY, VaultEvent::CATEGORY, AuditEvent::CATEGORY].contains(&category)
-            && !UNREAD.contains(&r#type)
+        match category {
+            WorkspaceEvent::CATEGORY => r#type == "workspace_deletion_requested",
+            VaultEvent::CATEGORY | AuditEvent::CATEGORY => false,
+            _ => !UNREAD.contains(&r#type),
+        }
     }
 
     fn apply(&mut self, event: &Recorded<AnyEvent>) {

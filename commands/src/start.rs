@@ -19,7 +19,7 @@ use ledgerline_domain::{
     json::Json,
     policy::NewRun,
     workflow::{StartPlan, Workflow, WorkflowCommand, WorkflowRejection, WorkflowVersion},
-    workspace::Workspace,
+    workspace::{Workspace, WorkspaceRejection},
 };
 use sha2::{Digest, Sha256};
 use tokio::task::spawn_blocking;
@@ -119,6 +119,9 @@ pub enum StartRejection {
     /// The execution does.
     #[error(transparent)]
     Execution(#[from] ExecutionRejection),
+    /// The workspace does: it is being deleted.
+    #[error(transparent)]
+    Workspace(#[from] WorkspaceRejection),
     /// The configuration of the node that a rerun begins with is not sound with what it was given.
     #[error("the node can't be configured like that")]
     NodeInput(Vec<Problem>),
@@ -516,7 +519,11 @@ async fn let_in(
     plan: &StartPlan,
 ) -> Result<(), CommandError<StartRejection>> {
     let workspace_id = request.workspace_id;
-    let workspace = scope.peek::<Workspace>(workspace_id).await?.state;
+    // The append rests on it: once its deletion was asked for, nothing more is requested in whatever process.
+    let workspace = scope.read::<Workspace>(workspace_id).await?.state;
+    if workspace.is_ending() {
+        return Err(CommandError::Rejected(WorkspaceRejection::BeingDeleted.into()));
+    }
     let (own, is_paused) = match workspace.active() {
         Ok(workspace) => (workspace.max_concurrency, workspace.dispatch_paused),
         Err(_) => (None, false),

@@ -21,9 +21,11 @@ use ledgerline_domain::{
     json::Json,
     trigger::{
         ArmTrigger, Cause, FireOutcome, FireTrigger, OffReason, Trigger, TriggerCommand,
-        TriggerEvent, TriggerIndex, TriggerRejection, Wanted, concerns_triggers, wanted,
+        TriggerEvent, TriggerIndex, TriggerRejection, Wanted, concerns_all_triggers,
+        concerns_triggers, wanted,
     },
     workflow::{Workflow, WorkflowEvent},
+    workspace::{Workspace, WorkspaceEvent},
 };
 use ledgerline_store::{EventLog, Fence, RecordedEvent, Tail};
 use serde_json::json;
@@ -62,7 +64,7 @@ pub struct Triggers {
 }
 
 impl Fold for TriggerIndex {
-    const SHAPE: &'static str = "triggers-1";
+    const SHAPE: &'static str = "triggers-2";
 
     fn wants(category: &str, r#type: &str) -> bool {
         match category {
@@ -71,6 +73,10 @@ impl Fold for TriggerIndex {
             }
             // Drafts hold whole definitions and concern no trigger.
             WorkflowEvent::CATEGORY => !matches!(r#type, "workflow_created" | "draft_saved"),
+            WorkspaceEvent::CATEGORY => matches!(
+                r#type,
+                "workspace_deletion_requested" | "workspace_restored" | "workspace_deleted"
+            ),
             _ => false,
         }
     }
@@ -114,11 +120,7 @@ impl Triggers {
             for row in rows {
                 if let Some(recorded) = follower.read(&row)? {
                     follower.fold.apply(&recorded);
-                    if let AnyEvent::Workflow(event) = &recorded.event
-                        && concerns_triggers(event)
-                    {
-                        moved.insert(WorkflowId(recorded.stream));
-                    }
+                    moved.extend(concerned(&follower.fold, &recorded));
                 }
                 let listeners = follower.fold.listeners(WorkspaceId(row.workspace.0), &row.r#type);
                 heard.extend(listeners.map(|(trigger_id, config)| Heard {
@@ -182,6 +184,17 @@ impl Lead for Triggers {
     }
 }
 
+/// The workflows whose triggers may stand otherwise after an event.
+fn concerned(index: &TriggerIndex, recorded: &Recorded<AnyEvent>) -> Vec<WorkflowId> {
+    match &recorded.event {
+        AnyEvent::Workflow(event) if concerns_triggers(event) => vec![WorkflowId(recorded.stream)],
+        AnyEvent::Workspace(event) if concerns_all_triggers(event) => {
+            index.of_workspace(WorkspaceId(recorded.stream)).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
 /// Puts the definition that is published at hand, where the state does not have it.
 async fn supply(log: &dyn EventLog, id: WorkflowId, workflow: &Workflow) -> Result<(), LoadError> {
     match (workflow.content(), workflow.published_version()) {
@@ -204,7 +217,12 @@ async fn align_one(
         let Some(workspace_id) = workflow.content().map(|content| content.workspace_id) else {
             return Ok(());
         };
-        let command = match wanted(&workflow) {
+        let workspace = scope.read::<Workspace>(workspace_id).await?.state;
+        let asked = match workspace.is_ending() {
+            true => Wanted::Off(OffReason::WorkspaceDeleted),
+            false => wanted(&workflow),
+        };
+        let command = match asked {
             Wanted::Off(reason) => TriggerCommand::Disarm { reason },
             Wanted::Nodes { version, nodes, off } => {
                 let mut nodes = nodes.into_iter();

@@ -515,6 +515,7 @@ mod tests {
             SessionEnd::PasswordChanged,
             SessionEnd::PasswordReset,
             SessionEnd::RefreshTokenReused,
+            SessionEnd::TooMany,
         ] {
             assert_eq!(serde_json::to_value(end).unwrap(), end.as_str());
         }

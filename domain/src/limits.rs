@@ -21,6 +21,8 @@ pub const MAX_TAG_CHARS: usize = 64;
 pub const MAX_MEMBERS: usize = 10_000;
 /// Open invitations of one workspace: each is a part of that state, and a mail to somebody who did not ask for it.
 pub const MAX_INVITATIONS: usize = 100;
+/// For how many days the deletion of a workspace can be taken back: somebody who is away for a month still finds it.
+pub const DELETION_GRACE_DAYS: i64 = 30;
 /// Secrets of one workspace: all of its vault is one state that every run with a secret folds.
 pub const MAX_SECRETS: usize = 1_000;
 /// Connections of one workspace, for the same reason.

@@ -5,6 +5,7 @@
 //! | a workflow's intake is paused | it is paused |
 //! | it is active again | what that had paused goes on |
 //! | it is deactivated, or the workflow is deleted | it is cancelled |
+//! | the deletion of a workspace is asked for | it is cancelled |
 //!
 //! | when | then |
 //! | --- | --- |
@@ -30,13 +31,14 @@ use crate::{
     id::{EventId, ExecutionId, WorkflowId, WorkspaceId},
     json::Json,
     workflow::{WorkflowEvent, WorkflowVersion},
+    workspace::WorkspaceEvent,
 };
 
 /// What the reactions rest on: a fold of the log. Only open executions are kept.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct PolicyState {
     workflows: HashMap<WorkflowId, BTreeSet<ExecutionId>>,
-    executions: HashMap<ExecutionId, WorkflowId>,
+    executions: HashMap<ExecutionId, Belongs>,
     paused: HashSet<WorkflowId>,
     /// Nodes that wait for open executions.
     parents: HashMap<ExecutionId, Parent>,
@@ -46,6 +48,13 @@ pub struct PolicyState {
     error_workflows: HashMap<ExecutionId, WorkflowId>,
     /// How deep open executions are that a person did not start.
     depths: HashMap<ExecutionId, u16>,
+}
+
+/// Where an open execution belongs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Belongs {
+    workspace: WorkspaceId,
+    workflow: WorkflowId,
 }
 
 /// Something that is told to an execution because of an event.
@@ -97,6 +106,9 @@ pub fn react(state: &PolicyState, recorded: &Recorded<AnyEvent>) -> Vec<Reaction
     let event = match &recorded.event {
         AnyEvent::Workflow(event) => event,
         AnyEvent::Execution(event) => return state.follow(recorded, event),
+        AnyEvent::Workspace(WorkspaceEvent::WorkspaceDeletionRequested(_)) => {
+            return state.cancel_all(recorded);
+        }
         AnyEvent::Workspace(_)
         | AnyEvent::Vault(_)
         | AnyEvent::Deployment(_)
@@ -181,7 +193,8 @@ impl PolicyState {
         match event {
             ExecutionEvent::ExecutionRequested(event) => {
                 self.workflows.entry(event.workflow_id).or_default().insert(execution);
-                self.executions.insert(execution, event.workflow_id);
+                let (workspace, workflow) = (event.workspace_id, event.workflow_id);
+                self.executions.insert(execution, Belongs { workspace, workflow });
                 if event.depth > 0 {
                     self.depths.insert(execution, event.depth);
                 }
@@ -238,6 +251,21 @@ impl PolicyState {
             | ExecutionEvent::ExecutionUnpaused(_)
             | ExecutionEvent::CancelRequested(_) => {}
         }
+    }
+
+    /// Ends what is open in a workspace that is being deleted. Nothing is requested in it any more, so whoever is open is known.
+    fn cancel_all(&self, recorded: &Recorded<AnyEvent>) -> Vec<Reaction> {
+        let workspace = WorkspaceId(recorded.stream);
+        let of_it = self.executions.iter().filter(|(_, belongs)| belongs.workspace == workspace);
+        let mut open: Vec<ExecutionId> = of_it.map(|(execution, _)| *execution).collect();
+        open.sort_unstable();
+        let cancel = ExecutionCommand::Cancel { reason: CancelReason::WorkspaceDeleted };
+        let reaction = |execution| Reaction {
+            cause: recorded.event_id,
+            execution,
+            told: cancel.clone().into(),
+        };
+        open.into_iter().map(reaction).collect()
     }
 
     fn follow(&self, recorded: &Recorded<AnyEvent>, event: &ExecutionEvent) -> Vec<Reaction> {
@@ -301,7 +329,7 @@ impl PolicyState {
         let workflow = *self.error_workflows.get(&failed)?;
         let input = json!({
             "execution_id": failed,
-            "workflow_id": self.executions.get(&failed),
+            "workflow_id": self.executions.get(&failed).map(|belongs| belongs.workflow),
             "node": event.node,
             "error": event.error,
         });
@@ -343,7 +371,7 @@ impl PolicyState {
         if let Some(parent) = self.parents.remove(&execution) {
             self.child_ended(parent.execution_id, execution);
         }
-        let Some(workflow) = self.executions.remove(&execution) else { return };
+        let Some(Belongs { workflow, .. }) = self.executions.remove(&execution) else { return };
         if let Some(executions) = self.workflows.get_mut(&workflow) {
             executions.remove(&execution);
             if executions.is_empty() {

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     command::{ArmTrigger, FireOutcome, FireTrigger, TriggerCommand, TriggerRejection},
     events::*,
-    index::{TriggerIndex, Wanted, concerns_triggers, wanted},
+    index::{TriggerIndex, Wanted, concerns_all_triggers, concerns_triggers, wanted},
 };
 
 /// The fold of a trigger's stream.

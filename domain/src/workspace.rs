@@ -6,6 +6,7 @@
 
 mod command;
 mod decide;
+mod deletion;
 mod events;
 mod invitations;
 mod members;
@@ -24,6 +25,7 @@ use crate::{
 
 pub use self::{
     command::*,
+    deletion::DELETION_GRACE,
     events::*,
     invitations::{INVITATION_TTL, Invitation},
 };
@@ -44,6 +46,9 @@ events! {
         "invitation_revoked" 1 => InvitationRevoked,
         "invitation_accepted" 1 => InvitationAccepted,
         "invitation_expired" 1 => InvitationExpired,
+        "workspace_deletion_requested" 1 => WorkspaceDeletionRequested,
+        "workspace_restored" 1 => WorkspaceRestored,
+        "workspace_deleted" 1 => WorkspaceDeleted,
     }
 }
 
@@ -56,6 +61,15 @@ pub enum Workspace {
     Absent,
     /// It exists.
     Active(ActiveWorkspace),
+    /// Its deletion was asked for.
+    Deleting {
+        /// What it was then.
+        workspace: ActiveWorkspace,
+        /// Until when that can be taken back.
+        ends_at: DateTime<Utc>,
+    },
+    /// It was deleted.
+    Deleted,
 }
 
 /// A workspace that exists.
@@ -81,17 +95,18 @@ impl Workspace {
     /// The role of a person; none when they are not a member or the workspace does not exist.
     #[must_use]
     pub fn role_of(&self, user: UserId) -> Option<Role> {
-        self.active().ok().and_then(|workspace| workspace.members.get(&user).copied())
+        self.content().and_then(|workspace| workspace.members.get(&user).copied())
     }
 
-    /// The workspace, where it exists.
+    /// The workspace, where it can be changed and takes in work.
     ///
     /// # Errors
-    /// [`WorkspaceRejection::NotFound`] where it doesn't.
+    /// [`WorkspaceRejection::BeingDeleted`] where its deletion was asked for, [`WorkspaceRejection::NotFound`] where there is none.
     pub fn active(&self) -> Result<&ActiveWorkspace, WorkspaceRejection> {
         match self {
-            Self::Absent => Err(WorkspaceRejection::NotFound),
+            Self::Absent | Self::Deleted => Err(WorkspaceRejection::NotFound),
             Self::Active(workspace) => Ok(workspace),
+            Self::Deleting { .. } => Err(WorkspaceRejection::BeingDeleted),
         }
     }
 }
@@ -136,6 +151,9 @@ impl Aggregate for Workspace {
             WorkspaceCommand::ExpireInvitation(command) => {
                 Ok(self.active()?.expire_invitation(command))
             }
+            WorkspaceCommand::Delete => self.delete(now),
+            WorkspaceCommand::Restore => self.restore(),
+            WorkspaceCommand::EndGrace(command) => Ok(self.end_grace(command)),
         }
     }
 
@@ -152,26 +170,38 @@ impl Aggregate for Workspace {
                     invitations: BTreeMap::new(),
                 })
             }
+            (
+                Self::Active(workspace),
+                WorkspaceEvent::WorkspaceDeletionRequested(WorkspaceDeletionRequested { ends_at }),
+            ) => Self::Deleting { workspace, ends_at: *ends_at },
+            (Self::Deleting { workspace, .. }, WorkspaceEvent::WorkspaceRestored(_)) => {
+                Self::Active(workspace)
+            }
+            (Self::Deleting { .. }, WorkspaceEvent::WorkspaceDeleted(_)) => Self::Deleted,
             (Self::Active(workspace), event) => Self::Active(workspace.after(event)),
+            // The invitations that close with the request come after it.
+            (
+                Self::Deleting { workspace, ends_at },
+                event @ WorkspaceEvent::InvitationRevoked(_),
+            ) => Self::Deleting { workspace: workspace.after(event), ends_at },
+            (Self::Deleting { .. }, event) => corrupt!("the workspace is being deleted", event),
             (Self::Absent, event) => corrupt!("the workspace was not created", event),
+            (Self::Deleted, event) => corrupt!("the workspace was deleted", event),
         }
     }
 
     const SNAPSHOT: &'static str = "workspace/3";
 
     fn weight(&self) -> usize {
-        match self {
-            Self::Absent => 0,
-            Self::Active(workspace) => {
-                let text = workspace.name.len() + workspace.description.len();
-                text + workspace.members.len() * 48 + workspace.invitations.len() * 96
-            }
-        }
+        self.content().map_or(0, |workspace| {
+            let text = workspace.name.len() + workspace.description.len();
+            text + workspace.members.len() * 48 + workspace.invitations.len() * 96
+        })
     }
 }
 
 impl ActiveWorkspace {
-    /// The workspace after an event that does not end it.
+    /// The workspace after an event that neither begins nor ends it.
     fn after(mut self, event: &WorkspaceEvent) -> Self {
         match event {
             WorkspaceEvent::WorkspaceRenamed(event) => {
@@ -208,6 +238,9 @@ impl ActiveWorkspace {
                 self.invitations.remove(&event.invitation_id);
             }
             WorkspaceEvent::WorkspaceCreated(_) => corrupt!("created twice", event),
+            WorkspaceEvent::WorkspaceDeletionRequested(_)
+            | WorkspaceEvent::WorkspaceRestored(_)
+            | WorkspaceEvent::WorkspaceDeleted(_) => corrupt!("it is not being deleted", event),
         }
         self
     }

@@ -137,7 +137,10 @@ pub(crate) fn workspace_detail(event: &WorkspaceEvent) -> Value {
         WorkspaceEvent::WorkspaceRenamed(event) => json!({ "name": event.name }),
         WorkspaceEvent::ConcurrencyChanged(event) => json!({ "limit": event.limit }),
         WorkspaceEvent::DispatchPaused(event) => json!({ "reason": event.reason }),
-        WorkspaceEvent::DispatchResumed(_) => json!({}),
+        WorkspaceEvent::DispatchResumed(_)
+        | WorkspaceEvent::WorkspaceRestored(_)
+        | WorkspaceEvent::WorkspaceDeleted(_) => json!({}),
+        WorkspaceEvent::WorkspaceDeletionRequested(event) => json!({ "ends_at": event.ends_at }),
         WorkspaceEvent::MemberAdded(event) => {
             json!({ "user_id": event.user_id, "role": MemberRole::from(event.role) })
         }

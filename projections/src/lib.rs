@@ -26,6 +26,7 @@ pub mod page;
 pub mod projection;
 pub mod projector;
 mod projectors;
+pub mod purge;
 pub mod quarantine;
 pub mod rebuild;
 mod rows;

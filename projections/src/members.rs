@@ -122,6 +122,8 @@ type Key = (Uuid, Uuid);
 #[derive(Debug, Default)]
 pub struct Members {
     members: Rows<Key, Row>,
+    /// Workspaces of which nobody is a member any more.
+    deleted: Vec<Uuid>,
 }
 
 /// Whom an event concerns.
@@ -139,7 +141,10 @@ fn concerned(event: &WorkspaceEvent) -> Option<UserId> {
         | WorkspaceEvent::InvitationRenewed(_)
         | WorkspaceEvent::InvitationRevoked(_)
         | WorkspaceEvent::InvitationAccepted(_)
-        | WorkspaceEvent::InvitationExpired(_) => None,
+        | WorkspaceEvent::InvitationExpired(_)
+        | WorkspaceEvent::WorkspaceDeletionRequested(_)
+        | WorkspaceEvent::WorkspaceRestored(_)
+        | WorkspaceEvent::WorkspaceDeleted(_) => None,
     }
 }
 
@@ -217,11 +222,24 @@ impl Projection for Members {
             | WorkspaceEvent::InvitationRenewed(_)
             | WorkspaceEvent::InvitationRevoked(_)
             | WorkspaceEvent::InvitationAccepted(_)
-            | WorkspaceEvent::InvitationExpired(_) => Ok(()),
+            | WorkspaceEvent::InvitationExpired(_)
+            | WorkspaceEvent::WorkspaceDeletionRequested(_)
+            | WorkspaceEvent::WorkspaceRestored(_) => Ok(()),
+            WorkspaceEvent::WorkspaceDeleted(_) => {
+                self.members.remove_if(|(workspace, _)| *workspace == at.stream);
+                self.deleted.push(at.stream);
+                Ok(())
+            }
         }
     }
 
     async fn write(&mut self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+        let deleted = std::mem::take(&mut self.deleted);
+        if !deleted.is_empty() {
+            sqlx::query!("DELETE FROM members WHERE workspace_id = ANY ($1)", &deleted)
+                .execute(&mut *connection)
+                .await?;
+        }
         let removed = self.members.removed();
         if !removed.is_empty() {
             let (workspaces, users): (Vec<Uuid>, Vec<Uuid>) = removed.into_iter().unzip();

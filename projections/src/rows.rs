@@ -84,6 +84,14 @@ impl<K: Clone + Eq + Hash + Ord, R> Rows<K, R> {
         self.held.insert(key.clone(), None);
     }
 
+    /// All rows that are held under such keys go.
+    pub(crate) fn remove_if(&mut self, is_such: impl Fn(&K) -> bool) {
+        let such: Vec<K> = self.held.keys().filter(|key| is_such(key)).cloned().collect();
+        for key in &such {
+            self.remove(key);
+        }
+    }
+
     /// The changed rows, sorted by key.
     pub(crate) fn changed(&self) -> Vec<(&K, &R)> {
         self.changed.iter().filter_map(|key| Some((key, self.get(key)?))).collect()

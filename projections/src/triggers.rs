@@ -156,7 +156,10 @@ impl Projection for Triggers {
                 OffReason::NodeRemoved | OffReason::WorkflowDeleted => {
                     self.triggers.remove(&at.stream);
                 }
-                OffReason::NotPublished | OffReason::IntakePaused | OffReason::IntakeInactive => {}
+                OffReason::NotPublished
+                | OffReason::IntakePaused
+                | OffReason::IntakeInactive
+                | OffReason::WorkspaceDeleted => {}
             },
             TriggerEvent::TriggerPaused(_)
             | TriggerEvent::TriggerResumed(_)

@@ -236,6 +236,7 @@ pub(crate) const fn cancel_word(reason: CancelReason) -> &'static str {
         CancelReason::StoppedByUser => "stopped_by_user",
         CancelReason::WorkflowStopped => "workflow_stopped",
         CancelReason::WorkflowDeleted => "workflow_deleted",
+        CancelReason::WorkspaceDeleted => "workspace_deleted",
         CancelReason::ParentEnded => "parent_ended",
         CancelReason::LimitReached => "limit_reached",
         CancelReason::Superseded => "superseded",

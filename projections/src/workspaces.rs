@@ -43,6 +43,8 @@ pub struct WorkspaceItem {
     pub created_at: DateTime<Utc>,
     /// When its name, description or membership changed last.
     pub updated_at: DateTime<Utc>,
+    /// Until when its deletion can be taken back; none where it is not being deleted.
+    pub deletion_ends_at: Option<DateTime<Utc>>,
     /// Position of the last event that changed this row.
     pub position: i64,
 }
@@ -106,7 +108,7 @@ pub async fn list(
 ) -> Result<Page<WorkspaceItem>, QueryError> {
     let list = List {
         columns: "SELECT w.id, w.name, w.description, w.personal, m.role, w.member_count, w.created_by, w.created_at, \
-                  w.updated_at, w.position, w.sort_name",
+                  w.updated_at, w.deletion_ends_at, w.position, w.sort_name",
         from: "FROM members AS m JOIN workspaces AS w ON w.id = m.workspace_id WHERE true",
         conditions: &|query| {
             query.push(" AND m.user_id = ").push_bind(user_id);
@@ -143,6 +145,7 @@ pub async fn get(
 struct Row {
     created_at: DateTime<Utc>,
     updated_at: DateTime<Utc>,
+    deletion_ends_at: Option<DateTime<Utc>>,
     created_by: Uuid,
     position: i64,
     member_count: i32,
@@ -155,11 +158,34 @@ struct Row {
 #[derive(Debug, Default)]
 pub struct Workspaces {
     workspaces: Rows<Uuid, Row>,
+    deleted: Vec<(Uuid, DateTime<Utc>)>,
+}
+
+impl Workspaces {
+    /// What was deleted is not listed any more; that it was is kept, for whoever clears away what belonged to it.
+    async fn write_deleted(&mut self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+        let deleted = std::mem::take(&mut self.deleted);
+        if deleted.is_empty() {
+            return Ok(());
+        }
+        let (ids, times): (Vec<Uuid>, Vec<DateTime<Utc>>) = deleted.into_iter().unzip();
+        sqlx::query!("DELETE FROM workspaces WHERE id = ANY ($1)", &ids)
+            .execute(&mut *connection)
+            .await?;
+        sqlx::query!(
+            "INSERT INTO deleted_workspaces (id, deleted_at) SELECT * FROM unnest($1::uuid[], $2::timestamptz[])",
+            &ids,
+            &times
+        )
+        .execute(connection)
+        .await?;
+        Ok(())
+    }
 }
 
 impl Projection for Workspaces {
     const NAME: &'static str = "workspaces";
-    const VERSION: i32 = 1;
+    const VERSION: i32 = 2;
     const SCHEMA: &'static str = include_str!("../sql/workspaces/schema.sql");
     const CATEGORIES: &'static [&'static str] = &[WorkspaceEvent::CATEGORY];
 
@@ -182,7 +208,7 @@ impl Projection for Workspaces {
             return Ok(());
         }
         let rows = sqlx::query!(
-            "SELECT id, created_at, updated_at, created_by, position, member_count, personal, name, description
+            "SELECT id, created_at, updated_at, deletion_ends_at, created_by, position, member_count, personal, name, description
              FROM workspaces WHERE id = ANY ($1)",
             &wanted
         )
@@ -192,6 +218,7 @@ impl Projection for Workspaces {
             let loaded = Row {
                 created_at: row.created_at,
                 updated_at: row.updated_at,
+                deletion_ends_at: row.deletion_ends_at,
                 created_by: row.created_by,
                 position: row.position,
                 member_count: row.member_count,
@@ -214,6 +241,7 @@ impl Projection for Workspaces {
             let row = Row {
                 created_at: at.at,
                 updated_at: at.at,
+                deletion_ends_at: None,
                 created_by: created.owner.0,
                 position: at.position,
                 member_count: 1,
@@ -245,11 +273,20 @@ impl Projection for Workspaces {
             | WorkspaceEvent::InvitationRevoked(_)
             | WorkspaceEvent::InvitationAccepted(_)
             | WorkspaceEvent::InvitationExpired(_) => {}
+            WorkspaceEvent::WorkspaceDeletionRequested(event) => {
+                row.deletion_ends_at = Some(event.ends_at);
+            }
+            WorkspaceEvent::WorkspaceRestored(_) => row.deletion_ends_at = None,
+            WorkspaceEvent::WorkspaceDeleted(_) => {
+                self.workspaces.remove(&at.stream);
+                self.deleted.push((at.stream, at.at));
+            }
         }
         Ok(())
     }
 
     async fn write(&mut self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+        self.write_deleted(connection).await?;
         let rows = self.workspaces.changed();
         if !rows.is_empty() {
             sqlx::query_file!(
@@ -257,6 +294,7 @@ impl Projection for Workspaces {
                 &column!(rows, |(id, _)| **id),
                 &column!(rows, |(_, row)| row.created_at),
                 &column!(rows, |(_, row)| row.updated_at),
+                &column!(rows, |(_, row)| row.deletion_ends_at) as &[Option<DateTime<Utc>>],
                 &column!(rows, |(_, row)| row.created_by),
                 &column!(rows, |(_, row)| row.position),
                 &column!(rows, |(_, row)| row.member_count),

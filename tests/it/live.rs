@@ -53,16 +53,20 @@ impl Deployment {
     }
 
     fn start(&self) -> Program {
-        self.start_with("api,relay")
+        self.start_at(&self.listen, "api,relay")
     }
 
     fn start_with(&self, roles: &str) -> Program {
+        self.start_at(&self.listen, roles)
+    }
+
+    fn start_at(&self, listen: &str, roles: &str) -> Program {
         let mut command = command(&[
             "serve",
             "--roles",
             roles,
             "--listen",
-            &self.listen,
+            listen,
             "--nats-prefix",
             &self.prefix,
         ]);
@@ -283,6 +287,39 @@ async fn a_member_who_is_taken_out_is_cut_off_at_once() {
             Heard::Closed(code) => break assert_eq!(code, 4403),
         }
     }
+}
+
+/// Two processes: what one of them is told acts on the next request to the other, and on what is open there.
+#[tokio::test]
+async fn a_member_who_is_taken_out_by_one_process_is_out_in_the_other() {
+    let deployment = Deployment::new().await;
+    let (here, there) =
+        (deployment.start(), deployment.start_at(&format!("127.0.0.1:{}", free_port()), "api,relay"));
+    let (ada, bob) = (register(&here.base, "ada").await, register(&there.base, "bob").await);
+    let made = post(&here.base, "/workspaces", Some(&ada.token), &json!({ "name": "Team" })).await;
+    let shared: Uuid = made["id"].as_str().unwrap().parse().unwrap();
+    let member =
+        AddMember { by: UserId(ada.user), user_id: UserId(bob.user), role: Role::Administrator };
+    deployment.tell(&ada, shared, WorkspaceCommand::AddMember(member)).await;
+    let client = reqwest::Client::new();
+    let path = format!("/api/v1/workspaces/{shared}");
+    let looks = async |program: &Program| {
+        let url = format!("{}{path}", program.base);
+        client.get(url).bearer_auth(&bob.token).send().await.unwrap().status().as_u16()
+    };
+    assert_eq!((looks(&here).await, looks(&there).await), (200, 200));
+    let mut socket =
+        Socket::open(&there.base, &format!("/ws/collaboration/{shared}"), &bob.token).await;
+    socket.next_of("caught_up").await;
+
+    let member = format!("{}{path}/members/{}", here.base, bob.user);
+    let removed = client.delete(member).bearer_auth(&ada.token).send().await.unwrap();
+    assert_eq!(removed.status(), 204);
+    assert_eq!((looks(&there).await, looks(&here).await), (404, 404));
+    let rename = client.patch(format!("{}{path}", there.base)).bearer_auth(&bob.token);
+    let rename = rename.json(&json!({ "name": "Mine" })).send().await.unwrap();
+    assert_eq!(rename.status(), 404);
+    assert_eq!(socket.closed().await, 4403);
 }
 
 #[tokio::test]

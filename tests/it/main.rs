@@ -27,6 +27,7 @@ mod http {
     mod codes;
     mod compare;
     mod definitions;
+    mod deletion;
     mod executions;
     mod imported;
     mod invitations;

@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 
 use chrono::{DateTime, SubsecRound as _, TimeDelta, Utc};
-use ledgerline_domain::id::{InvitationId, UserId};
+use ledgerline_domain::id::UserId;
 use sha2::{Digest, Sha256};
 use sqlx::PgPool;
 
@@ -26,19 +26,18 @@ pub enum Allowance<'a> {
     CodesTriedFrom(IpAddr),
     /// Invitations that one person sends.
     InvitationsBy(UserId),
-    /// Invitations of one address to one workspace, so that nobody is pressed.
-    InvitationsTo(InvitationId),
+    /// Invitations to one address, from whomever, so that nobody is pressed.
+    InvitationsTo(&'a str),
 }
 
 impl Allowance<'_> {
     /// How many uses there are in the window.
     const fn uses(self) -> i64 {
         match self {
-            Self::CodesAskedFrom(_) | Self::CodesAskedFor(_) => 5,
+            Self::CodesAskedFrom(_) | Self::CodesAskedFor(_) | Self::InvitationsTo(_) => 5,
             Self::CodesTriedFrom(_) => 10,
             // A team is asked in at one go.
             Self::InvitationsBy(_) => 50,
-            Self::InvitationsTo(_) => 3,
         }
     }
 
@@ -49,7 +48,7 @@ impl Allowance<'_> {
             Self::CodesAskedFor(address) => Sha256::digest(format!("codes for {address}")),
             Self::CodesTriedFrom(ip) => Sha256::digest(format!("tries from {}", network(ip))),
             Self::InvitationsBy(user) => Sha256::digest(format!("invitations by {user}")),
-            Self::InvitationsTo(id) => Sha256::digest(format!("invitations to {id}")),
+            Self::InvitationsTo(address) => Sha256::digest(format!("invitations to {address}")),
         };
         digest.to_vec()
     }

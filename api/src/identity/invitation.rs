@@ -89,10 +89,11 @@ impl Identity {
     pub async fn take_invitation_allowance(
         &self,
         by: UserId,
-        id: InvitationId,
+        email: &str,
         now: DateTime<Utc>,
     ) -> Result<(), Problem> {
-        let allowances = [Allowance::InvitationsBy(by), Allowance::InvitationsTo(id)];
+        let key = address_key(email);
+        let allowances = [Allowance::InvitationsBy(by), Allowance::InvitationsTo(&key)];
         allowance::take(self.pool(), &allowances, now).await
     }
 

@@ -203,7 +203,9 @@ fn resting(rejection: TriggerRejection) -> Problem {
                 .with_retry_after(PAUSED_RETRY_S)
         }
         TriggerRejection::NotFound
-        | TriggerRejection::Off(OffReason::WorkflowDeleted | OffReason::NodeRemoved) => no_hook(),
+        | TriggerRejection::Off(
+            OffReason::WorkflowDeleted | OffReason::WorkspaceDeleted | OffReason::NodeRemoved,
+        ) => no_hook(),
         other => Problem::rule_refused(other.rule(), other.to_string()),
     }
 }

@@ -115,7 +115,7 @@ pub async fn invite(
     let id = state.identity.invitation_id(workspace, email)?;
     let invitee = state.identity.user_by_address(email).await?.map(|user| user.id);
     if !writing.is_dry_run() {
-        state.identity.take_invitation_allowance(by, id, now).await?;
+        state.identity.take_invitation_allowance(by, email, now).await?;
         state.identity.note_invitation(id, workspace, email, now).await?;
     }
     let invite = Invite { by, invitation_id: id, invitee, role: request.role.into() };
@@ -139,7 +139,7 @@ pub async fn list(
     let (caller, permission) = (&reading.caller, Permission::AddMember);
     let (_, loaded) = access::demand(&state, caller, workspace, permission, "workspace").await?;
     let now = state.clock.now();
-    let is = loaded.state.active().map_err(|_| Problem::not_found("workspace"))?;
+    let is = loaded.state.content().ok_or_else(|| Problem::not_found("workspace"))?;
     let good = is.invitations.iter().filter(|(_, open)| open.is_good(now));
     let mut all: Vec<InvitationView> =
         good.map(|(id, open)| view(workspace, *id, open, None)).collect();
@@ -206,7 +206,10 @@ pub async fn resend(
     let (by, now) = (writing.caller.user_id, state.clock.now());
     let workspace = managed(&state, &writing, id).await?;
     if !writing.is_dry_run() {
-        state.identity.take_invitation_allowance(by, id, now).await?;
+        // Without an address there is no mail either.
+        if let Some(email) = state.identity.invited_addresses(&[id]).await?.get(&id) {
+            state.identity.take_invitation_allowance(by, email, now).await?;
+        }
         state.identity.unsettle_invitation(id, now).await?;
     }
     let change = ChangeInvitation { by, invitation_id: id };

@@ -7,7 +7,7 @@ mod members;
 
 use axum::{extract::State, http::StatusCode, response::IntoResponse};
 use chrono::{DateTime, Utc};
-use ledgerline_commands::{CommandError, Executed, Loaded, Scope, Target};
+use ledgerline_commands::{CommandError, Context, Executed, Loaded, Scope, Target};
 use ledgerline_domain::{
     id::{UserId, WorkspaceId},
     permission::{Permission, Role},
@@ -37,11 +37,12 @@ use crate::{
     app::AppState,
     extract::{AsOf, Caller, JsonBody, ListQuery, Path, Query, WorkspaceSelector},
     identity::api_key,
+    invitations::settle_closed,
     problem::Problem,
     reading::{self, Reading, search},
     refusal::Refusal,
     routes::executions::control::NoFields,
-    writing::{Reply, Writing},
+    writing::{Instead, Reply, Writing, hash_of},
 };
 
 /// A workspace, as one of its members sees it.
@@ -66,6 +67,8 @@ pub struct WorkspaceView {
     pub effective_concurrency: Option<u32>,
     /// Whether dispatch is paused in it: nothing of it is handed to a worker.
     pub dispatch_paused: bool,
+    /// Until when its deletion can be taken back; none where it is not being deleted.
+    pub deletion_ends_at: Option<DateTime<Utc>>,
     /// Who made it.
     #[schema(value_type = Option<Uuid>)]
     pub created_by: Option<UserId>,
@@ -256,6 +259,49 @@ pub async fn update(
     answer(&state, writing, id, &changed).await
 }
 
+/// Delete a workspace. For 30 days an owner can restore it: members still look at what is there, nothing is taken in or changed any more, and
+/// what runs is cancelled. After that nobody reaches anything of it.
+#[utoipa::path(delete, path = "/workspaces/{id}", tag = "workspaces", params(("id" = Uuid, Path)), responses((status = 204)))]
+pub async fn delete(
+    State(state): State<AppState>,
+    writing: Writing,
+    Path(id): Path<WorkspaceId>,
+) -> Reply {
+    let context = writing.context(id, hash_of(&[]));
+    let deleted = end_or_restore(&writing, &context, id, WorkspaceCommand::Delete).await?;
+    settle_closed(&state, id, &deleted.events).await;
+    let answer = writing.answer(StatusCode::NO_CONTENT, (), deleted.position);
+    Ok(answer.versioned(deleted.version).into_response())
+}
+
+/// Take the deletion of a workspace back. Schedules, webhooks and other triggers go on; what was cancelled stays so.
+#[utoipa::path(post, path = "/workspaces/{id}/restore", tag = "workspaces", params(("id" = Uuid, Path)),
+    request_body = Option<NoFields>, responses((status = 200, body = WorkspaceView)))]
+pub async fn restore(
+    State(state): State<AppState>,
+    writing: Writing,
+    Path(id): Path<WorkspaceId>,
+    body: Option<JsonBody<NoFields>>,
+) -> Reply {
+    let context = writing.context(id, body.map_or([0; 32], |body| body.hash));
+    let restored = end_or_restore(&writing, &context, id, WorkspaceCommand::Restore).await?;
+    answer(&state, &writing, id, &restored).await
+}
+
+async fn end_or_restore(
+    writing: &Writing,
+    context: &Context,
+    id: WorkspaceId,
+    command: WorkspaceCommand,
+) -> Result<Executed<Workspace>, Instead> {
+    let command = &command;
+    let plan = |scope: Scope| async move {
+        writing.authorise(&scope, id, Permission::DeleteWorkspace, "workspace").await?;
+        Ok((Target::existing(id), command.clone()))
+    };
+    writing.execute::<Workspace, _, _>(context, plan).await
+}
+
 /// Pause all dispatch in a workspace: nothing of it is handed to a worker until it is resumed. What workers have goes on.
 #[utoipa::path(post, path = "/workspaces/{id}/pause", tag = "workspaces", params(("id" = Uuid, Path)),
     request_body = Option<PauseDispatchRequest>, responses((status = 200, body = WorkspaceView)))]
@@ -351,7 +397,7 @@ async fn view(
     workspace: &Workspace,
     version: StreamVersion,
 ) -> Result<WorkspaceView, Problem> {
-    let is = workspace.active().map_err(|_| Problem::not_found("workspace"))?;
+    let is = workspace.content().ok_or_else(|| Problem::not_found("workspace"))?;
     let created = state.ledger.touch(StreamId(id.0), StreamVersion(1)).await?;
     let updated = state.ledger.touch(StreamId(id.0), version).await?;
     // Who sees a past in which they were no member yet, or an answer after leaving, sees it as who merely looks.
@@ -366,6 +412,7 @@ async fn view(
         max_concurrency: is.max_concurrency,
         effective_concurrency: state.commands.workspace_limits().of(is.max_concurrency),
         dispatch_paused: is.dispatch_paused,
+        deletion_ends_at: workspace.grace_ends_at(),
         created_by: created.by,
         created_at: created.at,
         updated_at: updated.at,

@@ -658,6 +658,8 @@ pub enum CancelReason {
     WorkflowStopped,
     /// Its workflow was deleted.
     WorkflowDeleted,
+    /// The deletion of its workspace was asked for.
+    WorkspaceDeleted,
     /// The run that waited for it as its child has ended.
     ParentEnded,
     /// All slots of a limit were taken when it came, and the limit's strategy is not to wait.

@@ -15,6 +15,7 @@ use crate::{
     workflow::{
         IntakeActivated, IntakeDeactivated, IntakePaused, WorkflowDeleted, WorkflowVersion,
     },
+    workspace::WorkspaceDeletionRequested,
 };
 
 const WORKFLOW: Uuid = Uuid::from_u128(1);
@@ -119,6 +120,24 @@ fn a_stopped_or_deleted_workflow_cancels_its_open_executions() {
     assert_eq!(reactions(&stopped), [cancel(CancelReason::WorkflowStopped)]);
     let deleted = [requested(1, WORKFLOW), of_workflow(WorkflowDeleted {})];
     assert_eq!(reactions(&deleted), [cancel(CancelReason::WorkflowDeleted)]);
+}
+
+#[test]
+fn the_deletion_of_a_workspace_cancels_all_that_is_open_in_it() {
+    let workspace = |event: WorkspaceEvent| recorded(Uuid::nil(), AnyEvent::Workspace(event));
+    let ends_at = DateTime::<Utc>::UNIX_EPOCH;
+    let requested_deletion = workspace(WorkspaceDeletionRequested { ends_at }.into());
+    let events = [
+        requested(1, WORKFLOW),
+        requested(2, Uuid::from_u128(77)),
+        requested(3, WORKFLOW),
+        ended(3),
+        requested_deletion.clone(),
+    ];
+    let cancel = ExecutionCommand::Cancel { reason: CancelReason::WorkspaceDeleted };
+    assert_eq!(reactions(&events), [(execution(1), cancel.clone()), (execution(2), cancel)]);
+    let elsewhere = Recorded { stream: Uuid::from_u128(78), ..requested_deletion };
+    assert_eq!(reactions(&[requested(1, WORKFLOW), elsewhere]), []);
 }
 
 #[test]

@@ -108,6 +108,7 @@ const fn why(reason: OffReason) -> &'static str {
         OffReason::IntakeInactive => "the intake of its workflow is inactive",
         OffReason::NodeRemoved => "the published version of its workflow has no such node",
         OffReason::WorkflowDeleted => "its workflow was deleted",
+        OffReason::WorkspaceDeleted => "its workspace is being deleted",
     }
 }
 
@@ -122,6 +123,7 @@ impl TriggerRejection {
             Self::Off(OffReason::IntakeInactive) => "intake_inactive",
             Self::Off(OffReason::NodeRemoved) => "trigger_removed",
             Self::Off(OffReason::WorkflowDeleted) => "workflow_deleted",
+            Self::Off(OffReason::WorkspaceDeleted) => "workspace_being_deleted",
             Self::Paused => "trigger_paused",
             Self::NotNext => "fire_time_passed",
             Self::NotAWebhook => "not_a_webhook",

@@ -142,6 +142,8 @@ pub enum OffReason {
     NodeRemoved,
     /// Its workflow was deleted.
     WorkflowDeleted,
+    /// Its workspace is being deleted, or was.
+    WorkspaceDeleted,
 }
 
 impl OffReason {
@@ -154,6 +156,7 @@ impl OffReason {
             Self::IntakeInactive => "intake_inactive",
             Self::NodeRemoved => "node_removed",
             Self::WorkflowDeleted => "workflow_deleted",
+            Self::WorkspaceDeleted => "workspace_deleted",
         }
     }
 }

@@ -9,6 +9,7 @@ use crate::{
     event::{AnyEvent, Recorded},
     id::{TriggerId, WorkflowId, WorkspaceId},
     workflow::{Intake, Workflow, WorkflowEvent, WorkflowVersion},
+    workspace::WorkspaceEvent,
 };
 
 /// The triggers of each workflow, and those that listen to the log.
@@ -16,18 +17,31 @@ use crate::{
 pub struct TriggerIndex {
     workflows: HashMap<WorkflowId, BTreeSet<TriggerId>>,
     of: HashMap<TriggerId, WorkflowId>,
+    /// The workflows with triggers.
+    workspaces: HashMap<WorkspaceId, BTreeSet<WorkflowId>>,
     listeners: HashMap<WorkspaceId, BTreeMap<TriggerId, EventConfig>>,
 }
 
 impl TriggerIndex {
     /// Takes note of an event.
     pub fn apply(&mut self, recorded: &Recorded<AnyEvent>) {
-        let AnyEvent::Trigger(event) = &recorded.event else { return };
+        let event = match &recorded.event {
+            AnyEvent::Trigger(event) => event,
+            AnyEvent::Workspace(WorkspaceEvent::WorkspaceDeleted(_)) => {
+                return self.forget_workspace(WorkspaceId(recorded.stream));
+            }
+            AnyEvent::Workspace(_)
+            | AnyEvent::Workflow(_)
+            | AnyEvent::Execution(_)
+            | AnyEvent::Vault(_)
+            | AnyEvent::Deployment(_) => return,
+        };
         let (id, workspace) = (TriggerId(recorded.stream), WorkspaceId(recorded.workspace));
         match event {
             TriggerEvent::TriggerArmed(armed) => {
                 self.of.insert(id, armed.workflow_id);
                 self.workflows.entry(armed.workflow_id).or_default().insert(id);
+                self.workspaces.entry(workspace).or_default().insert(armed.workflow_id);
                 match &armed.config {
                     TriggerConfig::Event(config) => {
                         self.listeners.entry(workspace).or_default().insert(id, config.clone());
@@ -40,10 +54,13 @@ impl TriggerIndex {
             TriggerEvent::TriggerDisarmed(event) => {
                 self.deafen(workspace, id);
                 match event.reason {
-                    OffReason::NodeRemoved | OffReason::WorkflowDeleted => self.forget(id),
+                    OffReason::NodeRemoved | OffReason::WorkflowDeleted => {
+                        self.forget(workspace, id);
+                    }
                     OffReason::NotPublished
                     | OffReason::IntakePaused
-                    | OffReason::IntakeInactive => {}
+                    | OffReason::IntakeInactive
+                    | OffReason::WorkspaceDeleted => {}
                 }
             }
             TriggerEvent::TriggerPaused(_)
@@ -59,6 +76,11 @@ impl TriggerIndex {
     /// The triggers of a workflow, but for those whose node is gone.
     pub fn of_workflow(&self, workflow: WorkflowId) -> impl Iterator<Item = TriggerId> {
         self.workflows.get(&workflow).into_iter().flatten().copied()
+    }
+
+    /// The workflows of a workspace that have triggers.
+    pub fn of_workspace(&self, workspace: WorkspaceId) -> impl Iterator<Item = WorkflowId> {
+        self.workspaces.get(&workspace).into_iter().flatten().copied()
     }
 
     /// The triggers that listen to a type of event in a workspace, in the order of their ids.
@@ -81,12 +103,27 @@ impl TriggerIndex {
         }
     }
 
-    fn forget(&mut self, id: TriggerId) {
+    fn forget(&mut self, workspace: WorkspaceId, id: TriggerId) {
         let Some(workflow) = self.of.remove(&id) else { return };
-        if let Some(triggers) = self.workflows.get_mut(&workflow) {
-            triggers.remove(&id);
-            if triggers.is_empty() {
-                self.workflows.remove(&workflow);
+        let Some(triggers) = self.workflows.get_mut(&workflow) else { return };
+        triggers.remove(&id);
+        if !triggers.is_empty() {
+            return;
+        }
+        self.workflows.remove(&workflow);
+        if let Some(workflows) = self.workspaces.get_mut(&workspace) {
+            workflows.remove(&workflow);
+            if workflows.is_empty() {
+                self.workspaces.remove(&workspace);
+            }
+        }
+    }
+
+    fn forget_workspace(&mut self, workspace: WorkspaceId) {
+        self.listeners.remove(&workspace);
+        for workflow in self.workspaces.remove(&workspace).into_iter().flatten() {
+            for trigger in self.workflows.remove(&workflow).into_iter().flatten() {
+                self.of.remove(&trigger);
             }
         }
     }
@@ -108,6 +145,15 @@ pub fn concerns_triggers(event: &WorkflowEvent) -> bool {
         | WorkflowEvent::VersionNamed(_)
         | WorkflowEvent::WorkflowUnarchived(_) => false,
     }
+}
+
+/// The same of an event of a workspace and the triggers of all its workflows.
+#[must_use]
+pub fn concerns_all_triggers(event: &WorkspaceEvent) -> bool {
+    matches!(
+        event,
+        WorkspaceEvent::WorkspaceDeletionRequested(_) | WorkspaceEvent::WorkspaceRestored(_)
+    )
 }
 
 /// What a workflow asks of its triggers as it stands.

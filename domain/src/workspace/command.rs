@@ -47,6 +47,12 @@ pub enum WorkspaceCommand {
     AcceptInvitation(AcceptInvitation),
     /// Its time is over.
     ExpireInvitation(ExpireInvitation),
+    /// Delete it, once its grace is over.
+    Delete,
+    /// Take its deletion back.
+    Restore,
+    /// Its grace is over.
+    EndGrace(EndGrace),
 }
 
 /// Makes a workspace with its first owner.
@@ -151,12 +157,22 @@ pub struct ExpireInvitation {
     pub expires_at: DateTime<Utc>,
 }
 
+/// Ends a workspace whose grace is over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndGrace {
+    /// The time that was waited for: a deletion that was taken back and asked for anew has another one.
+    pub ends_at: DateTime<Utc>,
+}
+
 /// Which rule refuses a command on a workspace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WorkspaceRejection {
     /// There is none with this id.
     #[error("the workspace does not exist")]
     NotFound,
+    /// Its deletion was asked for, and nothing but taking that back is possible.
+    #[error("the workspace is being deleted; an owner may restore it until its grace is over")]
+    BeingDeleted,
     /// One with this id exists and is another one.
     #[error("the workspace already exists")]
     AlreadyExists,
@@ -191,7 +207,7 @@ pub enum WorkspaceRejection {
     #[error("the last owner of a workspace cannot leave it or get another role")]
     LastOwner,
     /// A personal workspace has one member for ever.
-    #[error("a personal workspace belongs to one person and cannot be shared or left")]
+    #[error("a personal workspace belongs to one person: it cannot be shared, left or deleted")]
     PersonalWorkspace,
     /// There are too many members.
     #[error("a workspace has at most {} members", limits::MAX_MEMBERS)]
@@ -219,6 +235,7 @@ impl WorkspaceRejection {
     pub const fn rule(self) -> &'static str {
         match self {
             Self::NotFound => "workspace_not_found",
+            Self::BeingDeleted => "workspace_being_deleted",
             Self::AlreadyExists => "workspace_already_exists",
             Self::NameInvalid => "name_invalid",
             Self::DescriptionTooLong => "description_too_long",

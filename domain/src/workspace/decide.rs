@@ -32,7 +32,9 @@ impl Workspace {
             {
                 Ok(vec![])
             }
-            Self::Active(_) => Err(WorkspaceRejection::AlreadyExists),
+            Self::Active(_) | Self::Deleting { .. } | Self::Deleted => {
+                Err(WorkspaceRejection::AlreadyExists)
+            }
         }
     }
 }

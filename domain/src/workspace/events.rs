@@ -75,6 +75,21 @@ pub struct MemberRemoved {
     pub user_id: UserId,
 }
 
+/// Its deletion was asked for. Nothing is taken in or changed from now on, and what runs is cancelled.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkspaceDeletionRequested {
+    /// Until when that can be taken back.
+    pub ends_at: DateTime<Utc>,
+}
+
+/// Its deletion was taken back: everything is as it was, but for what was cancelled.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkspaceRestored {}
+
+/// Nobody took its deletion back in time. Nobody belongs to it from now on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkspaceDeleted {}
+
 /// Somebody was asked to become a member, by a mail to an address that the log does not know.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InvitationSent {
@@ -118,6 +133,8 @@ pub enum RevokeReason {
     Withdrawn,
     /// Whoever sent it left, or may no longer give its role: nobody keeps a way in that they could not open now.
     InviterLostRole,
+    /// The workspace is being deleted.
+    WorkspaceDeleted,
 }
 
 /// Somebody came in by an invitation. They are a member by the `member_added` that follows.

@@ -434,6 +434,84 @@ fn ownership_goes_from_one_member_to_another() {
         .rejected(&WorkspaceRejection::PersonalWorkspace);
 }
 
+fn being_deleted() -> Vec<WorkspaceEvent> {
+    let ends_at = crate::testing::now() + DELETION_GRACE;
+    let mut events = team();
+    events.push(WorkspaceDeletionRequested { ends_at }.into());
+    events
+}
+
+fn end_grace(ends_at: DateTime<Utc>) -> WorkspaceCommand {
+    WorkspaceCommand::EndGrace(EndGrace { ends_at })
+}
+
+#[test]
+fn a_deletion_closes_what_is_open_and_changes_nothing_else_until_it_is_taken_back() {
+    let mut open = team();
+    open.push(sent(OWNER, 1, Role::Viewer, in_a_week()));
+    let before = given::<Workspace>(open.clone()).state();
+    let ends_at = crate::testing::now() + DELETION_GRACE;
+    given::<Workspace>(open.clone()).when(&WorkspaceCommand::Delete).then([
+        WorkspaceDeletionRequested { ends_at }.into(),
+        withdrawn(1, RevokeReason::WorkspaceDeleted),
+    ]);
+    given::<Workspace>(being_deleted()).when(&WorkspaceCommand::Delete).then_nothing();
+    let being = given::<Workspace>(being_deleted()).state();
+    assert_eq!(being.role_of(user(EDITOR)), Some(Role::Editor), "members still look");
+    assert_eq!(being.grace_ends_at(), Some(ends_at));
+    for command in [
+        rename("x", ""),
+        add(OWNER, STRANGER, Role::Viewer),
+        change(OWNER, EDITOR, Role::Viewer),
+        remove(OWNER, EDITOR),
+        transfer(OWNER, EDITOR),
+        invite(OWNER, 1, Role::Viewer),
+        accept(1, STRANGER),
+        WorkspaceCommand::PauseDispatch { reason: None },
+    ] {
+        given::<Workspace>(being_deleted())
+            .when(&command)
+            .rejected(&WorkspaceRejection::BeingDeleted);
+    }
+    let mut restored = being_deleted();
+    restored.push(WorkspaceRestored {}.into());
+    given::<Workspace>(being_deleted())
+        .when(&WorkspaceCommand::Restore)
+        .then([WorkspaceRestored {}.into()]);
+    given::<Workspace>(restored.clone()).when(&WorkspaceCommand::Restore).then_nothing();
+    assert_eq!(given::<Workspace>(restored).state(), given::<Workspace>(team()).state());
+    assert_ne!(before, given::<Workspace>(team()).state());
+    given::<Workspace>([created(true)])
+        .when(&WorkspaceCommand::Delete)
+        .rejected(&WorkspaceRejection::PersonalWorkspace);
+}
+
+#[test]
+fn only_the_end_of_the_grace_that_holds_ends_a_workspace_and_that_for_ever() {
+    let ends_at = crate::testing::now() + DELETION_GRACE;
+    given::<Workspace>(being_deleted())
+        .when(&end_grace(ends_at))
+        .then([WorkspaceDeleted {}.into()]);
+    let other = ends_at - chrono::TimeDelta::seconds(1);
+    given::<Workspace>(being_deleted()).when(&end_grace(other)).then_nothing();
+    given::<Workspace>(team()).when(&end_grace(ends_at)).then_nothing();
+    let mut over = being_deleted();
+    over.push(WorkspaceDeleted {}.into());
+    given::<Workspace>(over.clone()).when(&end_grace(ends_at)).then_nothing();
+    for command in [
+        rename("x", ""),
+        add(OWNER, STRANGER, Role::Viewer),
+        WorkspaceCommand::Delete,
+        WorkspaceCommand::Restore,
+    ] {
+        given::<Workspace>(over.clone()).when(&command).rejected(&WorkspaceRejection::NotFound);
+    }
+    given::<Workspace>(over.clone())
+        .when(&create("Acme", false))
+        .rejected(&WorkspaceRejection::AlreadyExists);
+    assert_eq!(given::<Workspace>(over).state().role_of(user(OWNER)), None);
+}
+
 fn any_role() -> impl Strategy<Value = Role> {
     prop::sample::select(Role::ALL.to_vec())
 }
@@ -452,6 +530,9 @@ fn any_command() -> impl Strategy<Value = WorkspaceCommand> {
         (member.clone(), 1_u128..4).prop_map(|(by, id)| renew(by, id)),
         (member.clone(), 1_u128..4).prop_map(|(by, id)| revoke(by, id)),
         (1_u128..4, member).prop_map(|(id, who)| accept(id, who)),
+        Just(WorkspaceCommand::Delete),
+        Just(WorkspaceCommand::Restore),
+        Just(end_grace(crate::testing::now() + DELETION_GRACE)),
     ]
 }
 

@@ -3,6 +3,7 @@ CREATE TABLE workspaces (
     id uuid NOT NULL,
     created_at timestamptz NOT NULL,
     updated_at timestamptz NOT NULL,
+    deletion_ends_at timestamptz,
     created_by uuid NOT NULL,
     position bigint NOT NULL,
     member_count integer NOT NULL,
@@ -13,3 +14,10 @@ CREATE TABLE workspaces (
     search text NOT NULL,
     CONSTRAINT workspaces_pkey PRIMARY KEY (id)
 ) WITH (fillfactor = 85);
+
+-- Those whose grace is over. What belonged to them is cleared away by and by, and again after a rebuild.
+CREATE TABLE deleted_workspaces (
+    id uuid NOT NULL,
+    deleted_at timestamptz NOT NULL,
+    CONSTRAINT deleted_workspaces_pkey PRIMARY KEY (id)
+);

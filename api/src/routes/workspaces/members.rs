@@ -222,7 +222,7 @@ fn past_page(
     role: Option<MemberRole>,
     list: &ListQuery,
 ) -> Result<Page<MemberView>, Problem> {
-    let is = then.active().map_err(|_| Problem::not_found("workspace"))?;
+    let is = then.content().ok_or_else(|| Problem::not_found("workspace"))?;
     let offset = match &list.cursor {
         None => list.offset,
         Some(cursor) => cursor
