@@ -9,7 +9,7 @@ use ledgerline_domain::{
     event::Actor,
     id::{UserId, WorkspaceId},
     permission::Role,
-    workspace::{AddMember, CreateWorkspace, RemoveMember, Workspace, WorkspaceCommand},
+    workspace::{AddMember, CreateWorkspace, EndGrace, RemoveMember, Workspace, WorkspaceCommand},
 };
 use ledgerline_store::{
     EventLog, Intent, LogConfig, LogLevel, LogLine, NewEvent, PostgresLog, StreamId, StreamVersion,
@@ -319,6 +319,25 @@ async fn a_member_who_is_taken_out_by_one_process_is_out_in_the_other() {
     let rename = client.patch(format!("{}{path}", there.base)).bearer_auth(&bob.token);
     let rename = rename.json(&json!({ "name": "Mine" })).send().await.unwrap();
     assert_eq!(rename.status(), 404);
+    assert_eq!(socket.closed().await, 4403);
+}
+
+#[tokio::test]
+async fn a_socket_outlives_the_grace_of_its_workspace_and_not_its_end() {
+    let deployment = Deployment::new().await;
+    let program = deployment.start();
+    let ada = register(&program.base, "ada").await;
+    let made =
+        post(&program.base, "/workspaces", Some(&ada.token), &json!({ "name": "Team" })).await;
+    let shared: Uuid = made["id"].as_str().unwrap().parse().unwrap();
+    let mut socket =
+        Socket::open(&program.base, &format!("/ws/collaboration/{shared}"), &ada.token).await;
+    socket.next_of("caught_up").await;
+    deployment.tell(&ada, shared, WorkspaceCommand::Delete).await;
+    let asked = socket.next_of("event").await;
+    assert_eq!(asked["event"]["type"], "ledgerline.workspace.workspace_deletion_requested.v1");
+    let ends_at = asked["event"]["data"]["ends_at"].as_str().unwrap().parse().unwrap();
+    deployment.tell(&ada, shared, WorkspaceCommand::EndGrace(EndGrace { ends_at })).await;
     assert_eq!(socket.closed().await, 4403);
 }
 
