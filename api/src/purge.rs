@@ -46,6 +46,10 @@ async fn clear_one(pool: &PgPool, workspace: Uuid) -> Result<(), sqlx::Error> {
     sqlx::query!("DELETE FROM workspace_keys WHERE workspace_id = $1", workspace)
         .execute(pool)
         .await?;
+    // The same for what is personal in the log: its subjects' keys are gone for good.
+    sqlx::query!("DELETE FROM subject_keys WHERE workspace_id = $1", workspace)
+        .execute(pool)
+        .await?;
     sqlx::query!("DELETE FROM invitations WHERE workspace_id = $1", workspace)
         .execute(pool)
         .await?;

@@ -73,7 +73,9 @@ impl Deployment {
         command
             .env("DATABASE_URL", self.database.url())
             .env("NATS_URL", services::nats_url())
-            .env("LEDGERLINE_MASTER_KEY", MASTER_KEY);
+            .env("LEDGERLINE_MASTER_KEY", MASTER_KEY)
+            // One address for all processes of the deployment, as behind a balancer: it is the issuer of tokens.
+            .env("LEDGERLINE_PUBLIC_URL", "http://ledgerline.test");
         Program::start(command)
     }
 
@@ -293,8 +295,10 @@ async fn a_member_who_is_taken_out_is_cut_off_at_once() {
 #[tokio::test]
 async fn a_member_who_is_taken_out_by_one_process_is_out_in_the_other() {
     let deployment = Deployment::new().await;
-    let (here, there) =
-        (deployment.start(), deployment.start_at(&format!("127.0.0.1:{}", free_port()), "api,relay"));
+    let (here, there) = (
+        deployment.start(),
+        deployment.start_at(&format!("127.0.0.1:{}", free_port()), "api,relay"),
+    );
     let (ada, bob) = (register(&here.base, "ada").await, register(&there.base, "bob").await);
     let made = post(&here.base, "/workspaces", Some(&ada.token), &json!({ "name": "Team" })).await;
     let shared: Uuid = made["id"].as_str().unwrap().parse().unwrap();

@@ -34,7 +34,8 @@ impl TriggerIndex {
             | AnyEvent::Workflow(_)
             | AnyEvent::Execution(_)
             | AnyEvent::Vault(_)
-            | AnyEvent::Deployment(_) => return,
+            | AnyEvent::Deployment(_)
+            | AnyEvent::Audit(_) => return,
         };
         let (id, workspace) = (TriggerId(recorded.stream), WorkspaceId(recorded.workspace));
         match event {

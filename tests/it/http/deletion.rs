@@ -3,8 +3,10 @@
 
 use ledgerline_api::purge;
 use ledgerline_domain::permission::Role;
+use ledgerline_projections::with_search_path;
 use reqwest::Method;
 use serde_json::json;
+use sqlx::PgPool;
 use uuid::Uuid;
 
 use crate::support::http::{Answer, Deployment, Person, waiting};
@@ -105,7 +107,9 @@ async fn when_the_grace_is_over_nothing_is_left_but_the_log() {
     let house = Deployment::start().await;
     let ada = house.sign_up("ada").await;
     let shop = Shop::of(&ada).await;
-    let pool = house.pool().await;
+    // One that finds the read models too, as the process's own does.
+    let options = (*house.pool().await.connect_options()).clone();
+    let pool = PgPool::connect_with(with_search_path(options)).await.unwrap();
     let id: Uuid = shop.workspace.parse().unwrap();
     let key = json!({ "name": "k", "scopes": ["read"], "workspace_id": shop.workspace });
     let key = ada.with_key(&key).await;
