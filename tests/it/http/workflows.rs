@@ -287,8 +287,9 @@ async fn a_stop_ends_what_was_started_while_nothing_was_taken_in() {
         let run = ada.post("/executions", &json!({ "workflow_id": id })).await.expect(202).id();
         assert_eq!(ada.get(&format!("/workflows/{id}")).await.body["intake"], "inactive");
         ada.command(&format!("/workflows/{id}/stop")).await.expect(200);
-        let ended = ada.until(&format!("/executions/{run}"), |run| run["status"] == "cancelled");
-        assert_eq!(ended.await.body["cancel_reason"], "workflow_stopped");
+        let of_run = format!("/executions/{run}");
+        let ended = ada.until(&of_run, |run| run["status"] == "cancelled").await;
+        assert_eq!(ended.body["cancel_reason"], "workflow_stopped");
     }
 }
 
