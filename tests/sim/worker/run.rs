@@ -264,7 +264,6 @@ impl<'a> Running<'a> {
         Ok(())
     }
 
-    #[expect(clippy::too_many_lines, reason = "one arm an action: the list is the length")]
     fn step(&self, action: Action, planned: &mut Planned) -> Option<Step> {
         let dice = &self.worker.ground.dice;
         let input = Json::null();
