@@ -78,7 +78,7 @@ impl Identity {
     ) -> Result<bool, Problem> {
         let mut transaction = self.pool().begin().await?;
         let known = sqlx::query!(
-            "SELECT email_key, full_name FROM users WHERE user_id = $1 FOR UPDATE",
+            "SELECT email, email_key, full_name FROM users WHERE user_id = $1 FOR UPDATE",
             user.0
         );
         let Some(known) = known.fetch_optional(&mut *transaction).await? else { return Ok(false) };
@@ -99,10 +99,12 @@ impl Identity {
             .execute(&mut *transaction)
             .await?;
         // Mails to the person, and those in which the person invites others, whose invitations closed when the person left. One that
-        // is being delivered is waited for.
+        // is being delivered is waited for. Letters beyond ASCII are not lower-cased by every database, so the address as it was typed
+        // counts too.
         sqlx::query!(
-            "DELETE FROM outbox WHERE lower(recipient) = $1 OR starts_with(subject, $2)",
+            "DELETE FROM outbox WHERE lower(recipient) = $1 OR recipient = $2 OR starts_with(subject, $3)",
             key,
+            known.email,
             invites(&known.full_name)
         )
         .execute(&mut *transaction)
