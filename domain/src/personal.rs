@@ -209,7 +209,11 @@ fn open_text<E>(
             Piece::Text(text) => whole.push_str(text),
             Piece::Sealed(sealed) => match open(&sealed)? {
                 Value::String(text) => whole.push_str(&text),
-                value => whole.push_str(&value.to_string()),
+                value @ (Value::Null
+                | Value::Bool(_)
+                | Value::Number(_)
+                | Value::Array(_)
+                | Value::Object(_)) => whole.push_str(&value.to_string()),
             },
         }
     }

@@ -143,7 +143,7 @@ pub async fn list(
     let good = is.invitations.iter().filter(|(_, open)| open.is_good(now));
     let mut all: Vec<InvitationView> =
         good.map(|(id, open)| view(workspace, *id, open, None)).collect();
-    all.sort_by(|one, other| (other.expires_at, other.id).cmp(&(one.expires_at, one.id)));
+    all.sort_by_key(|open| std::cmp::Reverse((open.expires_at, open.id)));
     let mut page = page_of(all, &reading::page(list, SORTS)?)?;
     let ids: Vec<InvitationId> = page.items.iter().map(|item| item.id).collect();
     let mut addresses = state.identity.invited_addresses(&ids).await?;
