@@ -136,6 +136,10 @@ macro_rules! corrupt {
 pub(crate) use corrupt;
 
 /// An event of any aggregate, for readers of the whole log.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "most events are an execution's, and each is only passed by"
+)]
 #[derive(Clone, Debug, PartialEq)]
 pub enum AnyEvent {
     /// Of a workspace.

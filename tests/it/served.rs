@@ -103,6 +103,7 @@ async fn without_nats_runs_and_feeds_go_on_and_the_relay_catches_up() {
     let mut ended = Ended { socket, runs: BTreeSet::new(), last: 0 };
     let (over, begun) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
     let loading = load(program.base.clone(), ada.clone(), Arc::clone(&over), Arc::clone(&begun));
+    #[expect(clippy::disallowed_methods, reason = "the test waits for it")]
     let loading = tokio::spawn(loading);
     ended.hear(RUNS).await;
 

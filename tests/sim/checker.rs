@@ -174,11 +174,11 @@ impl Checker {
                 // The parent may end between the look at it and the request; its child is cancelled then.
                 assert!(ended || waits, "{id} is a child that nobody waits for: {parent:?}");
             }
-            ExecutionEvent::CancelRequested(_) => {
-                // One that undoes what it did ends as it was to end before.
-                if before.open().is_some_and(|open| open.undoing().is_none()) {
-                    self.cancelled.insert(id);
-                }
+            // One that undoes what it did ends as it was to end before.
+            ExecutionEvent::CancelRequested(_)
+                if before.open().is_some_and(|open| open.undoing().is_none()) =>
+            {
+                self.cancelled.insert(id);
             }
             ExecutionEvent::ExecutionCompleted(_) => {
                 assert!(!self.cancelled.contains(&id), "{id} was cancelled, and then: {fact:?}");

@@ -289,15 +289,9 @@ impl Run {
             }
             (15, _) => events.push(completed()),
             (16, _) => {
+                let (node, compensation) = (Some(NodePath("n2".into())), None);
                 let error = error(ErrorKind::Permanent, "it broke");
-                events.push(
-                    ExecutionFailed {
-                        node: Some(NodePath("n2".into())),
-                        error,
-                        compensation: None,
-                    }
-                    .into(),
-                );
+                events.push(ExecutionFailed { node, error, compensation }.into());
             }
             (17, open) => {
                 self.open.extend(open);

@@ -180,9 +180,8 @@ pub(crate) async fn view(
         Some(output) => Some(personal::show(state, run.request.workspace_id, output).await?),
         None => None,
     };
-    let ended = Ended::of(execution);
+    let (ended, request) = (Ended::of(execution), &run.request);
     let taken = times.started_at.zip(finished_at).map(|(from, to)| (to - from).num_milliseconds());
-    let request = &run.request;
     let origin = request.origin.as_ref();
     Ok(ExecutionView {
         id,

@@ -266,7 +266,8 @@ fn differing(comparison: &Comparison, ignored: &[String]) -> Vec<String> {
                 !delta.truncated && delta.changes.iter().all(|change| is_ignored(&change.pointer))
             })
         };
-        !node.changed.is_empty() && !(only_values && excused(&node.input) && excused(&node.output))
+        let is_excused = only_values && excused(&node.input) && excused(&node.output);
+        !node.changed.is_empty() && !is_excused
     };
     let paths = comparison.nodes.iter().filter(differs).take(MAX_DIFFERING);
     paths.map(|node| node.path.as_str().to_owned()).collect()

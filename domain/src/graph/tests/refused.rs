@@ -578,19 +578,11 @@ fn an_undo_stands_outside_the_flow_and_belongs_to_one_node_that_does_something()
         &with_flow(undone(&http("v", json!({}))), json!([{ "from": "a", "to": "v" }])),
         &at_a(P::NodeUnknown),
     );
-    expect(
-        &nodes(&json!([http("a", json!({ "undo": 1 }))])),
-        &[(Some("a"), "/nodes/0/undo", P::WrongType)],
-    );
-    expect(
-        &nodes(&json!([http("a", json!({ "undo": "a" }))])),
-        &[(Some("a"), "/nodes/0/undo", P::UndoInvalid)],
-    );
+    let at_first = |code| [(Some("a"), "/nodes/0/undo", code)];
+    expect(&nodes(&json!([http("a", json!({ "undo": 1 }))])), &at_first(P::WrongType));
+    expect(&nodes(&json!([http("a", json!({ "undo": "a" }))])), &at_first(P::UndoInvalid));
     let pure = json!({ "id": "a", "type": "logic.transform", "config": { "expression": "1" }, "undo": "u" });
-    expect(
-        &nodes(&json!([pure, http("u", json!({}))])),
-        &[(Some("a"), "/nodes/0/undo", P::UndoInvalid)],
-    );
+    expect(&nodes(&json!([pure, http("u", json!({}))])), &at_first(P::UndoInvalid));
     // One undoes the other undoes the third; and two name the same.
     let chain = [("a", Some("b")), ("b", Some("c")), ("c", None)];
     let chain = chain.map(|(id, undo)| http(id, json!({ "undo": undo })));
