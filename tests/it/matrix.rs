@@ -224,6 +224,7 @@ const NEEDS: &[(&str, Need)] = &[
 const NOT_THERE: &[&str] = &[
     "GET /api/v1/executions/bulk/{id}",
     "GET /api/v1/executions/bulk/{id}/results",
+    "DELETE /api/v1/workspaces/{id}/subjects/{subject}",
     "GET /api/v1/executions/{id}/output",
     "POST /api/v1/event-triggers/{id}/executions/{execution_id}/replay",
     "POST /api/v1/webhooks/{id}/deliveries/{delivery_id}/replay",
