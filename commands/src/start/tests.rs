@@ -190,7 +190,7 @@ async fn a_dry_run_of_a_start_has_the_same_hash_each_time() {
                 .map_err(CommandError::widen::<StartRejection>)
         };
         let preview = process.commands.preview(&context(), plan).await.unwrap();
-        assert_eq!(preview.reads.len(), 1);
+        assert_eq!(preview.reads.len(), 2, "its workflow and its workspace");
         hashes.push(preview.plan_hash);
     }
     assert_eq!(hashes[0], hashes[1]);
