@@ -275,11 +275,11 @@ async fn a_log_of_a_newer_build_is_refused_by_name_and_count() {
 
     let mut connection = PgConnection::connect_with(&database.options()).await.unwrap();
     let copy = "INSERT INTO events
-        SELECT (json_populate_record(e, json_build_object('position', e.position + n, 'version', e.version + n,
+        SELECT (json_populate_record(e, json_build_object('position', head.position + n, 'version', e.version + n,
             'workspace_seq', e.workspace_seq + n, 'event_id', gen_random_uuid(), 'type', 'workspace_teleported'))).*
-        FROM events e, generate_series(1, 3) n WHERE e.position = 1";
+        FROM events e, log_head head, generate_series(1, 3) n WHERE e.position = 1";
     connection.execute(AssertSqlSafe(copy)).await.unwrap();
-    connection.execute(AssertSqlSafe("UPDATE log_head SET position = 4")).await.unwrap();
+    connection.execute(AssertSqlSafe("UPDATE log_head SET position = position + 3")).await.unwrap();
     connection.close().await.unwrap();
 
     let refused = serve().output().unwrap();

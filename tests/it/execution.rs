@@ -396,7 +396,7 @@ async fn a_worker_that_meets_what_a_newer_build_wrote_lets_go_of_everything() {
     })
     .await;
     worker.stop().await;
-    engine.stop().await;
+    engine.stop_unread().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -310,6 +310,11 @@ impl Engine {
     /// Ends it, and demands that nothing is stuck.
     pub(crate) async fn stop(self) {
         self.nothing_is_stuck().await;
+        self.stop_unread().await;
+    }
+
+    /// Ends it where nobody can read the log any more.
+    pub(crate) async fn stop_unread(self) {
         self.cancel.cancel();
         self.tracker.close();
         within(self.tracker.wait()).await;
