@@ -18,16 +18,18 @@ use tokio::sync::Notify;
 
 use super::{every_kind, node, simulated};
 
-/// What a worker's append ends with, which names it in every run of the same workflow; nothing for the appends of others.
-fn boundary(intent: &Intent) -> Option<String> {
+/// What a worker's append holds, each named as in every run of the same workflow; nothing for the appends of others.
+fn held(intent: &Intent) -> Vec<String> {
     let events = || intent.writes.iter().flat_map(|write| &write.events);
     if !events().any(|event| event.metadata.contains("\"name\":\"worker\"")) {
-        return None;
+        return Vec::new();
     }
-    let last = events().last()?;
-    let payload: Value = serde_json::from_str(&last.payload).expect("payloads are JSON");
-    let of = ["path", "attempt", "iteration", "index"].map(|name| payload[name].to_string());
-    Some(format!("{} {}", last.r#type, of.join(" ")))
+    let name = |payload: &str, kind: &str| {
+        let payload: Value = serde_json::from_str(payload).expect("payloads are JSON");
+        let of = ["path", "attempt", "iteration", "index"].map(|name| payload[name].to_string());
+        format!("{kind} {}", of.join(" "))
+    };
+    events().map(|event| name(&event.payload, &event.r#type)).collect()
 }
 
 /// Writes down the appends of a worker.
@@ -36,12 +38,13 @@ struct Written(Mutex<Vec<String>>);
 
 impl Faults for Written {
     fn on_append(&self, intent: &Intent) -> AppendFault {
-        self.0.lock().unwrap().extend(boundary(intent));
+        self.0.lock().unwrap().extend(held(intent).pop());
         AppendFault::None
     }
 }
 
-/// Fails one append of the worker, before or after it is committed, and every one after it until the worker is gone.
+/// Fails the append of the worker that holds an event, before or after it is committed, and every one after it until the worker is gone.
+/// What else it holds is up to what runs side by side.
 struct KillAt {
     at: String,
     after_commit: bool,
@@ -51,11 +54,14 @@ struct KillAt {
 
 impl Faults for KillAt {
     fn on_append(&self, intent: &Intent) -> AppendFault {
-        let Some(boundary) = boundary(intent) else { return AppendFault::None };
+        let held = held(intent);
+        if held.is_empty() {
+            return AppendFault::None;
+        }
         if self.dead.load(Ordering::SeqCst) {
             return AppendFault::BeforeCommit;
         }
-        if boundary != self.at {
+        if !held.contains(&self.at) {
             return AppendFault::None;
         }
         self.dead.store(true, Ordering::SeqCst);
