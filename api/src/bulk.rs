@@ -116,6 +116,8 @@ pub struct NewJob {
     pub workspace: WorkspaceId,
     /// Who asked.
     pub requested_by: UserId,
+    /// Whether that is a service account.
+    pub by_service_account: bool,
     /// What is done.
     pub action: BulkAction,
     /// Hash of what was asked for, so that a key that is used for something else is found out.
@@ -138,11 +140,12 @@ pub async fn write_down(pool: &PgPool, job: &NewJob, bell: &Bell) -> Result<bool
     let mut transaction = pool.begin().await?;
     let total = i32::try_from(job.executions.len()).unwrap_or(i32::MAX);
     let written = sqlx::query!(
-        "INSERT INTO bulk_jobs (id, workspace_id, requested_by, action, body_hash, total, created_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (id) DO NOTHING",
+        "INSERT INTO bulk_jobs (id, workspace_id, requested_by, by_service_account, action, body_hash, total, created_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (id) DO NOTHING",
         job.id,
         job.workspace.0,
         job.requested_by.0,
+        job.by_service_account,
         job.action.as_str(),
         &job.body_hash,
         total,
@@ -216,6 +219,7 @@ struct Job {
     id: Uuid,
     workspace: WorkspaceId,
     requested_by: UserId,
+    actor: Actor,
     action: BulkAction,
 }
 
@@ -232,7 +236,7 @@ impl Runner {
     async fn batch(&self) -> Result<bool, sqlx::Error> {
         let mut transaction = self.pool.begin().await?;
         let row = sqlx::query!(
-            "SELECT id, workspace_id, requested_by, action FROM bulk_jobs WHERE finished_at IS NULL
+            "SELECT id, workspace_id, requested_by, by_service_account, action FROM bulk_jobs WHERE finished_at IS NULL
              ORDER BY created_at, id LIMIT 1 FOR UPDATE SKIP LOCKED"
         )
         .fetch_optional(&mut *transaction)
@@ -243,7 +247,11 @@ impl Runner {
             return Ok(false);
         };
         let (workspace, requested_by) = (WorkspaceId(row.workspace_id), UserId(row.requested_by));
-        let job = Job { id: row.id, workspace, requested_by, action };
+        let actor = match row.by_service_account {
+            false => Actor::Human { user_id: requested_by },
+            true => Actor::service_account(requested_by),
+        };
+        let job = Job { id: row.id, workspace, requested_by, actor, action };
         let items = sqlx::query!(
             "SELECT n, execution_id FROM bulk_items WHERE job_id = $1 AND outcome IS NULL ORDER BY n LIMIT $2",
             job.id,
@@ -284,7 +292,7 @@ impl Runner {
                 key: of.to_string(),
                 body_hash: [0; 32],
             }),
-            ..Context::new(Actor::Human { user_id: job.requested_by })
+            ..Context::new(job.actor.clone())
         };
         let plan = |scope: Scope| async move {
             let workspace = scope.read::<Workspace>(job.workspace).await?;

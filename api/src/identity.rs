@@ -20,6 +20,7 @@ mod link;
 pub mod mail;
 pub mod password;
 pub mod registration;
+pub mod service_account;
 pub mod session;
 pub mod token;
 

@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use chrono::{DateTime, Utc};
 use ledgerline_commands::{Commands, definitions::at_hand};
 use ledgerline_domain::{
-    event::{Actor, Metadata},
+    event::Metadata,
     id::{UserId, WorkflowId},
     workflow::{Content, SavedVersion, WorkflowVersion},
 };
@@ -270,9 +270,5 @@ fn touch_of(event: &RecordedEvent) -> Result<Touch, Problem> {
         tracing::error!(stream = %event.stream, position = %event.position, "metadata cannot be read");
         Problem::internal(&error)
     })?;
-    let by = match metadata.actor {
-        Actor::Human { user_id } => Some(user_id),
-        Actor::Agent { .. } | Actor::System { .. } => None,
-    };
-    Ok(Touch { at: event.recorded_at, by })
+    Ok(Touch { at: event.recorded_at, by: metadata.actor.member() })
 }

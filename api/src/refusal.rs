@@ -193,6 +193,7 @@ fn of_workspace(rejection: WorkspaceRejection, detail: String) -> Problem {
         WorkspaceRejection::NotFound => Problem::not_found("workspace"),
         WorkspaceRejection::NotAMember => Problem::not_found("member"),
         WorkspaceRejection::InvitationNotFound => Problem::not_found("invitation"),
+        WorkspaceRejection::NotAServiceAccount => Problem::not_found("service account"),
         WorkspaceRejection::NameInvalid => Problem::invalid("/name", "out_of_range", detail),
         WorkspaceRejection::DescriptionTooLong => {
             Problem::invalid("/description", "out_of_range", detail)
@@ -213,6 +214,8 @@ fn of_workspace(rejection: WorkspaceRejection, detail: String) -> Problem {
         | WorkspaceRejection::InvitationExpired
         | WorkspaceRejection::TooManyInvitations
         | WorkspaceRejection::TransferToSelf
+        | WorkspaceRejection::ServiceAccountOwner
+        | WorkspaceRejection::TooManyServiceAccounts
         | WorkspaceRejection::TooManyMembers => Problem::rule_refused(rejection.rule(), detail),
     }
 }

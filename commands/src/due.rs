@@ -128,7 +128,10 @@ fn due_of_workspace(stream: StreamId, event: &WorkspaceEvent) -> Option<DueTime>
         | WorkspaceEvent::MemberRemoved(_)
         | WorkspaceEvent::InvitationRevoked(_)
         | WorkspaceEvent::InvitationAccepted(_)
-        | WorkspaceEvent::InvitationExpired(_) => None,
+        | WorkspaceEvent::InvitationExpired(_)
+        | WorkspaceEvent::ServiceAccountAdded(_)
+        | WorkspaceEvent::ServiceAccountDisabled(_)
+        | WorkspaceEvent::ServiceAccountEnabled(_) => None,
     }
 }
 

@@ -141,7 +141,10 @@ impl Dispatch {
             | WorkspaceEvent::InvitationRenewed(_)
             | WorkspaceEvent::InvitationRevoked(_)
             | WorkspaceEvent::InvitationAccepted(_)
-            | WorkspaceEvent::InvitationExpired(_) => {}
+            | WorkspaceEvent::InvitationExpired(_)
+            | WorkspaceEvent::ServiceAccountAdded(_)
+            | WorkspaceEvent::ServiceAccountDisabled(_)
+            | WorkspaceEvent::ServiceAccountEnabled(_) => {}
         }
     }
 

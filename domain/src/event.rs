@@ -235,10 +235,13 @@ pub enum Actor {
         /// Who.
         user_id: UserId,
     },
-    /// A program that decides by itself (an AI agent, an external worker).
+    /// A program that decides by itself (an AI agent, an external worker, a service account).
     Agent {
-        /// Its name.
+        /// Its name; of a service account only that it is one, because what people call it is not for the log.
         name: String,
+        /// The service account that it is, by which its workspace knows it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        user_id: Option<UserId>,
     },
     /// Ledgerline itself: a policy, a timer, a worker.
     System {
@@ -252,6 +255,22 @@ impl Actor {
     #[must_use]
     pub fn system(name: &str) -> Self {
         Self::System { name: name.to_owned() }
+    }
+
+    /// A service account.
+    #[must_use]
+    pub fn service_account(user_id: UserId) -> Self {
+        Self::Agent { name: "service_account".to_owned(), user_id: Some(user_id) }
+    }
+
+    /// The person or service account that it is; none for what no workspace has as a member.
+    #[must_use]
+    pub const fn member(&self) -> Option<UserId> {
+        match self {
+            Self::Human { user_id } => Some(*user_id),
+            Self::Agent { user_id, .. } => *user_id,
+            Self::System { .. } => None,
+        }
     }
 }
 

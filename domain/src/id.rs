@@ -42,7 +42,7 @@ macro_rules! ids {
 ids! {
     /// A workspace: the boundary of membership and of everything that is shared.
     WorkspaceId,
-    /// A person, known to events by this id only.
+    /// A person, known to events by this id only; or a service account, which is a member of its workspace as a person is.
     UserId,
     /// A workflow, over all its versions.
     WorkflowId,

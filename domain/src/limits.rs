@@ -23,6 +23,8 @@ pub const MAX_MEMBERS: usize = 10_000;
 pub const MAX_INVITATIONS: usize = 100;
 /// For how many days the deletion of a workspace can be taken back: somebody who is away for a month still finds it.
 pub const DELETION_GRACE_DAYS: i64 = 30;
+/// Service accounts of one workspace: programs that a team looks after, listed in one answer.
+pub const MAX_SERVICE_ACCOUNTS: usize = 200;
 /// Secrets of one workspace: all of its vault is one state that every run with a secret folds.
 pub const MAX_SECRETS: usize = 1_000;
 /// Connections of one workspace, for the same reason.

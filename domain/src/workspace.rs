@@ -10,6 +10,7 @@ mod deletion;
 mod events;
 mod invitations;
 mod members;
+mod service_account;
 
 use std::collections::BTreeMap;
 
@@ -28,6 +29,7 @@ pub use self::{
     deletion::DELETION_GRACE,
     events::*,
     invitations::{INVITATION_TTL, Invitation},
+    service_account::*,
 };
 
 events! {
@@ -49,6 +51,9 @@ events! {
         "workspace_deletion_requested" 1 => WorkspaceDeletionRequested,
         "workspace_restored" 1 => WorkspaceRestored,
         "workspace_deleted" 1 => WorkspaceDeleted,
+        "service_account_added" 1 => ServiceAccountAdded,
+        "service_account_disabled" 1 => ServiceAccountDisabled,
+        "service_account_enabled" 1 => ServiceAccountEnabled,
     }
 }
 
@@ -83,6 +88,8 @@ pub struct ActiveWorkspace {
     pub personal: bool,
     /// Everybody who belongs to it.
     pub members: BTreeMap<UserId, Role>,
+    /// Those of them that are service accounts.
+    pub service_accounts: BTreeMap<UserId, Standing>,
     /// How many of its executions may run at once; none for what the deployment gives every workspace.
     pub max_concurrency: Option<u32>,
     /// Whether dispatch is paused in it.
@@ -92,10 +99,12 @@ pub struct ActiveWorkspace {
 }
 
 impl Workspace {
-    /// The role of a person; none when they are not a member or the workspace does not exist.
+    /// The role in which a person or service account may act; none when they are no member, the account is disabled, or the
+    /// workspace does not exist.
     #[must_use]
     pub fn role_of(&self, user: UserId) -> Option<Role> {
-        self.content().and_then(|workspace| workspace.members.get(&user).copied())
+        let workspace = self.content()?;
+        workspace.members.get(&user).copied().filter(|_| workspace.is_enabled(user))
     }
 
     /// The workspace, where it can be changed and takes in work.
@@ -154,6 +163,10 @@ impl Aggregate for Workspace {
             WorkspaceCommand::Delete => self.delete(now),
             WorkspaceCommand::Restore => self.restore(),
             WorkspaceCommand::EndGrace(command) => Ok(self.end_grace(command)),
+            WorkspaceCommand::AddServiceAccount(command) => {
+                self.active()?.add_service_account(command)
+            }
+            WorkspaceCommand::SetStanding(command) => self.active()?.set_standing(command),
         }
     }
 
@@ -165,6 +178,7 @@ impl Aggregate for Workspace {
                     description: event.description.clone(),
                     personal: event.personal,
                     members: BTreeMap::from([(event.owner, Role::Owner)]),
+                    service_accounts: BTreeMap::new(),
                     max_concurrency: None,
                     dispatch_paused: false,
                     invitations: BTreeMap::new(),
@@ -190,7 +204,7 @@ impl Aggregate for Workspace {
         }
     }
 
-    const SNAPSHOT: &'static str = "workspace/3";
+    const SNAPSHOT: &'static str = "workspace/5";
 
     fn weight(&self) -> usize {
         self.content().map_or(0, |workspace| {
@@ -219,6 +233,17 @@ impl ActiveWorkspace {
             }
             WorkspaceEvent::MemberRemoved(event) => {
                 self.members.remove(&event.user_id);
+                self.service_accounts.remove(&event.user_id);
+            }
+            WorkspaceEvent::ServiceAccountAdded(event) => {
+                self.members.insert(event.account_id, event.role);
+                self.service_accounts.insert(event.account_id, Standing::Enabled);
+            }
+            WorkspaceEvent::ServiceAccountDisabled(event) => {
+                self.service_accounts.insert(event.account_id, Standing::Disabled);
+            }
+            WorkspaceEvent::ServiceAccountEnabled(event) => {
+                self.service_accounts.insert(event.account_id, Standing::Enabled);
             }
             WorkspaceEvent::InvitationSent(event) => {
                 let InvitationSent { invitation_id, role, invited_by, expires_at } = *event;

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use ledgerline_domain::{
-    event::{Actor, AnyEvent, DomainEvent},
+    event::{AnyEvent, DomainEvent},
     execution::ExecutionEvent,
     trigger::TriggerEvent,
     vault::VaultEvent,
@@ -163,6 +163,11 @@ pub(crate) fn workspace_detail(event: &WorkspaceEvent) -> Value {
         WorkspaceEvent::InvitationExpired(event) => {
             json!({ "invitation_id": event.invitation_id })
         }
+        WorkspaceEvent::ServiceAccountAdded(event) => {
+            json!({ "user_id": event.account_id, "role": MemberRole::from(event.role) })
+        }
+        WorkspaceEvent::ServiceAccountDisabled(event) => json!({ "user_id": event.account_id }),
+        WorkspaceEvent::ServiceAccountEnabled(event) => json!({ "user_id": event.account_id }),
     }
 }
 
@@ -330,10 +335,7 @@ impl Projection for ActivityFeed {
             at: at.at,
             workspace_id: at.workspace,
             resource_id: at.stream,
-            user_id: match &actor {
-                Actor::Human { user_id } => Some(user_id.0),
-                Actor::Agent { .. } | Actor::System { .. } => None,
-            },
+            user_id: actor.member().map(|member| member.0),
             action,
             resource_kind,
             actor: serde_json::to_string(&actor).expect("an actor has only string keys"),

@@ -133,6 +133,7 @@ fn concerned(event: &WorkspaceEvent) -> Option<UserId> {
         WorkspaceEvent::MemberAdded(event) => Some(event.user_id),
         WorkspaceEvent::MemberRoleChanged(event) => Some(event.user_id),
         WorkspaceEvent::MemberRemoved(event) => Some(event.user_id),
+        WorkspaceEvent::ServiceAccountAdded(event) => Some(event.account_id),
         WorkspaceEvent::WorkspaceRenamed(_)
         | WorkspaceEvent::ConcurrencyChanged(_)
         | WorkspaceEvent::DispatchPaused(_)
@@ -144,7 +145,9 @@ fn concerned(event: &WorkspaceEvent) -> Option<UserId> {
         | WorkspaceEvent::InvitationExpired(_)
         | WorkspaceEvent::WorkspaceDeletionRequested(_)
         | WorkspaceEvent::WorkspaceRestored(_)
-        | WorkspaceEvent::WorkspaceDeleted(_) => None,
+        | WorkspaceEvent::WorkspaceDeleted(_)
+        | WorkspaceEvent::ServiceAccountDisabled(_)
+        | WorkspaceEvent::ServiceAccountEnabled(_) => None,
     }
 }
 
@@ -200,6 +203,9 @@ impl Projection for Members {
         match event {
             WorkspaceEvent::WorkspaceCreated(event) => self.add(at, event.owner, MemberRole::Owner),
             WorkspaceEvent::MemberAdded(event) => self.add(at, event.user_id, event.role.into()),
+            WorkspaceEvent::ServiceAccountAdded(event) => {
+                self.add(at, event.account_id, event.role.into())
+            }
             WorkspaceEvent::MemberRoleChanged(event) => {
                 let key = (at.stream, event.user_id.0);
                 let row = self.members.edit(&key).ok_or_else(|| {
@@ -223,6 +229,8 @@ impl Projection for Members {
             | WorkspaceEvent::InvitationRevoked(_)
             | WorkspaceEvent::InvitationAccepted(_)
             | WorkspaceEvent::InvitationExpired(_)
+            | WorkspaceEvent::ServiceAccountDisabled(_)
+            | WorkspaceEvent::ServiceAccountEnabled(_)
             | WorkspaceEvent::WorkspaceDeletionRequested(_)
             | WorkspaceEvent::WorkspaceRestored(_) => Ok(()),
             WorkspaceEvent::WorkspaceDeleted(_) => {

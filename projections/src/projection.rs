@@ -43,15 +43,12 @@ impl LogEvent {
             .map_err(|error| Poison::new(format!("its metadata cannot be read: {error}")))
     }
 
-    /// The person who caused it; none where a program or Ledgerline itself did.
+    /// The person or service account that caused it; none where another program or Ledgerline itself did.
     ///
     /// # Errors
     /// When the metadata has not its shape.
     pub fn user(&self) -> Result<Option<Uuid>, Poison> {
-        Ok(match self.actor()? {
-            Actor::Human { user_id } => Some(user_id.0),
-            Actor::Agent { .. } | Actor::System { .. } => None,
-        })
+        Ok(self.actor()?.member().map(|member| member.0))
     }
 }
 

@@ -262,7 +262,9 @@ impl Projection for Workspaces {
                 row.name.clone_from(&event.name);
                 row.description.clone_from(&event.description);
             }
-            WorkspaceEvent::MemberAdded(_) => row.member_count += 1,
+            WorkspaceEvent::MemberAdded(_) | WorkspaceEvent::ServiceAccountAdded(_) => {
+                row.member_count += 1;
+            }
             WorkspaceEvent::MemberRemoved(_) => row.member_count -= 1,
             WorkspaceEvent::MemberRoleChanged(_)
             | WorkspaceEvent::ConcurrencyChanged(_)
@@ -272,7 +274,9 @@ impl Projection for Workspaces {
             | WorkspaceEvent::InvitationRenewed(_)
             | WorkspaceEvent::InvitationRevoked(_)
             | WorkspaceEvent::InvitationAccepted(_)
-            | WorkspaceEvent::InvitationExpired(_) => {}
+            | WorkspaceEvent::InvitationExpired(_)
+            | WorkspaceEvent::ServiceAccountDisabled(_)
+            | WorkspaceEvent::ServiceAccountEnabled(_) => {}
             WorkspaceEvent::WorkspaceDeletionRequested(event) => {
                 row.deletion_ends_at = Some(event.ends_at);
             }

@@ -115,6 +115,8 @@ pub(crate) struct Belongings {
     listener: String,
     session: String,
     api_key: String,
+    service_account: String,
+    service_key: String,
     pub(crate) user: String,
     connection: String,
     invitation: String,
@@ -135,6 +137,8 @@ impl Belongings {
             listener: id(),
             session: id(),
             api_key: id(),
+            service_account: id(),
+            service_key: id(),
             user: id(),
             invitation: id(),
             imported: id(),
@@ -155,6 +159,13 @@ impl Belongings {
         let key = json!({ "name": "k", "scopes": ["read"] });
         let key = person.post("/auth/api-keys", &key).await.expect(201);
         let api_key = key.body["api_key"]["id"].as_str().expect("an id").to_owned();
+        let body = json!({ "name": "robot", "role": "viewer" });
+        let robots = "/auth/service-accounts";
+        let made = person.send(Method::POST, robots, Some(&body), &of_workspace).await;
+        let service_account = made.expect(201).id();
+        let key = json!({ "name": "k", "scopes": ["read"] });
+        let key = person.post(&format!("{robots}/{service_account}/api-keys"), &key).await;
+        let service_key = key.expect(201).body["api_key"]["id"].as_str().expect("an id").to_owned();
         let body = connection("db");
         let made = person.send(Method::POST, "/connections", Some(&body), &of_workspace);
         let connection = made.await.expect(201).id();
@@ -175,6 +186,8 @@ impl Belongings {
             listener,
             session,
             api_key,
+            service_account,
+            service_key,
             user,
         }
     }
@@ -195,12 +208,14 @@ impl Belongings {
             Some("webhooks") => &self.webhook,
             Some("event-triggers") => &self.listener,
             Some("auth") if path.contains("sessions") => &self.session,
+            Some("auth") if path.contains("service-accounts") => &self.service_account,
             Some("auth") => &self.api_key,
             _ => &self.workspace,
         };
         let known: BTreeMap<&str, &str> = BTreeMap::from([
             ("{id}", id.as_str()),
             ("{user_id}", self.user.as_str()),
+            ("{key_id}", self.service_key.as_str()),
             ("{version}", "1"),
             ("{template}", "greeting"),
             ("{slug}", "invalid-value"),
@@ -250,7 +265,10 @@ impl Belongings {
                 json!({ "email": "x@example.com", "purpose": "login", "code": "000000" })
             }
             "POST /api/v1/auth/verify-email" => json!({ "token": "none" }),
-            "POST /api/v1/auth/api-keys" => json!({ "name": "x", "scopes": ["read"] }),
+            "POST /api/v1/auth/api-keys" | "POST /api/v1/auth/service-accounts/{id}/api-keys" => {
+                json!({ "name": "x", "scopes": ["read"] })
+            }
+            "POST /api/v1/auth/service-accounts" => json!({ "name": "x", "role": "viewer" }),
             "POST /api/v1/workspaces" | "PATCH /api/v1/workspaces/{id}" => json!({ "name": "x" }),
             "PATCH /api/v1/workspaces/{id}/members/{user_id}" => json!({ "role": "viewer" }),
             "POST /api/v1/workspaces/{id}/invite" => {
@@ -419,7 +437,8 @@ async fn invariant_11_no_route_lets_a_viewer_change_anything() {
         let body = route.takes_body.then(|| belongings.body_of(&route.name));
         let answer = ask(&eve, route, body.as_ref(), &theirs).await;
         // 404 for what is not the workspace's at all, such as another's session, or an invitation that nobody has.
-        let hidden = route.name.contains("/auth/") || route.name.contains("/{token}/");
+        let own = route.name.contains("/auth/") && !route.name.contains("/auth/service-accounts");
+        let hidden = own || route.name.contains("/{token}/");
         assert_eq!(answer.status, if hidden { 404 } else { 403 }, "{}: {answer:?}", route.name);
     }
     let shown = ada.get(&format!("/workflows/{}", belongings.workflow)).await.expect(200);

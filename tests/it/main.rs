@@ -39,6 +39,7 @@ mod http {
     mod quarantine;
     mod rate_limits;
     mod secrets;
+    mod service_accounts;
     mod system;
     mod task_requests;
     mod triggers;

@@ -39,6 +39,8 @@ enum Need {
     Run,
     /// An administrator.
     Manage,
+    /// An administrator who is signed in, not one's key: it gives somebody new access.
+    Appoint,
     /// An owner.
     Own,
     /// A member, about the own membership; by key, one that may administer.
@@ -47,13 +49,17 @@ enum Need {
     Operate,
 }
 
-use Need::{Belong, Edit, Manage, Mine, Nothing, Operate, Own, Person as Signed, Run, View};
+use Need::{
+    Appoint, Belong, Edit, Manage, Mine, Nothing, Operate, Own, Person as Signed, Run, View,
+};
 
 /// The matrix, a line a route.
 #[rustfmt::skip]
 const NEEDS: &[(&str, Need)] = &[
     ("DELETE /api/v1/auth/api-keys/{id}", Mine),
     ("DELETE /api/v1/auth/me", Signed),
+    ("DELETE /api/v1/auth/service-accounts/{id}", Manage),
+    ("DELETE /api/v1/auth/service-accounts/{id}/api-keys/{key_id}", Manage),
     ("DELETE /api/v1/auth/sessions/{id}", Mine),
     ("DELETE /api/v1/connections/{id}", Manage),
     ("DELETE /api/v1/imported-executions/{id}", Edit),
@@ -70,6 +76,9 @@ const NEEDS: &[(&str, Need)] = &[
     ("GET /api/v1/approvals", View),
     ("GET /api/v1/auth/api-keys", Signed),
     ("GET /api/v1/auth/me", Signed),
+    ("GET /api/v1/auth/service-accounts", View),
+    ("GET /api/v1/auth/service-accounts/{id}", View),
+    ("GET /api/v1/auth/service-accounts/{id}/api-keys", Manage),
     ("GET /api/v1/auth/sessions", Signed),
     ("GET /api/v1/connections", Edit),
     ("GET /api/v1/connections/{id}", Edit),
@@ -153,6 +162,10 @@ const NEEDS: &[(&str, Need)] = &[
     ("POST /api/v1/auth/register", Nothing),
     ("POST /api/v1/auth/request-otp", Nothing),
     ("POST /api/v1/auth/request-verification", Signed),
+    ("POST /api/v1/auth/service-accounts", Appoint),
+    ("POST /api/v1/auth/service-accounts/{id}/api-keys", Appoint),
+    ("POST /api/v1/auth/service-accounts/{id}/disable", Manage),
+    ("POST /api/v1/auth/service-accounts/{id}/enable", Appoint),
     ("POST /api/v1/auth/verify-email", Nothing),
     ("POST /api/v1/auth/verify-otp", Nothing),
     ("POST /api/v1/auth/ws-ticket", Signed),
@@ -241,7 +254,7 @@ fn least(need: Need) -> Option<Role> {
         Nothing | Signed | Mine | Operate => None,
         View | Belong => Some(Role::Viewer),
         Edit | Run => Some(Role::Editor),
-        Manage => Some(Role::Administrator),
+        Manage | Appoint => Some(Role::Administrator),
         Own => Some(Role::Owner),
     }
 }

@@ -7,19 +7,22 @@ SELECT
     s.expires_at AS "expires_at!",
     NULL::bytea AS "secret_hash?",
     NULL::text[] AS "scopes?",
-    NULL::uuid AS "workspace_id?"
+    NULL::uuid AS "workspace_id?",
+    false AS "service_account!"
 FROM sessions s
 LEFT JOIN operators o ON o.user_id = s.user_id
 WHERE s.session_id = ANY ($1) AND s.revoked_at IS NULL AND s.expires_at > $3
 UNION ALL
 SELECT
     k.api_key_id,
-    k.user_id,
+    coalesce(k.user_id, k.account_id),
     o.user_id IS NOT NULL,
     k.expires_at,
     k.secret_hash,
     k.scopes,
-    k.workspace_id
+    coalesce(a.workspace_id, k.workspace_id),
+    a.account_id IS NOT NULL
 FROM api_keys k
 LEFT JOIN operators o ON o.user_id = k.user_id
-WHERE k.api_key_id = ANY ($2) AND k.revoked_at IS NULL AND k.expires_at > $3
+LEFT JOIN service_accounts a ON a.account_id = k.account_id
+WHERE k.api_key_id = ANY ($2) AND k.revoked_at IS NULL AND k.expires_at > $3 AND a.disabled_at IS NULL

@@ -1,4 +1,4 @@
-//! Who asks: the person behind an access token, an API key, a cookie or a WebSocket ticket.
+//! Who asks: the person behind an access token, an API key, a cookie or a WebSocket ticket, or the service account behind its key.
 
 use axum::{
     extract::{FromRequestParts, MatchedPath},
@@ -38,14 +38,14 @@ const MAX_TOKEN_BYTES: usize = 4_096;
 pub enum Credential {
     /// A session of a person, by access token, cookie or ticket.
     Session(SessionId),
-    /// A key that acts for a person.
+    /// A key that acts for a person, or as a service account.
     ApiKey(ApiKeyId),
 }
 
-/// A person who is signed in; the session or key was looked up for this request.
+/// A person or a service account that is signed in; the session or key was looked up for this request.
 #[derive(Clone, Debug)]
 pub struct Caller {
-    /// Who.
+    /// Who: the person, or the service account.
     pub user_id: UserId,
     /// With what.
     pub credential: Credential,
@@ -94,6 +94,25 @@ impl Caller {
         }
     }
 
+    /// Demands a person, for what a service account has not: an account of its own.
+    ///
+    /// # Errors
+    /// 403 for a service account.
+    pub fn demand_person(&self) -> Result<(), Problem> {
+        match self.live.service_account {
+            false => Ok(()),
+            true => {
+                Err(Problem::forbidden("a service account is no person and has no own account"))
+            }
+        }
+    }
+
+    /// Whether it is a service account.
+    #[must_use]
+    pub fn is_service_account(&self) -> bool {
+        self.live.service_account
+    }
+
     /// The workspace that is the person's own.
     #[must_use]
     pub fn personal_workspace(&self) -> WorkspaceId {
@@ -124,10 +143,13 @@ impl Caller {
         }
     }
 
-    /// The name under which the log knows this person.
+    /// The name under which the log knows this person or service account.
     #[must_use]
     pub fn actor(&self) -> Actor {
-        Actor::Human { user_id: self.user_id }
+        match self.live.service_account {
+            false => Actor::Human { user_id: self.user_id },
+            true => Actor::service_account(self.user_id),
+        }
     }
 
     /// Looks up a token of any kind. Also for sockets, which ask again while they are open.

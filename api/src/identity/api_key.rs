@@ -1,8 +1,9 @@
-//! API keys: a program acts for a person, with less than that person may. Shown once, stored hashed, always expiring.
+//! API keys: a program acts for a person, or as a service account, with less than that may. Shown once, stored hashed, always expiring.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use ledgerline_domain::{
     audit::{ApiKeyEnded, ApiKeyMade},
+    event::Actor,
     id::{ApiKeyId, UserId, WorkspaceId},
 };
 use secrecy::ExposeSecret;
@@ -15,7 +16,7 @@ use crate::problem::{FieldError, Problem};
 
 /// The longest life of a key, in days.
 pub const MAX_DAYS: i64 = 366;
-/// How many keys one person may have.
+/// How many keys one person or service account may have.
 pub const MAX_KEYS: i64 = 100;
 
 /// What a key may do at most; never more than its owner.
@@ -50,6 +51,32 @@ impl Scope {
     pub(super) fn parse_all(names: &[String]) -> Vec<Self> {
         let all = [Self::Read, Self::Write, Self::Execute, Self::Admin];
         all.into_iter().filter(|scope| names.iter().any(|name| name == scope.as_str())).collect()
+    }
+}
+
+/// Whose a key is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyHolder {
+    /// A person: the key does what the person may.
+    Person(UserId),
+    /// A service account: the key does what the account may, in its workspace.
+    ServiceAccount(UserId),
+}
+
+impl KeyHolder {
+    /// The id of the person or the account; no person has the id of an account.
+    const fn user_id(self) -> UserId {
+        match self {
+            Self::Person(id) | Self::ServiceAccount(id) => id,
+        }
+    }
+
+    /// The same for the two columns that name a holder.
+    const fn columns(self) -> (Option<Uuid>, Option<Uuid>) {
+        match self {
+            Self::Person(id) => (Some(id.0), None),
+            Self::ServiceAccount(id) => (None, Some(id.0)),
+        }
     }
 }
 
@@ -117,13 +144,14 @@ impl NewApiKey {
 }
 
 impl Identity {
-    /// Makes a key of a person.
+    /// Makes a key of a person or a service account; `by` is the person who makes it.
     ///
     /// # Errors
-    /// 422 for values that are not valid, 409 when the person has too many keys.
+    /// 422 for values that are not valid, 409 when the holder has too many keys.
     pub async fn make_api_key(
         &self,
-        user: UserId,
+        holder: KeyHolder,
+        by: UserId,
         wanted: NewApiKey,
         client: &Client,
         now: DateTime<Utc>,
@@ -137,12 +165,12 @@ impl Identity {
         let (key, secret_hash) = token::new_api_key(id);
         let expires_at = now + TimeDelta::days(wanted.expires_in_days);
         let mut transaction = self.pool().begin().await?;
-        let made = sqlx::query!(
-            "INSERT INTO api_keys (api_key_id, user_id, name, secret_hash, scopes, workspace_id, created_at, expires_at)
-             SELECT $1, $2, $3, $4, $5, $6, $7, $8
-             WHERE (SELECT count(*) FROM api_keys WHERE user_id = $2 AND revoked_at IS NULL AND expires_at > $7) < $9",
+        let (user, account) = holder.columns();
+        let made = sqlx::query_file!(
+            "sql/identity/make_api_key.sql",
             id.0,
-            user.0,
+            user,
+            account,
             wanted.name.trim(),
             secret_hash.as_slice(),
             &names,
@@ -156,18 +184,18 @@ impl Identity {
         if made.rows_affected() == 0 {
             return Err(Problem::rule_refused(
                 "too_many_api_keys",
-                "a person has at most 100 keys; remove one first",
+                "a person or service account has at most 100 keys; remove one first",
             ));
         }
         let event = ApiKeyMade {
-            user_id: user,
+            user_id: holder.user_id(),
             api_key_id: id,
             scopes: names,
             workspace_id: wanted.workspace_id,
             expires_at,
             at: now,
         };
-        audit::note(&mut transaction, event, user, client, now).await?;
+        audit::note(&mut transaction, event, by, client, now).await?;
         transaction.commit().await?;
         let api_key = ApiKeyView {
             id,
@@ -180,19 +208,20 @@ impl Identity {
         Ok(CreatedApiKey { key: key.expose_secret().to_owned(), api_key })
     }
 
-    /// The keys of a person that are good, the newest first.
+    /// The keys of a person or service account that have not ended, the newest first.
     ///
     /// # Errors
     /// 503 when the database is away.
     pub async fn api_keys(
         &self,
-        user: UserId,
+        holder: KeyHolder,
         now: DateTime<Utc>,
     ) -> Result<Vec<ApiKeyView>, Problem> {
         let rows = sqlx::query!(
             "SELECT api_key_id, name, scopes, workspace_id, created_at, expires_at FROM api_keys
-             WHERE user_id = $1 AND revoked_at IS NULL AND expires_at > $2 ORDER BY created_at DESC, api_key_id DESC",
-            user.0,
+             WHERE (user_id = $1 OR account_id = $1) AND revoked_at IS NULL AND expires_at > $2
+             ORDER BY created_at DESC, api_key_id DESC",
+            holder.user_id().0,
             now
         )
         .fetch_all(self.pool())
@@ -210,21 +239,23 @@ impl Identity {
             .collect())
     }
 
-    /// Ends a key of a person. False when that person has no such key.
+    /// Ends a key of a person or service account. False when that one has no such key.
     ///
     /// # Errors
     /// 503 when the database is away.
     pub async fn end_api_key(
         &self,
-        user: UserId,
+        holder: KeyHolder,
+        by: &Actor,
         key: ApiKeyId,
         now: DateTime<Utc>,
     ) -> Result<bool, Problem> {
         let mut transaction = self.pool().begin().await?;
         let ended = sqlx::query!(
-            "UPDATE api_keys SET revoked_at = $3 WHERE api_key_id = $1 AND user_id = $2 AND revoked_at IS NULL",
+            "UPDATE api_keys SET revoked_at = $3
+             WHERE api_key_id = $1 AND (user_id = $2 OR account_id = $2) AND revoked_at IS NULL",
             key.0,
-            user.0,
+            holder.user_id().0,
             now
         )
         .execute(&mut *transaction)
@@ -232,10 +263,28 @@ impl Identity {
         if ended.rows_affected() == 0 {
             return Ok(false);
         }
-        let event = ApiKeyEnded { user_id: user, api_key_id: key, at: now };
-        audit::note(&mut transaction, event, user, &Client::default(), now).await?;
+        let user_id = holder.user_id();
+        let event = ApiKeyEnded { user_id, api_key_id: key, at: now };
+        audit::note_by(&mut transaction, event, user_id, by, &Client::default(), now).await?;
         transaction.commit().await?;
         Ok(true)
+    }
+
+    /// Whether a person or service account has such a key, good or ended.
+    ///
+    /// # Errors
+    /// 503 when the database is away.
+    pub async fn has_api_key(&self, holder: KeyHolder, key: ApiKeyId) -> Result<bool, Problem> {
+        let has = sqlx::query_scalar!(
+            r#"SELECT EXISTS (
+                SELECT 1 FROM api_keys WHERE api_key_id = $1 AND (user_id = $2 OR account_id = $2)
+            ) AS "has!""#,
+            key.0,
+            holder.user_id().0
+        )
+        .fetch_one(self.pool())
+        .await?;
+        Ok(has)
     }
 
     /// Whether a key is still good, for what outlives the request that opened it.
@@ -249,7 +298,8 @@ impl Identity {
     ) -> Result<bool, Problem> {
         let good = sqlx::query_scalar!(
             r#"SELECT EXISTS (
-                SELECT 1 FROM api_keys WHERE api_key_id = $1 AND revoked_at IS NULL AND expires_at > $2
+                SELECT 1 FROM api_keys k LEFT JOIN service_accounts a ON a.account_id = k.account_id
+                WHERE k.api_key_id = $1 AND k.revoked_at IS NULL AND k.expires_at > $2 AND a.disabled_at IS NULL
             ) AS "good!""#,
             key.0,
             now

@@ -56,6 +56,8 @@ pub struct Live {
     pub scopes: Option<Vec<Scope>>,
     /// The only workspace that a key reaches.
     pub workspace_id: Option<WorkspaceId>,
+    /// Whether it is a key of a service account, which is a member of that workspace and no person.
+    pub service_account: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -217,6 +219,7 @@ async fn read(
                 expires_at: row.expires_at,
                 scopes: row.scopes.map(|scopes| Scope::parse_all(&scopes)),
                 workspace_id: row.workspace_id.map(WorkspaceId),
+                service_account: row.service_account,
             };
             (row.credential_id, Row { live, secret_hash: row.secret_hash })
         })

@@ -2,6 +2,7 @@
 
 pub mod code;
 pub mod erasure;
+pub mod service_accounts;
 
 use axum::{
     Json,
@@ -25,7 +26,7 @@ use crate::{
     },
     identity::{
         account::User,
-        api_key::{ApiKeyView, CreatedApiKey, NewApiKey, Scope},
+        api_key::{ApiKeyView, CreatedApiKey, KeyHolder, NewApiKey, Scope},
         keys::KeySet,
         registration::Registration,
         session::{SessionView, TokenAnswer},
@@ -214,6 +215,7 @@ pub async fn logout(
 /// The own account.
 #[utoipa::path(get, path = "/auth/me", tag = "auth", responses((status = 200, body = User)))]
 pub async fn me(State(state): State<AppState>, caller: Caller) -> Result<Json<User>, Problem> {
+    caller.demand_person()?;
     state.identity.user(caller.user_id).await?.map(Json).ok_or_else(|| Problem::not_found("user"))
 }
 
@@ -238,6 +240,7 @@ pub async fn sessions(
     context: RequestContext,
     caller: Caller,
 ) -> Result<Json<SessionList>, Problem> {
+    caller.demand_person()?;
     let current = caller.session().ok();
     let items = state.identity.sessions(caller.user_id, current, context.now).await?;
     Ok(Json(SessionList { items }))
@@ -280,7 +283,8 @@ pub async fn api_keys(
     caller: Caller,
 ) -> Result<Json<ApiKeyList>, Problem> {
     caller.session()?;
-    Ok(Json(ApiKeyList { items: state.identity.api_keys(caller.user_id, context.now).await? }))
+    let holder = KeyHolder::Person(caller.user_id);
+    Ok(Json(ApiKeyList { items: state.identity.api_keys(holder, context.now).await? }))
 }
 
 /// Make an API key. It is shown this once.
@@ -295,8 +299,9 @@ pub async fn make_api_key(
     caller.session()?;
     let ApiKeyRequest { name, scopes, workspace_id, expires_in_days } = request;
     let wanted = NewApiKey { name, scopes, workspace_id, expires_in_days };
-    let client = context.client();
-    let made = state.identity.make_api_key(caller.user_id, wanted, &client, context.now);
+    let (by, client) = (caller.user_id, context.client());
+    let holder = KeyHolder::Person(by);
+    let made = state.identity.make_api_key(holder, by, wanted, &client, context.now);
     let created = made.await?;
     let location = format!("/api/v1/auth/api-keys/{}", created.api_key.id);
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(created)).into_response())
@@ -311,7 +316,8 @@ pub async fn end_api_key(
     Path(id): Path<ApiKeyId>,
 ) -> Result<StatusCode, Problem> {
     caller.session()?;
-    if state.identity.end_api_key(caller.user_id, id, context.now).await? {
+    let (holder, by) = (KeyHolder::Person(caller.user_id), caller.actor());
+    if state.identity.end_api_key(holder, &by, id, context.now).await? {
         Ok(StatusCode::NO_CONTENT)
     } else {
         Err(Problem::not_found("API key"))

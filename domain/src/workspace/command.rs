@@ -2,6 +2,7 @@
 
 use chrono::{DateTime, Utc};
 
+use super::{AddServiceAccount, SetStanding};
 use crate::{
     id::{InvitationId, UserId},
     limits,
@@ -53,6 +54,10 @@ pub enum WorkspaceCommand {
     Restore,
     /// Its grace is over.
     EndGrace(EndGrace),
+    /// Let a service account in.
+    AddServiceAccount(AddServiceAccount),
+    /// Turn a service account off or on.
+    SetStanding(SetStanding),
 }
 
 /// Makes a workspace with its first owner.
@@ -212,6 +217,15 @@ pub enum WorkspaceRejection {
     /// There are too many members.
     #[error("a workspace has at most {} members", limits::MAX_MEMBERS)]
     TooManyMembers,
+    /// A service account cannot sign in, so it cannot answer for a workspace.
+    #[error("a service account cannot be an owner")]
+    ServiceAccountOwner,
+    /// What was named is no service account of it.
+    #[error("this is no service account of the workspace")]
+    NotAServiceAccount,
+    /// There are too many service accounts.
+    #[error("a workspace has at most {} service accounts", limits::MAX_SERVICE_ACCOUNTS)]
+    TooManyServiceAccounts,
     /// There is no such open invitation.
     #[error("the invitation is not open")]
     InvitationNotFound,
@@ -248,6 +262,9 @@ impl WorkspaceRejection {
             Self::LastOwner => "last_owner",
             Self::PersonalWorkspace => "personal_workspace",
             Self::TooManyMembers => "too_many_members",
+            Self::ServiceAccountOwner => "service_account_owner",
+            Self::NotAServiceAccount => "not_a_service_account",
+            Self::TooManyServiceAccounts => "too_many_service_accounts",
             Self::InvitationNotFound => "invitation_not_found",
             Self::InvitationExpired => "invitation_expired",
             Self::TooManyInvitations => "too_many_invitations",

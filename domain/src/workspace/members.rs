@@ -40,6 +40,9 @@ impl ActiveWorkspace {
         if self.personal {
             return Err(WorkspaceRejection::PersonalWorkspace);
         }
+        if command.role == Role::Owner && self.is_service(command.user_id) {
+            return Err(WorkspaceRejection::ServiceAccountOwner);
+        }
         self.check_owner_remains(command.user_id)?;
         let mut events =
             vec![MemberRoleChanged { user_id: command.user_id, role: command.role }.into()];
@@ -61,6 +64,9 @@ impl ActiveWorkspace {
         }
         if self.personal {
             return Err(WorkspaceRejection::PersonalWorkspace);
+        }
+        if self.is_service(command.to) {
+            return Err(WorkspaceRejection::ServiceAccountOwner);
         }
         let mut events = Vec::new();
         if self.role(command.to)? != Role::Owner {

@@ -121,6 +121,7 @@ async fn a_job_survives_the_death_of_whoever_carries_it_out() {
         id: Uuid::now_v7(),
         workspace: WorkspaceId(ada.workspace.0),
         requested_by: ada.user_id,
+        by_service_account: false,
         action: BulkAction::Rerun,
         body_hash: [0; 32],
         executions: ids.iter().map(|id| id.parse().expect("an id")).collect(),

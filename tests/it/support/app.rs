@@ -16,10 +16,14 @@ use ledgerline_commands::{Clock as CommandClock, Commands, Lines, Recorder, Sett
 use ledgerline_nats::{Gateway, GatewayConfig, LiveLogs};
 use ledgerline_projections::Positions;
 use ledgerline_store::{
-    EventLog, LogConfig, PostgresLog, facts::Facts, seal::MasterKey, sealed::SealedValues,
+    EventLog, LogConfig, PostgresLog,
+    facts::{Facts, Tallies},
+    seal::MasterKey,
+    sealed::SealedValues,
 };
 use ledgerline_worker::outbound::Reach;
 use secrecy::SecretString;
+use sqlx::PgPool;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
@@ -51,6 +55,8 @@ impl App {
         let of_commands = CommandClock::new(move || now.now(), Uuid::now_v7);
         let commands = Commands::new(Arc::clone(&log), of_commands, Settings::default());
         let config = change(Config::default());
+        let networks = config.worker.allowed_networks.iter();
+        let reach = networks.fold(Reach::public(), |reach, network| reach.and_network(*network));
         let identity = IdentityParts {
             pool: pool.clone(),
             config: config.auth.clone(),
@@ -71,7 +77,7 @@ impl App {
             health: Health::default(),
             metrics: None,
             commands,
-            reach: Arc::new(Reach::public()),
+            reach: Arc::new(reach),
             sealed: SealedValues::new(pool.clone(), master_key()),
             pool,
             positions: Positions::new(Arc::clone(&log)),
@@ -93,7 +99,28 @@ impl Drop for App {
     }
 }
 
-fn master_key() -> MasterKey {
+/// The accounts of another process on the same database, under the same clock.
+pub(crate) async fn identity_elsewhere(
+    pool: PgPool,
+    clock: Clock,
+    stop: &CancellationToken,
+) -> Identity {
+    let config = Config::default();
+    let parts = IdentityParts {
+        pool,
+        config: config.auth,
+        mail: config.mail,
+        master_key: master_key(),
+        public_url: config.http.public_url,
+        clock,
+        on_registered: Arc::new(|_| Box::pin(async { Ok(()) })),
+        tallies: Tallies::default(),
+    };
+    Identity::start(parts, &TaskTracker::new(), stop).await.expect("another process")
+}
+
+/// The key under which every test seals.
+pub(crate) fn master_key() -> MasterKey {
     let key = SecretString::from("A".repeat(43) + "=");
     MasterKey::from_config(&key).expect("32 bytes in base64")
 }

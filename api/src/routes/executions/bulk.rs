@@ -193,6 +193,7 @@ pub async fn begin(
         id,
         workspace,
         requested_by: reading.caller.user_id,
+        by_service_account: reading.caller.is_service_account(),
         action,
         body_hash: hash,
         executions,

@@ -182,7 +182,7 @@ pub struct HoldView {
 
 impl From<&Hold> for HoldView {
     fn from(hold: &Hold) -> Self {
-        Self { by: user_of(&hold.by), since: hold.since, reason: hold.reason.clone() }
+        Self { by: hold.by.member(), since: hold.since, reason: hold.reason.clone() }
     }
 }
 
@@ -286,13 +286,6 @@ pub async fn why(
     Ok(reading.answer(body, position).versioned(found.version))
 }
 
-fn user_of(actor: &Actor) -> Option<UserId> {
-    match actor {
-        Actor::Human { user_id } => Some(*user_id),
-        Actor::Agent { .. } | Actor::System { .. } => None,
-    }
-}
-
 fn standings(lines: &Lines, id: ExecutionId) -> Vec<LineView> {
     let Some(Why::InLine { lines, resumed }) = lines.why(id) else { return Vec::new() };
     let view = |standing: Standing| LineView {
@@ -367,7 +360,7 @@ fn paused(lines: &Lines, id: ExecutionId, execution: &Execution) -> Option<Pause
         Phase::Running { intent: Intent::Pause(reason), .. } => (*reason, true),
         Phase::Running { .. } | Phase::Idle(_) | Phase::Dispatched => return None,
     };
-    let seen = lines.look(|fold| (fold.paused_by(id).and_then(user_of), fold.since(id)));
+    let seen = lines.look(|fold| (fold.paused_by(id).and_then(Actor::member), fold.since(id)));
     let (by, since) = seen.unwrap_or_default();
     Some(PauseView { reason, by, since: since.filter(|_| !finishing), finishing })
 }

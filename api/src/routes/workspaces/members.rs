@@ -28,6 +28,7 @@ use crate::{
     invitations::settle_closed,
     problem::Problem,
     reading::{self, Reading},
+    routes::auth::service_accounts,
     routes::executions::control::NoFields,
     writing::{Reply, Writing, hash_of},
 };
@@ -40,8 +41,10 @@ pub struct MemberView {
     pub user_id: UserId,
     /// The name; none when the account was erased.
     pub full_name: Option<String>,
-    /// The address; none when the account was erased.
+    /// The address; none when the account was erased, and of a service account.
     pub email: Option<String>,
+    /// Whether it is a service account: a program with a name and keys.
+    pub service_account: bool,
     /// With which role.
     pub role: MemberRole,
     /// Since when; none when a past is asked for.
@@ -107,6 +110,7 @@ pub async fn members(
         user_id: UserId(row.user_id),
         full_name: None,
         email: None,
+        service_account: false,
         role: row.role,
         added_at: Some(row.added_at),
         added_by: row.added_by.map(UserId),
@@ -139,8 +143,9 @@ pub async fn change_role(
     };
     let changed = writing.execute::<Workspace, _, _>(&context, plan).await?;
     settle_closed(&state, id, &changed.events).await;
-    let role = changed.state.role_of(user_id).ok_or_else(|| Problem::not_found("member"))?;
-    let mut views = [past_member(user_id, role.into())];
+    let is = changed.state.active().map_err(|_| Problem::not_found("workspace"))?;
+    let role = is.members.get(&user_id).ok_or_else(|| Problem::not_found("member"))?;
+    let mut views = [past_member(user_id, (*role).into())];
     name(&state, &mut views).await?;
     let [view] = views;
     let answer = writing.answer(StatusCode::OK, view, changed.position);
@@ -212,6 +217,11 @@ async fn remove(
     };
     let removed = writing.execute::<Workspace, _, _>(&context, plan).await?;
     settle_closed(state, id, &removed.events).await;
+    // Of a service account nothing is left: it belongs to this workspace alone.
+    let account = state.identity.service_account(user_id).await?;
+    if account.is_some_and(|account| account.workspace_id == id) {
+        state.identity.erase_service_account(user_id).await?;
+    }
     let answer = writing.answer(StatusCode::NO_CONTENT, (), removed.position);
     Ok(answer.versioned(removed.version).into_response())
 }
@@ -251,6 +261,7 @@ const fn past_member(user_id: UserId, role: MemberRole) -> MemberView {
         user_id,
         full_name: None,
         email: None,
+        service_account: false,
         role,
         added_at: None,
         added_by: None,
@@ -264,10 +275,14 @@ async fn name(state: &AppState, members: &mut [MemberView]) -> Result<(), Proble
     let people = state.identity.people(&ids).await?;
     let people: HashMap<UserId, Person> =
         people.into_iter().map(|person| (person.id, person)).collect();
+    let programs = service_accounts::names(state, &ids).await?;
     for member in members {
         if let Some(person) = people.get(&member.user_id) {
             member.full_name = Some(person.full_name.clone());
             member.email = Some(person.email.clone());
+        } else if let Some(name) = programs.get(&member.user_id) {
+            member.full_name = Some(name.clone());
+            member.service_account = true;
         }
     }
     Ok(())
