@@ -6,6 +6,7 @@ import { connect, disconnect, onState } from "./live.js";
 import { fromMail, join, setPassword, verify, waitingInvitation, withCode } from "./mail.js";
 import { overview } from "./overview.js";
 import { run } from "./run.js";
+import { askForCode, providers, returned } from "./second-step.js";
 
 const main = document.getElementById("main");
 let leave = () => {};
@@ -39,7 +40,7 @@ export const act = (work) => async (event) => {
   }
 };
 
-function signInView() {
+function signInView(problem = null) {
   let registering = false;
   const errors = problems();
   const title = h("h1", {}, "Sign in");
@@ -61,7 +62,8 @@ function signInView() {
       await signIn(registering ? "register" : "login", fields);
       show();
     } catch (problem) {
-      errors.show(problem);
+      if (problem.challenge) askForCode(main, problem.challenge, show);
+      else errors.show(problem);
     } finally {
       submit.disabled = false;
     }
@@ -70,9 +72,26 @@ function signInView() {
   h("label", {}, "Password", h("input", { name: "password", type: "password", autocomplete: "current-password", required: true, minlength: 12 })),
   errors.element, submit, other,
   h("button.quiet", { type: "button", onclick: () => withCode(main, "login", show) }, "Sign in with a code"),
-  h("button.quiet", { type: "button", onclick: () => withCode(main, "reset", show) }, "Forgot your password?"));
+  h("button.quiet", { type: "button", onclick: () => withCode(main, "reset", show) }, "Forgot your password?"),
+  providers());
   main.replaceChildren(form);
+  errors.show(problem);
   form.elements.email.focus();
+}
+
+/** Ends what another provider began: with a session, with the question for a code, or with what went wrong. */
+async function comeBack({ challenge, problem }) {
+  if (challenge) {
+    try {
+      await signIn("login/continue", { challenge });
+      return show();
+    } catch (failure) {
+      if (failure.challenge) return askForCode(main, failure.challenge, show);
+      problem = failure;
+    }
+  }
+  show();
+  return accessToken() ? say(problem) : signInView(problem);
 }
 
 function show() {
@@ -106,4 +125,6 @@ addEventListener("hashchange", () => {
   scrollTo(0, 0);
   main.focus();
 });
-show();
+const back = returned();
+if (back) comeBack(back);
+else show();

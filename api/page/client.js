@@ -9,6 +9,7 @@ export class Problem extends Error {
     this.status = status;
     this.errors = body?.errors ?? [];
     this.correlation = body?.correlation_id;
+    this.challenge = body?.challenge;
   }
 }
 

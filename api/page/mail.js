@@ -2,6 +2,7 @@
 
 import { accessToken, get, post, signIn } from "./client.js";
 import { h, problems } from "./dom.js";
+import { askForCode } from "./second-step.js";
 
 const LINK = /^#(verify|reset|invitation)=([A-Za-z0-9_-]{1,256})$/;
 const INVITATION = "ledgerline.invitation";
@@ -130,11 +131,17 @@ function enterCode(main, purpose, email, sent, done) {
   ], async ({ code }) => {
     const proof = { email, purpose, code: code.trim() };
     if (purpose === "login") {
-      await signIn("verify-otp", proof);
+      try {
+        await signIn("verify-otp", proof);
+      } catch (problem) {
+        if (!problem.challenge) throw problem;
+        return askForCode(main, problem.challenge, done);
+      }
       done();
     } else {
       const { reset_token: token } = await post("/auth/verify-otp", proof);
       setPassword(main, token, done);
     }
+    return undefined;
   }, back);
 }

@@ -49,6 +49,7 @@ use crate::{
     ledger::Ledger,
     leftover::read_leftover,
     live::LiveState,
+    oidc::Providers,
     problem::{Problem, ProblemKind},
     rate_limit::{Announcement, RATE_LIMIT, RATE_LIMIT_POLICY, RateLimits},
     routes::{docs::Documents, system::projections::Rebuilds},
@@ -85,6 +86,8 @@ pub struct Shared {
     pub pool: PgPool,
     /// What secrets and connections hold, sealed.
     pub sealed: SealedValues,
+    /// The providers that people may sign in with.
+    pub oidc: Providers,
     /// Which addresses may be tried out for connections: those that workflows may reach.
     pub reach: Arc<Reach>,
     /// How far each read model is, for reads that must reflect a write.
@@ -161,6 +164,7 @@ impl AppState {
             &parts.tasks,
             parts.stop.clone(),
         );
+        let oidc = Providers::new(&parts.config.auth.oidc, &parts.reach);
         let ledger = Ledger::new(parts.commands.clone(), parts.positions.clone());
         Self(Arc::new(Shared {
             config: Arc::new(parts.config),
@@ -171,6 +175,7 @@ impl AppState {
             commands: parts.commands,
             pool: parts.pool,
             sealed: parts.sealed,
+            oidc,
             reach: parts.reach,
             positions: parts.positions,
             gateway: parts.gateway,

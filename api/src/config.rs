@@ -3,7 +3,7 @@
 //! Three sources, the later ones win: built-in defaults, a TOML file (`--config`), flags and environment variables. The file
 //! holds every setting; flags and variables exist for those that differ from deployment to deployment. Secrets never print.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::HashSet, net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
@@ -15,10 +15,13 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use url::Url;
 
+pub use self::oidc::OidcConfig;
 use crate::{
     listen::tls::TlsFiles,
     rate_limit::quota::{Limit, RateLimitsConfig},
 };
+
+mod oidc;
 
 /// The most sessions that one person may have, whatever is configured: more are not devices.
 pub const MAX_SESSIONS: u32 = 100;
@@ -228,6 +231,8 @@ pub struct AuthConfig {
     pub signing_key_days: u32,
     /// Whether anybody may register. The first user always may.
     pub open_registration: bool,
+    /// The providers that people may sign in with (OpenID Connect).
+    pub oidc: Vec<OidcConfig>,
 }
 
 impl Default for AuthConfig {
@@ -241,6 +246,7 @@ impl Default for AuthConfig {
             password_hash_concurrency: 2,
             signing_key_days: 30,
             open_registration: true,
+            oidc: Vec::new(),
         }
     }
 }
@@ -533,6 +539,11 @@ impl Config {
         if let Some(path) = &args.previous_master_key_file {
             self.auth.previous_master_keys.push(read(path)?.trim().to_owned().into());
         }
+        for provider in &mut self.auth.oidc {
+            if let Some(path) = &provider.client_secret_file {
+                provider.client_secret = Some(read(path)?.trim().to_owned().into());
+            }
+        }
         Ok(())
     }
 
@@ -633,6 +644,11 @@ impl Config {
             "auth.max_sessions must be between 1 and 100",
         );
         demand(self.auth.signing_key_days >= 1, "auth.signing_key_days must be at least 1");
+        for problem in self.auth.oidc.iter().filter_map(OidcConfig::problem) {
+            demand(false, problem);
+        }
+        let ids: HashSet<&str> = self.auth.oidc.iter().map(|it| it.id.as_str()).collect();
+        demand(ids.len() == self.auth.oidc.len(), "auth.oidc: each id must be another one");
         demand((1..=4_096).contains(&self.worker.slots), "worker.slots must be between 1 and 4096");
         if wrong.is_empty() { Ok(()) } else { Err(ConfigError::Invalid(wrong)) }
     }
@@ -714,6 +730,36 @@ mod tests {
     #[test]
     fn a_setting_that_does_not_exist_is_refused() {
         assert!(matches!(load("[http]\nlisten_on = 1", &[]), Err(ConfigError::Malformed { .. })));
+    }
+
+    #[test]
+    fn providers_are_checked_and_their_secrets_may_stand_in_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("secret");
+        std::fs::write(&path, "of the client\n").unwrap();
+        let provider = |id: &str, issuer: &str| {
+            format!(
+                "[[auth.oidc]]\nid = '{id}'\ntitle = 'T'\nissuer = '{issuer}'\nclient_id = 'c'\nclient_secret_file = '{}'\n",
+                path.display()
+            )
+        };
+        let key = format!("[auth]\nmaster_key = '{KEY}'\n");
+        let good = provider("example", "https://accounts.example");
+        let config = load(&format!("{key}{good}"), &[]).unwrap();
+        let secret = config.auth.oidc[0].client_secret.as_ref().unwrap();
+        assert_eq!(secret.expose_secret(), "of the client");
+        for bad in [
+            provider("Example", "https://accounts.example"),
+            provider("example", "http://accounts.example"),
+            provider("example", "https://accounts.example?x=1"),
+            provider("example", "accounts.example"),
+            format!("{good}{good}"),
+        ] {
+            assert!(load(&format!("{key}{bad}"), &[]).is_err(), "{bad}");
+        }
+        assert!(
+            load(&format!("{key}{}", provider("dev", "http://localhost:9000/realm")), &[]).is_ok()
+        );
     }
 
     #[test]

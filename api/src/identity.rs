@@ -3,23 +3,26 @@
 //! Nothing here is event-sourced: it is personal or secret, and the log never forgets. Events name a person by id only. The only
 //! thing the log hears is that a person exists ([`OnRegistered`]: the personal workspace).
 //!
-//! Reading order: [`account`] (register, login), [`session`] (refresh, revoke), [`keys`] (access tokens), [`check`] (every request).
+//! Reading order: [`account`] (register, login), [`challenge`] (second step), [`session`] (refresh, revoke), [`keys`] (access tokens), [`check`] (every request).
 
 pub mod account;
 pub mod allowance;
 pub mod api_key;
 mod audit;
 pub mod backoff;
+pub mod challenge;
 pub mod check;
 pub mod code;
 mod device;
 mod erasure;
+pub mod federated;
 pub mod invitation;
 pub mod keys;
 mod link;
 pub mod mail;
 pub mod password;
 pub mod registration;
+pub mod second_factor;
 pub mod service_account;
 pub mod session;
 pub mod token;
@@ -201,6 +204,8 @@ impl Identity {
         session::prune(self.pool(), now).await?;
         code::prune(self.pool(), now).await?;
         allowance::prune(self.pool(), now).await?;
+        challenge::prune(self.pool(), now).await?;
+        federated::prune(self.pool(), now).await?;
         invitation::prune(self.pool(), now).await?;
         mail::prune(self.pool(), now).await?;
         Ok(facts::prune(self.pool(), now).await?)

@@ -24,6 +24,7 @@ pub mod ledger;
 mod leftover;
 pub mod listen;
 pub mod live;
+pub mod oidc;
 pub mod page;
 pub mod parameters;
 pub mod personal;

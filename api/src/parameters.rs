@@ -20,6 +20,9 @@ use crate::{extract::params, problem::Problem, router::BASE_PATH};
 /// What every read takes: the position that it must reflect, and the ticket of a browser that can't send a header.
 const EVERYWHERE: &[&str] = &["min_position", "ticket"];
 
+/// Where another server writes the query: what it adds of its own is not for us to refuse.
+const WRITTEN_BY_OTHERS: &[&str] = &["/api/v1/auth/oidc/{provider}/callback"];
+
 /// The query parameters of every read, by the path that the document gives it.
 #[derive(Clone, Debug)]
 pub struct Parameters(Arc<HashMap<String, HashSet<String>>>);
@@ -28,7 +31,8 @@ impl Parameters {
     /// Those that a document names.
     #[must_use]
     pub fn of(document: &OpenApi) -> Self {
-        let reads = document.paths.paths.iter().filter(|(path, _)| path.starts_with(BASE_PATH));
+        let ours = |path: &str| path.starts_with(BASE_PATH) && !WRITTEN_BY_OTHERS.contains(&path);
+        let reads = document.paths.paths.iter().filter(|(path, _)| ours(path));
         let named = reads.filter_map(|(path, item)| {
             let own = item.get.as_ref()?.parameters.iter().flatten();
             let names = own
@@ -105,5 +109,7 @@ mod tests {
             assert_eq!(unknown(path, name).as_deref(), Some(name), "{path}?{name}");
         }
         assert_eq!(unknown("/health", "zzz"), None, "a probe may ask as it likes");
+        let callback = "/api/v1/auth/oidc/{provider}/callback";
+        assert_eq!(unknown(callback, "session_state"), None, "a provider adds what it likes");
     }
 }

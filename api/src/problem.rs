@@ -13,6 +13,7 @@ use axum::{
 };
 use ledgerline_commands::error::{CommandError, LoadError};
 use ledgerline_store::{AppendError, Position, StoreError};
+use secrecy::{ExposeSecret as _, SecretString};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -74,6 +75,8 @@ problem_kinds! {
     Unauthenticated = "unauthenticated", UNAUTHORIZED, "Not signed in";
     /// Address or password is wrong; which of them is not said.
     WrongCredentials = "wrong-credentials", UNAUTHORIZED, "Wrong address or password";
+    /// The first factor was right, and the account has a second one; `challenge` stands for the first.
+    SecondFactorRequired = "second-factor-required", UNAUTHORIZED, "A second factor is needed";
     /// Known, but not allowed.
     Forbidden = "forbidden", FORBIDDEN, "Not allowed";
     /// A browser's cookie came with a request that another site may have caused.
@@ -163,8 +166,16 @@ struct Parts {
     detail: Cow<'static, str>,
     rule: Option<Cow<'static, str>>,
     errors: Vec<FieldError>,
+    challenge: Option<Challenge>,
     retry_after_s: Option<u64>,
     restart_position: Option<Position>,
+}
+
+/// What a sign-in goes on with.
+#[derive(Clone, Debug)]
+struct Challenge {
+    secret: SecretString,
+    expires_in: i64,
 }
 
 /// A problem as it goes over the wire (RFC 9457).
@@ -198,6 +209,12 @@ pub struct ProblemBody<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<i64>)]
     pub restart_position: Option<Position>,
+    /// What a sign-in goes on with that needs a second factor.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub challenge: Option<&'a str>,
+    /// For how many seconds the challenge is good.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires_in: Option<i64>,
 }
 
 impl Problem {
@@ -215,6 +232,7 @@ impl Problem {
             detail: detail.into(),
             rule: None,
             errors: Vec::new(),
+            challenge: None,
             retry_after_s,
             restart_position: None,
         }))
@@ -228,6 +246,15 @@ impl Problem {
     /// 401: no token, or one that is not good (any more).
     pub fn unauthenticated(detail: impl Into<Cow<'static, str>>) -> Self {
         Self::new(ProblemKind::Unauthenticated, detail)
+    }
+
+    /// 401: the first factor was right, and a second one is needed with this challenge.
+    #[must_use]
+    pub fn second_factor_required(challenge: &SecretString, expires_in: i64) -> Self {
+        let detail = "a code of the second factor is needed; send it with the challenge";
+        let mut problem = Self::new(ProblemKind::SecondFactorRequired, detail);
+        problem.0.challenge = Some(Challenge { secret: challenge.clone(), expires_in });
+        problem
     }
 
     /// 403: known, but not allowed.
@@ -372,7 +399,7 @@ impl Problem {
         instance: Option<&'a str>,
         correlation_id: Option<&'a str>,
     ) -> ProblemBody<'a> {
-        let Parts { kind, detail, rule, errors, restart_position, .. } = self.0.as_ref();
+        let Parts { kind, detail, rule, errors, challenge, restart_position, .. } = self.0.as_ref();
         ProblemBody {
             r#type: kind.type_uri(),
             title: kind.title(),
@@ -383,6 +410,8 @@ impl Problem {
             rule: rule.as_deref(),
             errors,
             restart_position: *restart_position,
+            challenge: challenge.as_ref().map(|it| it.secret.expose_secret()),
+            expires_in: challenge.as_ref().map(|it| it.expires_in),
         }
     }
 

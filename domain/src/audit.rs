@@ -46,6 +46,28 @@ pub enum SignInMethod {
     Code,
     /// By making an account.
     Registration,
+    /// With another provider.
+    Provider,
+}
+
+impl SignInMethod {
+    /// The stored word.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Password => "password",
+            Self::Code => "code",
+            Self::Registration => "registration",
+            Self::Provider => "provider",
+        }
+    }
+
+    /// The method of a word; none for any other.
+    #[must_use]
+    pub fn parse(word: &str) -> Option<Self> {
+        let all = [Self::Password, Self::Code, Self::Registration, Self::Provider];
+        all.into_iter().find(|method| method.as_str() == word)
+    }
 }
 
 /// Why sessions ended before their time.
@@ -64,6 +86,8 @@ pub enum SessionEnd {
     RefreshTokenReused,
     /// The person signed in once more, and has as many as may be at once.
     TooMany,
+    /// A second factor was turned on, and they were opened without it.
+    SecondFactorOn,
 }
 
 impl SessionEnd {
@@ -77,6 +101,7 @@ impl SessionEnd {
             Self::PasswordReset => "password_reset",
             Self::RefreshTokenReused => "refresh_token_reused",
             Self::TooMany => "too_many",
+            Self::SecondFactorOn => "second_factor_on",
         }
     }
 }

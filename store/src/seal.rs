@@ -30,6 +30,8 @@ pub enum SealPurpose {
     WorkspaceKey,
     /// The keys of people whom data in the log is about.
     SubjectKey,
+    /// The secrets of authenticator apps.
+    SecondFactor,
 }
 
 impl SealPurpose {
@@ -38,6 +40,7 @@ impl SealPurpose {
             Self::SigningKey => b"ledgerline signing key",
             Self::WorkspaceKey => b"ledgerline workspace key",
             Self::SubjectKey => b"ledgerline subject key",
+            Self::SecondFactor => b"ledgerline second factor",
         }
     }
 }

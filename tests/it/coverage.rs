@@ -15,6 +15,10 @@ use crate::support::http::{Answer, Deployment, PASSWORD, Person, greeting, waiti
 const PUBLIC: &[&str] = &[
     "POST /api/v1/auth/register",
     "POST /api/v1/auth/login",
+    "POST /api/v1/auth/login/continue",
+    "GET /api/v1/auth/oidc",
+    "GET /api/v1/auth/oidc/{provider}/start",
+    "GET /api/v1/auth/oidc/{provider}/callback",
     "POST /api/v1/auth/refresh",
     "POST /api/v1/auth/request-otp",
     "POST /api/v1/auth/verify-otp",
@@ -45,6 +49,11 @@ const OWN: &[&str] = &[
     "GET /api/v1/auth/sessions",
     "GET /api/v1/auth/api-keys",
     "POST /api/v1/auth/api-keys",
+    "GET /api/v1/auth/totp",
+    "POST /api/v1/auth/totp",
+    "POST /api/v1/auth/totp/confirm",
+    "POST /api/v1/auth/totp/recovery-codes",
+    "POST /api/v1/auth/totp/remove",
     "POST /api/v1/auth/ws-ticket",
     "GET /api/v1/invitations",
     "GET /api/v1/workspaces",
@@ -225,6 +234,7 @@ impl Belongings {
             ("{token}", "hook_none"),
             ("{delivery_id}", "none"),
             ("{subject}", "nobody"),
+            ("{provider}", "none"),
             ("{execution_id}", self.execution.as_str()),
             ("{workspace_id}", self.workspace.as_str()),
         ]);
@@ -251,6 +261,12 @@ impl Belongings {
                 json!({ "email": "x@example.com", "password": PASSWORD, "full_name": "x" })
             }
             "POST /api/v1/auth/login" => json!({ "email": "x@example.com", "password": PASSWORD }),
+            "POST /api/v1/auth/login/continue" => json!({ "challenge": "none", "code": "000000" }),
+            "POST /api/v1/auth/totp" => json!({ "password": PASSWORD }),
+            "POST /api/v1/auth/totp/confirm" | "POST /api/v1/auth/totp/recovery-codes" => {
+                json!({ "code": "000000" })
+            }
+            "POST /api/v1/auth/totp/remove" => json!({ "password": PASSWORD, "code": "000000" }),
             "POST /api/v1/auth/refresh" => json!({ "refresh_token": "none" }),
             "PATCH /api/v1/auth/me" => json!({ "full_name": "x" }),
             // Of somebody else: it is refused.

@@ -34,14 +34,17 @@ mod http {
     mod limits;
     mod log;
     mod mails;
+    mod oidc;
     mod origins;
     mod past;
     mod quarantine;
     mod rate_limits;
+    mod second_factor;
     mod secrets;
     mod service_accounts;
     mod system;
     mod task_requests;
+    mod tokens;
     mod triggers;
     mod waits;
     mod workflows;
@@ -70,6 +73,7 @@ mod support {
     pub(crate) mod http;
     pub(crate) mod process;
     pub(crate) mod program;
+    pub(crate) mod provider;
     pub(crate) mod services;
     pub(crate) mod smtp;
     pub(crate) mod streams;

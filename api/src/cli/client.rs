@@ -38,6 +38,14 @@ pub(super) struct SignedIn {
     refresh_token: String,
 }
 
+/// What a step of signing in leads to.
+pub(super) enum Step {
+    /// A session.
+    SignedIn(SignedIn),
+    /// A code of the second factor is needed, with this challenge.
+    NeedsCode(String),
+}
+
 /// The answer to a sign-in or a refresh.
 #[derive(Debug, Deserialize)]
 struct Tokens {
@@ -141,16 +149,25 @@ impl Client {
         path: &str,
         email: &str,
         body: &Value,
-    ) -> anyhow::Result<SignedIn> {
+    ) -> anyhow::Result<Step> {
         let request = self.http.post(self.url(path)).json(body).timeout(ANSWER_TIMEOUT);
-        let tokens: Tokens = self.answer(request.send().await).await?.json().await?;
+        let response = request.send().await.map_err(|error| self.unreachable(error))?;
+        let status = response.status();
+        if !status.is_success() {
+            let problem: Value = response.json().await.unwrap_or_default();
+            return match problem.get("challenge").and_then(Value::as_str) {
+                Some(challenge) => Ok(Step::NeedsCode(challenge.to_owned())),
+                None => Err(told(status, &problem)),
+            };
+        }
+        let tokens: Tokens = response.json().await?;
         self.hold(&tokens.access_token, Some(&tokens.refresh_token));
-        Ok(SignedIn {
+        Ok(Step::SignedIn(SignedIn {
             url: self.base.clone(),
             email: email.to_owned(),
             access_token: tokens.access_token,
             refresh_token: tokens.refresh_token,
-        })
+        }))
     }
 
     /// Renews the access token; false when that is not possible.
@@ -235,22 +252,7 @@ impl Client {
         if status.is_success() {
             return Ok(response);
         }
-        let problem: Value = response.json().await.unwrap_or_default();
-        let text = |name: &str| problem.get(name).and_then(Value::as_str).unwrap_or_default();
-        let mut told = match text("detail") {
-            "" => format!("the server answers {status}"),
-            detail => detail.to_owned(),
-        };
-        for error in problem.get("errors").and_then(Value::as_array).into_iter().flatten() {
-            let text = |name: &str| error.get(name).and_then(Value::as_str).unwrap_or_default();
-            told.push_str(&format!("\n  {}: {}", text("pointer"), text("detail")));
-        }
-        // A password that is wrong is told to somebody who is using `ledgerline login`.
-        let at_login = text("type").ends_with("/wrong-credentials");
-        if status == StatusCode::UNAUTHORIZED && !at_login {
-            told.push_str(" (use `ledgerline login` again)");
-        }
-        Err(anyhow!(told))
+        Err(told(status, &response.json().await.unwrap_or_default()))
     }
 
     fn unreachable(&self, error: reqwest::Error) -> anyhow::Error {
@@ -336,4 +338,23 @@ async fn read_feed(
         }
     }
     true
+}
+
+/// A problem as words for a person.
+fn told(status: StatusCode, problem: &Value) -> anyhow::Error {
+    let text = |name: &str| problem.get(name).and_then(Value::as_str).unwrap_or_default();
+    let mut told = match text("detail") {
+        "" => format!("the server answers {status}"),
+        detail => detail.to_owned(),
+    };
+    for error in problem.get("errors").and_then(Value::as_array).into_iter().flatten() {
+        let text = |name: &str| error.get(name).and_then(Value::as_str).unwrap_or_default();
+        told.push_str(&format!("\n  {}: {}", text("pointer"), text("detail")));
+    }
+    // A password that is wrong is told to somebody who is using `ledgerline login`.
+    let at_login = text("type").ends_with("/wrong-credentials");
+    if status == StatusCode::UNAUTHORIZED && !at_login {
+        told.push_str(" (use `ledgerline login` again)");
+    }
+    anyhow!(told)
 }

@@ -6,7 +6,11 @@ use clap::{Args, Subcommand};
 use ledgerline_store::sealed::SealedValues;
 
 use super::{output, session::Opened};
-use crate::{config::ConfigArgs, environment::Environment, identity::keys};
+use crate::{
+    config::ConfigArgs,
+    environment::Environment,
+    identity::{keys, second_factor},
+};
 
 /// What `keys` takes.
 #[derive(Args, Debug)]
@@ -33,16 +37,27 @@ pub(super) async fn keys(args: KeysArgs, environment: &Environment) -> anyhow::R
     let opened = Opened::open(config, environment).await?;
     let rewrapped = rewrap(&opened).await;
     opened.close().await;
-    let (workspaces, subjects, signing) = rewrapped?;
+    let Rewrapped { workspaces, subjects, signing, second_factors } = rewrapped?;
     output::note(&format!(
-        "sealed again under the present master key: the keys of {workspaces} workspaces and {subjects} subjects, {signing} signing keys"
+        "sealed again under the present master key: the keys of {workspaces} workspaces and {subjects} subjects, {signing} signing keys, \
+         {second_factors} second factors"
     ));
     Ok(ExitCode::SUCCESS)
 }
 
-async fn rewrap(opened: &Opened) -> anyhow::Result<(u64, u64, u64)> {
+/// How many of each were sealed again.
+struct Rewrapped {
+    workspaces: u64,
+    subjects: u64,
+    signing: u64,
+    second_factors: u64,
+}
+
+async fn rewrap(opened: &Opened) -> anyhow::Result<Rewrapped> {
     let (pool, master) = (opened.pools.serving.clone(), opened.backing.master_key().clone());
     let signing = keys::rewrap(&pool, &master).await?;
+    let second_factors = second_factor::rewrap(&pool, &master).await?;
     let sealed = SealedValues::new(pool, master);
-    Ok((sealed.rewrap().await?, sealed.subjects().rewrap().await?, signing))
+    let (workspaces, subjects) = (sealed.rewrap().await?, sealed.subjects().rewrap().await?);
+    Ok(Rewrapped { workspaces, subjects, signing, second_factors })
 }

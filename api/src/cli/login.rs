@@ -9,7 +9,7 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 
 use super::{
-    client::{Client, DEFAULT_URL, login_file},
+    client::{Client, DEFAULT_URL, Step, login_file},
     output,
 };
 use crate::{environment::Environment, roles::secret_file};
@@ -23,7 +23,7 @@ pub(super) struct LoginArgs {
     /// The address you registered with; asked for when it is left out.
     #[arg(long)]
     email: Option<String>,
-    /// Read the password from standard input, one line.
+    /// Read the password from standard input, one line; a code of the second factor, where it is asked for, from the next.
     #[arg(long)]
     password_stdin: bool,
 }
@@ -45,7 +45,13 @@ pub(super) async fn login(args: LoginArgs, environment: &Environment) -> anyhow:
     let password = if args.password_stdin { line()? } else { ask_unseen("Password: ")? };
     let client = Client::new(&args.url)?;
     let body = serde_json::json!({ "email": email, "password": password });
-    let signed_in = client.sign_in("/auth/login", &email, &body).await?;
+    let mut step = client.sign_in("/auth/login", &email, &body).await?;
+    if let Step::NeedsCode(challenge) = step {
+        let code = if args.password_stdin { line()? } else { ask("Code: ")? };
+        let body = serde_json::json!({ "challenge": challenge, "code": code });
+        step = client.sign_in("/auth/login/continue", &email, &body).await?;
+    }
+    let Step::SignedIn(signed_in) = step else { bail!("the server asks for a code once more") };
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder)
             .with_context(|| format!("cannot make {}", folder.display()))?;

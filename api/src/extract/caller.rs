@@ -28,6 +28,8 @@ use crate::{
 pub const ACCESS_COOKIE: &str = "ledgerline_access";
 /// The cookie with the refresh token, sent to the authentication routes only.
 pub const REFRESH_COOKIE: &str = "ledgerline_refresh";
+/// The cookie that marks a browser between two steps of signing in, sent to the authentication routes only.
+pub const BROWSER_COOKIE: &str = "ledgerline_browser";
 /// The word before a token among the WebSocket subprotocols.
 const SUBPROTOCOL_BEARER: &str = "bearer.";
 /// The longest token that is looked at.

@@ -180,7 +180,7 @@ impl Identity {
         Ok(())
     }
 
-    async fn insert_account(
+    pub(super) async fn insert_account(
         &self,
         connection: &mut PgConnection,
         user: UserId,
@@ -224,7 +224,7 @@ impl Identity {
     /// Signs somebody in. An unknown address gets the same answer after the same work as a wrong password.
     ///
     /// # Errors
-    /// 401 when address or password is wrong, 429 after many tries.
+    /// 401 when address or password is wrong, 401 with a challenge when the person has a second factor, 429 after many tries.
     pub async fn login(
         &self,
         email: &str,
@@ -262,15 +262,7 @@ impl Identity {
         if row.personal_workspace_at.is_none() {
             self.make_personal_workspace(user, &row.full_name, now).await?;
         }
-        let mut transaction = self.pool().begin().await?;
-        let rules = self.session_rules();
-        let method = SignInMethod::Password;
-        let opened = session::open(&mut transaction, user, method, client, rules, now);
-        let (session, refresh) = opened.await?;
-        let account = read(&mut transaction, user).await?.ok_or_else(Problem::broken)?;
-        transaction.commit().await?;
-        metrics::counter!("auth_logins_total", "outcome" => "accepted").increment(1);
-        self.token_answer(account, session, &refresh, now)
+        self.admit(user, SignInMethod::Password, client, now).await
     }
 
     /// Creates the personal workspace of somebody whose registration was cut short before it.

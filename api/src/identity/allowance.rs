@@ -28,6 +28,10 @@ pub enum Allowance<'a> {
     InvitationsBy(UserId),
     /// Invitations to one address, from whomever, so that nobody is pressed.
     InvitationsTo(&'a str),
+    /// Trying a code of the second factor of one person, from wherever.
+    SecondFactorTried(UserId),
+    /// Going to another provider to sign in, from one place in the network. Many people can share it.
+    FederatedFrom(IpAddr),
 }
 
 impl Allowance<'_> {
@@ -35,9 +39,10 @@ impl Allowance<'_> {
     const fn uses(self) -> i64 {
         match self {
             Self::CodesAskedFrom(_) | Self::CodesAskedFor(_) | Self::InvitationsTo(_) => 5,
-            Self::CodesTriedFrom(_) => 10,
+            Self::CodesTriedFrom(_) | Self::SecondFactorTried(_) => 10,
             // A team is asked in at one go.
             Self::InvitationsBy(_) => 50,
+            Self::FederatedFrom(_) => 100,
         }
     }
 
@@ -49,6 +54,8 @@ impl Allowance<'_> {
             Self::CodesTriedFrom(ip) => Sha256::digest(format!("tries from {}", network(ip))),
             Self::InvitationsBy(user) => Sha256::digest(format!("invitations by {user}")),
             Self::InvitationsTo(address) => Sha256::digest(format!("invitations to {address}")),
+            Self::SecondFactorTried(user) => Sha256::digest(format!("second factor of {user}")),
+            Self::FederatedFrom(ip) => Sha256::digest(format!("providers from {}", network(ip))),
         };
         digest.to_vec()
     }

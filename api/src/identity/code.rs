@@ -176,7 +176,7 @@ impl Identity {
     /// Looks at a code. A right one is used up, and its reader is signed in, or may set a new password.
     ///
     /// # Errors
-    /// 401 for a code that is wrong, used, dead or too old, whatever the address; 422 for what is missing to sign up; 429 after
+    /// 401 for a code that is wrong, used, dead or too old, whatever the address; 401 with a challenge for a second factor; 422 for what is missing to sign up; 429 after
     /// many tries.
     pub async fn verify_code(
         &self,
@@ -247,15 +247,9 @@ impl Identity {
     ) -> Result<TokenAnswer, Problem> {
         let mut transaction = self.pool().begin().await?;
         let user = self.reader_of(&mut transaction, key, now).await?;
-        let rules = self.session_rules();
-        let method = SignInMethod::Code;
-        let opened = session::open(&mut transaction, user, method, client, rules, now);
-        let (session, refresh) = opened.await?;
-        let account = account::read(&mut transaction, user).await?.ok_or_else(refused)?;
         transaction.commit().await?;
         self.ensure_personal_workspace(user, now).await?;
-        metrics::counter!("auth_logins_total", "outcome" => "accepted").increment(1);
-        self.token_answer(account, session, &refresh, now)
+        self.admit(user, SignInMethod::Code, client, now).await
     }
 
     async fn allow_reset(&self, key: &str, now: DateTime<Utc>) -> Result<CodeAnswer, Problem> {

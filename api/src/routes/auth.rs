@@ -2,7 +2,9 @@
 
 pub mod code;
 pub mod erasure;
+pub mod oidc;
 pub mod service_accounts;
+pub mod totp;
 
 use axum::{
     Json,
@@ -159,7 +161,8 @@ pub async fn register(
     Ok(response)
 }
 
-/// Sign in. After several tries in a row the next has to wait (429 with `Retry-After`).
+/// Sign in. After several tries in a row the next has to wait (429 with `Retry-After`). An account with a second factor is answered 401
+/// with a challenge, for `POST /auth/login/continue`.
 #[utoipa::path(post, path = "/auth/login", tag = "auth", security(()), request_body = LoginRequest,
     responses((status = 200, body = TokenAnswer)))]
 pub async fn login(
