@@ -89,7 +89,12 @@ impl Reading {
         what: Export,
         id: Option<Uuid>,
     ) {
-        let tally = Tally::DataExported { user_id: self.caller.user_id, workspace_id, what };
+        let tally = Tally::DataExported {
+            user_id: self.caller.user_id,
+            service_account: self.caller.is_service_account(),
+            workspace_id,
+            what,
+        };
         let RequestContext { ip, now, .. } = self.request;
         recorder::count(state.commands.tallies(), &tally, id, ip, now);
     }

@@ -218,11 +218,7 @@ fn merge(into: &mut Sum, sum: Sum) {
 fn tell(tally: Tally, sum: Sum) -> (Fact, Origin) {
     let Sum { count, first_at, last_at, ids, ips, .. } = sum;
     let user_id = tally.user().map(|user| user.0);
-    let actor = match tally.user() {
-        // Whoever guesses at an account is not its owner.
-        Some(user_id) if tally.folded().is_none() => Actor::Human { user_id },
-        _ => Actor::system("audit"),
-    };
+    let actor = tally.actor().unwrap_or_else(|| Actor::system("audit"));
     let counted = Counted { count: u64::try_from(count).unwrap_or(0), first_at, last_at };
     let event = tally.told(counted, ids);
     (fact(&event, &actor, last_at), Origin { user_id, ips, user_agent: None })
@@ -250,7 +246,10 @@ impl RecordError {
 
 #[cfg(test)]
 mod tests {
-    use ledgerline_domain::{audit::SignInMethod, id::UserId};
+    use ledgerline_domain::{
+        audit::SignInMethod,
+        id::{ApiKeyId, UserId, WorkspaceId},
+    };
 
     use super::*;
 
@@ -287,6 +286,23 @@ mod tests {
         let (rest, origin) = facts.iter().find(of_nobody).unwrap();
         assert!(rest.payload.contains("800007"), "{}", rest.payload);
         assert_eq!((origin.user_id, origin.ips.len()), (None, 1));
+    }
+
+    #[test]
+    fn what_a_service_account_did_is_said_to_be_a_programs() {
+        let used = |service_account| Tally::ApiKeyUsed {
+            user_id: UserId(Uuid::from_u128(1)),
+            service_account,
+            api_key_id: ApiKeyId(Uuid::from_u128(2)),
+            workspace_id: Some(WorkspaceId(Uuid::from_u128(3))),
+        };
+        for (by_program, kind) in [(false, "human"), (true, "agent")] {
+            let (fact, _) = tell(used(by_program), sum(&used(by_program), 1));
+            assert!(fact.actor.contains(kind), "{}", fact.actor);
+            let event = AuditEvent::decode(&fact.r#type, fact.schema_version, &fact.payload);
+            let seen_by = Some(WorkspaceId(Uuid::from_u128(3)));
+            assert_eq!(event.unwrap().workspace(), seen_by, "its owners read it");
+        }
     }
 
     #[test]

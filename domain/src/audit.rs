@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use crate::{
     Aggregate,
-    event::events,
+    event::{Actor, events},
     id::{ApiKeyId, SessionId, UserId, WorkspaceId, derived},
 };
 
@@ -48,6 +48,8 @@ pub enum SignInMethod {
     Registration,
     /// With another provider.
     Provider,
+    /// With a code of the second factor, after the first one was right.
+    SecondFactor,
 }
 
 impl SignInMethod {
@@ -59,13 +61,15 @@ impl SignInMethod {
             Self::Code => "code",
             Self::Registration => "registration",
             Self::Provider => "provider",
+            Self::SecondFactor => "second_factor",
         }
     }
 
     /// The method of a word; none for any other.
     #[must_use]
     pub fn parse(word: &str) -> Option<Self> {
-        let all = [Self::Password, Self::Code, Self::Registration, Self::Provider];
+        let all =
+            [Self::Password, Self::Code, Self::Registration, Self::Provider, Self::SecondFactor];
         all.into_iter().find(|method| method.as_str() == word)
     }
 }
@@ -203,7 +207,7 @@ pub struct PasswordSet {
     pub at: DateTime<Utc>,
 }
 
-/// A person made a key for programs.
+/// A person made a key for programs, of the person's own or of a service account.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ApiKeyMade {
     /// Whose.
@@ -228,6 +232,9 @@ pub struct ApiKeyEnded {
     pub user_id: UserId,
     /// Which.
     pub api_key_id: ApiKeyId,
+    /// The only workspace that it reaches; none for all of its owner's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workspace_id: Option<WorkspaceId>,
     /// When.
     pub at: DateTime<Utc>,
 }
@@ -239,6 +246,9 @@ pub struct ApiKeyUsed {
     pub user_id: UserId,
     /// Which.
     pub api_key_id: ApiKeyId,
+    /// The only workspace that it reaches; none for all of its owner's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workspace_id: Option<WorkspaceId>,
     /// How often and when.
     pub counted: Counted,
 }
@@ -328,6 +338,8 @@ impl AuditEvent {
     pub fn workspace(&self) -> Option<WorkspaceId> {
         match self {
             Self::ApiKeyMade(event) => event.workspace_id,
+            Self::ApiKeyEnded(event) => event.workspace_id,
+            Self::ApiKeyUsed(event) => event.workspace_id,
             Self::DataExported(event) => event.workspace_id,
             Self::SecretUsed(event) => Some(event.workspace_id),
             Self::SubjectErased(event) => Some(event.workspace_id),
@@ -336,8 +348,6 @@ impl AuditEvent {
             | Self::SessionEnded(_)
             | Self::SessionsEnded(_)
             | Self::PasswordSet(_)
-            | Self::ApiKeyEnded(_)
-            | Self::ApiKeyUsed(_)
             | Self::OperatorAdded(_)
             | Self::AccountErased(_) => None,
         }
@@ -370,13 +380,22 @@ pub enum Tally {
     ApiKeyUsed {
         /// Whose.
         user_id: UserId,
+        /// Whether that is a service account.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        service_account: bool,
         /// Which.
         api_key_id: ApiKeyId,
+        /// The only workspace that it reaches; none for all of its owner's.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        workspace_id: Option<WorkspaceId>,
     },
     /// Programs read the log again and again.
     DataExported {
         /// Who.
         user_id: UserId,
+        /// Whether that is a service account.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        service_account: bool,
         /// Of which workspace; none for the whole log.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         workspace_id: Option<WorkspaceId>,
@@ -426,6 +445,19 @@ impl Tally {
         }
     }
 
+    /// Who did it; none where that is not one member. Whoever guesses at an account is not its owner.
+    #[must_use]
+    pub fn actor(&self) -> Option<Actor> {
+        match self {
+            Self::ApiKeyUsed { user_id, service_account, .. }
+            | Self::DataExported { user_id, service_account, .. } => Some(match service_account {
+                false => Actor::Human { user_id: *user_id },
+                true => Actor::service_account(*user_id),
+            }),
+            Self::SignInsRefused { .. } | Self::SecretUsed { .. } => None,
+        }
+    }
+
     /// What is told when its window is over. `ids` are those of what it was about.
     #[must_use]
     pub fn told(self, counted: Counted, ids: Vec<Uuid>) -> AuditEvent {
@@ -433,10 +465,10 @@ impl Tally {
             Self::SignInsRefused { user_id, method } => {
                 SignInsRefused { user_id, method, counted }.into()
             }
-            Self::ApiKeyUsed { user_id, api_key_id } => {
-                ApiKeyUsed { user_id, api_key_id, counted }.into()
+            Self::ApiKeyUsed { user_id, api_key_id, workspace_id, .. } => {
+                ApiKeyUsed { user_id, api_key_id, workspace_id, counted }.into()
             }
-            Self::DataExported { user_id, workspace_id, what } => {
+            Self::DataExported { user_id, workspace_id, what, .. } => {
                 DataExported { user_id, workspace_id, what, ids, counted }.into()
             }
             Self::SecretUsed { workspace_id, holder } => {
@@ -512,6 +544,7 @@ mod tests {
         let (user, workspace) = (UserId(Uuid::from_u128(1)), WorkspaceId(Uuid::from_u128(2)));
         let exported = Tally::DataExported {
             user_id: user,
+            service_account: false,
             workspace_id: Some(workspace),
             what: Export::Events,
         };

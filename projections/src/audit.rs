@@ -5,7 +5,7 @@ use chrono::{DateTime, Utc};
 use ledgerline_domain::{
     audit::AuditEvent,
     deployment::DeploymentEvent,
-    event::{Actor, AnyEvent, DomainEvent},
+    event::{AnyEvent, DomainEvent},
     trigger::TriggerEvent,
     vault::VaultEvent,
     workspace::WorkspaceEvent,
@@ -204,10 +204,7 @@ impl Projection for Audit {
             event_id: at.event_id,
             workspace_id,
             resource_id: at.stream,
-            actor_user_id: match &actor {
-                Actor::Human { user_id } => Some(user_id.0),
-                Actor::Agent { .. } | Actor::System { .. } => None,
-            },
+            actor_user_id: actor.member().map(|member| member.0),
             user_id: about.and_then(|id| id.parse().ok()),
             action,
             resource_kind,

@@ -124,10 +124,11 @@ pub async fn note(
     if origin.ips.is_empty() && origin.user_agent.is_none() {
         return Ok(());
     }
-    // Of somebody who was erased while this was counted nothing is kept.
+    // Of a person who was erased while this was counted nothing is kept.
     sqlx::query!(
         "INSERT INTO fact_origins (event_id, user_id, at, ips, user_agent)
-         SELECT $1, $2, $3, $4, $5 WHERE $2::uuid IS NULL OR EXISTS (SELECT 1 FROM users WHERE user_id = $2)",
+         SELECT $1, $2, $3, $4, $5 WHERE $2::uuid IS NULL OR EXISTS (SELECT 1 FROM users WHERE user_id = $2)
+             OR EXISTS (SELECT 1 FROM service_accounts WHERE account_id = $2)",
         fact.event_id,
         origin.user_id,
         fact.at,

@@ -263,7 +263,12 @@ impl FromRequestParts<AppState> for Caller {
             }
         }
         if let Credential::ApiKey(api_key_id) = caller.credential {
-            let used = Tally::ApiKeyUsed { user_id: caller.user_id, api_key_id };
+            let used = Tally::ApiKeyUsed {
+                user_id: caller.user_id,
+                service_account: caller.is_service_account(),
+                api_key_id,
+                workspace_id: caller.only_workspace(),
+            };
             recorder::count(state.commands.tallies(), &used, None, ip, now);
         }
         tracing::Span::current().record("user_id", tracing::field::display(caller.user_id));

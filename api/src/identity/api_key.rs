@@ -253,18 +253,15 @@ impl Identity {
         let mut transaction = self.pool().begin().await?;
         let ended = sqlx::query!(
             "UPDATE api_keys SET revoked_at = $3
-             WHERE api_key_id = $1 AND (user_id = $2 OR account_id = $2) AND revoked_at IS NULL",
+             WHERE api_key_id = $1 AND (user_id = $2 OR account_id = $2) AND revoked_at IS NULL
+             RETURNING workspace_id",
             key.0,
             holder.user_id().0,
             now
-        )
-        .execute(&mut *transaction)
-        .await?;
-        if ended.rows_affected() == 0 {
-            return Ok(false);
-        }
-        let user_id = holder.user_id();
-        let event = ApiKeyEnded { user_id, api_key_id: key, at: now };
+        );
+        let Some(ended) = ended.fetch_optional(&mut *transaction).await? else { return Ok(false) };
+        let (user_id, workspace_id) = (holder.user_id(), ended.workspace_id.map(WorkspaceId));
+        let event = ApiKeyEnded { user_id, api_key_id: key, workspace_id, at: now };
         audit::note_by(&mut transaction, event, user_id, by, &Client::default(), now).await?;
         transaction.commit().await?;
         Ok(true)
