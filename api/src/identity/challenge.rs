@@ -111,7 +111,7 @@ impl Identity {
             let code = code.ok_or_else(needed)?;
             let master = &self.0.master_key;
             if !second_factor::accept(&mut transaction, master, user, code, now).await? {
-                self.count_refusal(Some(user), method, client, now);
+                self.count_refusal(Some(user), SignInMethod::SecondFactor, client, now);
                 metrics::counter!("auth_logins_total", "outcome" => "refused").increment(1);
                 let detail = "the code is wrong, used, or too old";
                 return Err(Problem::new(ProblemKind::WrongCredentials, detail));

@@ -111,7 +111,7 @@ pub async fn list(
     let position = reading.log();
     let needed = Permission::ViewWorkspace;
     let (_, now) = access::demand(&state, &reading.caller, workspace, needed, "workspace").await?;
-    let is = now.state.active().map_err(|_| Problem::not_found("workspace"))?;
+    let is = now.state.content().ok_or_else(|| Problem::not_found("workspace"))?;
     let ids: Vec<UserId> = is.service_accounts.keys().copied().collect();
     let kept = state.identity.service_accounts(&ids).await?;
     let items = kept.into_iter().filter_map(|account| view(is, account)).collect();
@@ -304,7 +304,7 @@ async fn manage(
 ) -> Result<WorkspaceId, Problem> {
     let workspace = workspace_of(state, id).await?;
     let (_, now) = access::demand(state, caller, workspace, needed, NOUN).await?;
-    let is = now.state.active().map_err(|_| Problem::not_found(NOUN))?;
+    let is = now.state.content().ok_or_else(|| Problem::not_found(NOUN))?;
     if is.is_service(id) { Ok(workspace) } else { Err(Problem::not_found(NOUN)) }
 }
 
@@ -322,7 +322,7 @@ async fn stand(state: &AppState, writing: &Writing, id: UserId, standing: Standi
     settle_closed(state, workspace, &told.events).await;
     // As the log has it by now: a repeat of an old request says what it said then, and changes no key.
     let now = state.commands.load::<Workspace>(workspace).await?;
-    let enabled = now.state.active().is_ok_and(|is| is.is_enabled(id));
+    let enabled = now.state.content().is_some_and(|is| is.is_enabled(id));
     let disabled_at = (!enabled).then(|| state.clock.now());
     state.identity.set_service_account_keys(id, disabled_at).await?;
     let view = shown(state, &told.state, id).await?;
@@ -354,7 +354,7 @@ async fn shown(
 ) -> Result<ServiceAccountView, Problem> {
     let gone = || Problem::not_found(NOUN);
     let account = state.identity.service_account(id).await?.ok_or_else(gone)?;
-    view(workspace.active().map_err(|_| gone())?, account).ok_or_else(gone)
+    view(workspace.content().ok_or_else(gone)?, account).ok_or_else(gone)
 }
 
 /// None for what the workspace does not have as a service account.
