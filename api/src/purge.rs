@@ -53,6 +53,10 @@ async fn clear_one(pool: &PgPool, workspace: Uuid) -> Result<(), sqlx::Error> {
     sqlx::query!("DELETE FROM invitations WHERE workspace_id = $1", workspace)
         .execute(pool)
         .await?;
+    // With its service accounts go their keys.
+    sqlx::query!("DELETE FROM service_accounts WHERE workspace_id = $1", workspace)
+        .execute(pool)
+        .await?;
     sqlx::query!("DELETE FROM api_keys WHERE workspace_id = $1", workspace).execute(pool).await?;
     sqlx::query!("DELETE FROM bulk_jobs WHERE workspace_id = $1", workspace).execute(pool).await?;
     loop {

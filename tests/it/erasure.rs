@@ -1,5 +1,6 @@
 //! The end of a person: nothing personal is left in any table, whatever was rebuilt since, while the log stays as it was, byte for byte.
 
+use chrono::Utc;
 use ledgerline_domain::id::{UserId, WorkspaceId};
 use ledgerline_domain::permission::Role;
 use ledgerline_projections::{Model, rebuild, rebuild::Progress, with_search_path};
@@ -8,6 +9,7 @@ use serde_json::{Value, json};
 use sqlx::{PgPool, postgres::PgPoolOptions};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use totp_rs::{Builder, Secret};
 
 use crate::support::{
     http::{Answer, Deployment, PASSWORD, Person, greeting},
@@ -35,6 +37,40 @@ async fn rebuild_all(house: &Deployment, pool: &PgPool) {
 async fn erase(person: &Person, email: &str, password: Option<&str>) -> Answer {
     let body = json!({ "email": email, "password": password });
     person.send(Method::DELETE, "/auth/me", Some(&body), &[]).await
+}
+
+/// Turns a second factor on, leaves a sign-in half way, and is known to another provider.
+async fn with_ways_in(house: &Deployment, person: &Person) {
+    let begun = person.post("/auth/totp", &json!({ "password": PASSWORD })).await.expect(201);
+    let secret = Secret::try_from_base32(begun.text("secret")).unwrap();
+    let phone = Builder::new().with_secret(secret).build().unwrap();
+    let time = u64::try_from(Utc::now().timestamp()).unwrap();
+    let code = json!({ "code": phone.generate(time).to_string() });
+    person.post("/auth/totp/confirm", &code).await.expect(200);
+    let login = json!({ "email": "zaphod.beeblebrox@example.com", "password": PASSWORD });
+    let halfway = house.nobody().post("/auth/login", &login).await;
+    halfway.is_problem(401, "second-factor-required");
+    sqlx::query!(
+        "INSERT INTO federated_identities (issuer, subject, user_id, linked_at, last_used_at)
+         VALUES ('https://provider.example.com', 'zaphod', $1, now(), now())",
+        person.user_id.0
+    )
+    .execute(&house.pool().await)
+    .await
+    .unwrap();
+}
+
+/// How many rows are kept of how somebody comes in, beside the password.
+async fn ways_in(pool: &PgPool, user: UserId) -> [i64; 4] {
+    let kept = sqlx::query!(
+        r#"SELECT (SELECT count(*) FROM second_factors WHERE user_id = $1) AS "factors!",
+                  (SELECT count(*) FROM recovery_codes WHERE user_id = $1) AS "codes!",
+                  (SELECT count(*) FROM sign_in_challenges WHERE user_id = $1) AS "challenges!",
+                  (SELECT count(*) FROM federated_identities WHERE user_id = $1) AS "identities!""#,
+        user.0
+    );
+    let kept = kept.fetch_one(pool).await.unwrap();
+    [kept.factors, kept.codes, kept.challenges, kept.identities]
 }
 
 /// Somebody who left traces everywhere: sessions, a key, codes, refused sign-ins, mails, runs, and data sealed about them.
@@ -75,6 +111,7 @@ async fn with_traces(house: &Deployment, friend: &Person) -> (Person, String) {
     let elsewhere = friend.make_workspace("Elsewhere").await;
     let invite = json!({ "email": "zaphod.beeblebrox@example.com", "role": "viewer" });
     friend.post(&format!("/workspaces/{elsewhere}/invite"), &invite).await.expect(201);
+    with_ways_in(house, &person).await;
     (person, shared)
 }
 
@@ -94,11 +131,13 @@ async fn nothing_personal_is_left_in_any_table_and_the_log_is_what_it_was() {
     let events: String = log(&pool).await.concat().to_lowercase();
     assert!(PERSONAL.iter().all(|text| !events.contains(text)), "the log holds ids only");
 
+    assert_eq!(ways_in(&pool, person.user_id).await, [1, 10, 1, 1]);
     let before = log(&pool).await;
     erase(&person, "zaphod.BEEBLEBROX@example.com", Some(PASSWORD)).await.expect(204);
     person.get("/auth/me").await.is_problem(401, "unauthenticated");
     operator.get("/system/audit").await.expect(200);
     assert_eq!(tables_with(&pool, &PERSONAL).await, Vec::<String>::new());
+    assert_eq!(ways_in(&pool, person.user_id).await, [0; 4]);
     let origins = sqlx::query_scalar!(
         r#"SELECT count(*) AS "count!" FROM fact_origins WHERE user_id = $1"#,
         person.user_id.0

@@ -87,8 +87,12 @@ impl Identity {
         let (erased, nowhere) = (AccountErased { user_id: user, at: now }, Client::default());
         audit::note_by(&mut transaction, erased, user, by, &nowhere, now).await?;
         facts::forget(&mut transaction, user.0).await?;
-        let counted =
-            [subject(&key), Subject::Address(&key).key(), Allowance::CodesAskedFor(&key).key()];
+        let counted = [
+            subject(&key),
+            Subject::Address(&key).key(),
+            Allowance::CodesAskedFor(&key).key(),
+            Allowance::SecondFactorTried(user).key(),
+        ];
         sqlx::query!("DELETE FROM one_time_codes WHERE subject = ANY ($1)", &counted as &[Vec<u8>])
             .execute(&mut *transaction)
             .await?;
@@ -125,7 +129,8 @@ impl Identity {
         )
         .execute(&mut *transaction)
         .await?;
-        // With it go credentials, sessions with their tokens and tickets, keys and links.
+        // With it go credentials, sessions with their tokens and tickets, keys and links, the second factor with its recovery codes,
+        // challenges, and who the person is at other providers.
         sqlx::query!("DELETE FROM users WHERE user_id = $1", user.0)
             .execute(&mut *transaction)
             .await?;

@@ -113,6 +113,14 @@ async fn when_the_grace_is_over_nothing_is_left_but_the_log() {
     let id: Uuid = shop.workspace.parse().unwrap();
     let key = json!({ "name": "k", "scopes": ["read"], "workspace_id": shop.workspace });
     let key = ada.with_key(&key).await;
+    let there = [("ledgerline-workspace", shop.workspace.as_str())];
+    let account = json!({ "name": "nightly import", "role": "editor" });
+    let account = ada.send(Method::POST, "/auth/service-accounts", Some(&account), &there).await;
+    let account = format!("/auth/service-accounts/{}", account.expect(201).id());
+    let program = json!({ "name": "k", "scopes": ["read"] });
+    let program = ada.post(&format!("{account}/api-keys"), &program).await.expect(201);
+    let program = ada.clone().with_token(program.text("key"));
+    program.get(&account).await.expect(200);
     let path = format!("/workspaces/{}", shop.workspace);
     let head = ada.delete(&path).await.expect(204).position();
     ada.until(&format!("/executions/{}", shop.execution), |body| body["status"] == "cancelled")
@@ -138,6 +146,7 @@ async fn when_the_grace_is_over_nothing_is_left_but_the_log() {
         ada.get(&path).await.is_problem(404, "not-found");
     }
     key.get(&path).await.is_problem(404, "not-found");
+    ada.get(&account).await.is_problem(404, "not-found");
     ada.command(&format!("{path}/restore")).await.is_problem(404, "not-found");
     send(&ada, Method::GET, "/secrets", &shop.workspace).await.is_problem(404, "not-found");
 
@@ -152,6 +161,7 @@ async fn when_the_grace_is_over_nothing_is_left_but_the_log() {
     // The process itself may have been there first.
     purge::clear(&pool).await.unwrap();
     assert_eq!(purge::clear(&pool).await.unwrap(), Vec::<Uuid>::new(), "one look is enough");
+    program.get(&path).await.is_problem(401, "unauthenticated");
     let left = sqlx::query!(
         r#"SELECT (SELECT count(*) FROM executions WHERE workspace_id = $1) AS "executions!",
                   (SELECT count(*) FROM workflows WHERE workspace_id = $1) AS "workflows!",
@@ -160,13 +170,15 @@ async fn when_the_grace_is_over_nothing_is_left_but_the_log() {
                   (SELECT count(*) FROM activity WHERE workspace_id = $1) AS "activity!",
                   (SELECT count(*) FROM workspace_keys WHERE workspace_id = $1) AS "keys!",
                   (SELECT count(*) FROM sealed_values WHERE workspace_id = $1) AS "sealed!",
-                  (SELECT count(*) FROM api_keys WHERE workspace_id = $1) AS "api_keys!""#,
+                  (SELECT count(*) FROM api_keys WHERE workspace_id = $1) AS "api_keys!",
+                  (SELECT count(*) FROM service_accounts WHERE workspace_id = $1) AS "accounts!""#,
         id
     );
     let left = left.fetch_one(&pool).await.unwrap();
     let rows = [left.executions, left.workflows, left.triggers, left.members];
     assert_eq!(rows, [0; 4], "{left:?}");
-    assert_eq!([left.activity, left.keys, left.sealed, left.api_keys], [0; 4], "{left:?}");
+    let rows = [left.activity, left.keys, left.sealed, left.api_keys, left.accounts];
+    assert_eq!(rows, [0; 5], "{left:?}");
     let kept = sqlx::query_scalar!(
         r#"SELECT count(*) AS "count!" FROM events WHERE workspace_id = $1 AND position <= $2"#,
         id,
