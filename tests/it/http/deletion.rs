@@ -46,6 +46,19 @@ impl Shop {
         Self { workspace, workflow, execution, hook }
     }
 
+    /// The path of a service account, and the program that has its key.
+    async fn program(&self, ada: &Person) -> (String, Person) {
+        let body = json!({ "name": "nightly import", "role": "editor" });
+        let there = [("ledgerline-workspace", self.workspace.as_str())];
+        let made = ada.send(Method::POST, "/auth/service-accounts", Some(&body), &there).await;
+        let account = format!("/auth/service-accounts/{}", made.expect(201).id());
+        let key = json!({ "name": "k", "scopes": ["read"] });
+        let key = ada.post(&format!("{account}/api-keys"), &key).await.expect(201);
+        let program = ada.clone().with_token(key.text("key"));
+        program.get(&account).await.expect(200);
+        (account, program)
+    }
+
     async fn hook_is(&self, ada: &Person, state: &str) {
         let path = format!("/webhooks/{}", self.hook);
         ada.until(&path, |body| body["state"] == state).await;
@@ -113,14 +126,7 @@ async fn when_the_grace_is_over_nothing_is_left_but_the_log() {
     let id: Uuid = shop.workspace.parse().unwrap();
     let key = json!({ "name": "k", "scopes": ["read"], "workspace_id": shop.workspace });
     let key = ada.with_key(&key).await;
-    let there = [("ledgerline-workspace", shop.workspace.as_str())];
-    let account = json!({ "name": "nightly import", "role": "editor" });
-    let account = ada.send(Method::POST, "/auth/service-accounts", Some(&account), &there).await;
-    let account = format!("/auth/service-accounts/{}", account.expect(201).id());
-    let program = json!({ "name": "k", "scopes": ["read"] });
-    let program = ada.post(&format!("{account}/api-keys"), &program).await.expect(201);
-    let program = ada.clone().with_token(program.text("key"));
-    program.get(&account).await.expect(200);
+    let (account, program) = shop.program(&ada).await;
     let path = format!("/workspaces/{}", shop.workspace);
     let head = ada.delete(&path).await.expect(204).position();
     ada.until(&format!("/executions/{}", shop.execution), |body| body["status"] == "cancelled")

@@ -53,7 +53,7 @@ async fn a_service_account_acts_by_its_keys_as_a_program() {
     assert_eq!(ada.get(&format!("{PATH}/{account}")).await.expect(200).body, made.body);
     let of_workspace = [("ledgerline-workspace", workspace.as_str())];
     let listed = ada.send(Method::GET, PATH, None, &of_workspace).await.expect(200);
-    assert_eq!(listed.items(), [made.body.clone()]);
+    assert_eq!(listed.items(), std::slice::from_ref(&made.body));
 
     let importer = program(&ada, &account, &["read", "write"]).await;
     // Its workspace is the only one that it has, so it need not name it.

@@ -165,6 +165,7 @@ impl Provider {
             .route("/token", post(token))
             .route("/keys", get(keys))
             .with_state(Arc::clone(&shared));
+        #[expect(clippy::disallowed_methods, reason = "it is stopped with the provider")]
         let serving = tokio::spawn(async move {
             axum::serve(listener, router).await.expect("it serves");
         });
