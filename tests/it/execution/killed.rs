@@ -29,7 +29,7 @@ fn held(intent: &Intent) -> Vec<String> {
         let of = ["path", "attempt", "iteration", "index"].map(|name| payload[name].to_string());
         format!("{kind} {}", of.join(" "))
     };
-    events().map(|event| name(&event.payload, &event.r#type)).collect()
+    events().map(|event| name(&event.payload, event.r#type)).collect()
 }
 
 /// Writes down the appends of a worker.
