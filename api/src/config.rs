@@ -743,9 +743,12 @@ mod tests {
                 path.display()
             )
         };
-        let key = format!("[auth]\nmaster_key = '{KEY}'\n");
+        let load = |providers: &str| {
+            let text = format!("[auth]\nmaster_key = '{KEY}'\n{providers}");
+            load(&text, &["--database-url", "postgres://user@db/x"])
+        };
         let good = provider("example", "https://accounts.example");
-        let config = load(&format!("{key}{good}"), &[]).unwrap();
+        let config = load(&good).unwrap();
         let secret = config.auth.oidc[0].client_secret.as_ref().unwrap();
         assert_eq!(secret.expose_secret(), "of the client");
         for bad in [
@@ -755,11 +758,9 @@ mod tests {
             provider("example", "accounts.example"),
             format!("{good}{good}"),
         ] {
-            assert!(load(&format!("{key}{bad}"), &[]).is_err(), "{bad}");
+            assert!(load(&bad).is_err(), "{bad}");
         }
-        assert!(
-            load(&format!("{key}{}", provider("dev", "http://localhost:9000/realm")), &[]).is_ok()
-        );
+        assert!(load(&provider("dev", "http://localhost:9000/realm")).is_ok());
     }
 
     #[test]
