@@ -365,7 +365,7 @@ async fn one_node_is_run_with_what_is_given_pinned_or_was_there_before() {
     let output_of = async |answer: Answer| {
         let path = format!("/executions/{}", answer.expect(202).id());
         let ended = ada.until(&path, |run| run["status"] == "completed").await;
-        let nodes = format!("{path}/nodes?min_position={}", ended.position());
+        let nodes = format!("{path}/nodes?min_position={}", ended.body["position"]);
         let nodes = ada.get(&nodes).await.expect(200);
         let after = nodes.items().iter().find(|node| node["path"] == "after");
         assert!(after.is_none_or(|after| after["status"] == "skipped"), "{nodes:?}");
