@@ -83,6 +83,7 @@ test("a forgotten password is set anew, and the old one is no good any more", as
   await page.getByRole("button", { name: "Forgot your password?" }).click();
   await page.getByLabel("Email").fill(EMAIL);
   await page.getByRole("button", { name: "Send me a code" }).click();
+  await page.getByLabel("Code").waitFor();
   await page.getByLabel("Code").fill(await code());
   await page.getByRole("button", { name: "Go on" }).click();
   await page.getByLabel("New password").fill(ANOTHER);
