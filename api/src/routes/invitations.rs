@@ -47,7 +47,6 @@ pub struct InviteRequest {
     #[schema(example = "grace@example.com", format = Email, max_length = 254)]
     pub email: String,
     /// The role that it offers; not above your own.
-    #[schema(inline)]
     pub role: MemberRole,
 }
 
@@ -63,7 +62,6 @@ pub struct InvitationView {
     /// To which address it was sent; none where that was erased.
     pub email: Option<String>,
     /// The role that it offers.
-    #[schema(inline)]
     pub role: MemberRole,
     /// Who sent it last.
     #[schema(value_type = Uuid)]
@@ -84,7 +82,6 @@ pub struct ReceivedInvitation {
     /// What the workspace is called.
     pub workspace_name: String,
     /// The role that it offers.
-    #[schema(inline)]
     pub role: MemberRole,
     /// The name of who sent it; none when that account was erased.
     pub invited_by_name: Option<String>,

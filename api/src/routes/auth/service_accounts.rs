@@ -56,7 +56,6 @@ pub struct ServiceAccountView {
     /// What people call it.
     pub name: String,
     /// With which role. It is changed like that of every member, with `PATCH /workspaces/{id}/members/{user_id}`.
-    #[schema(inline)]
     pub role: MemberRole,
     /// Whether none of its keys is good for now.
     pub disabled: bool,
@@ -79,7 +78,6 @@ pub struct ServiceAccountRequest {
     #[schema(example = "nightly import", min_length = 1, max_length = 255)]
     pub name: String,
     /// With which role it is a member: not `owner`, and not more than you are.
-    #[schema(inline)]
     pub role: MemberRole,
 }
 
